@@ -1,7 +1,4 @@
-"""What all tests share: sizes of property tests, markers, worker processes, and two models: a tiny
-one that trains in a second, and the real one for slow tests. docs/testing.md explains how to run
-them.
-"""
+"""What all tests share: profiles, markers, workers, a tiny and a real model (docs/testing.md)."""
 
 import gc
 import json
@@ -64,10 +61,7 @@ def examples(factor: float, *, deadline: int | None = None, **others: Any) -> se
 
 
 def scaled(count: int) -> int:
-    """A number of random cases, or of those that must be of use, where the profile is not `ci`.
-
-    For tests that draw their cases themselves; `count` is the number under `ci`.
-    """
+    """A number of random cases that a test draws: `count` under `ci`, else in proportion."""
     return max(1, round(count * settings.default.max_examples / PROFILES["ci"]))
 
 
@@ -98,9 +92,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def is_about(path: Path, hidden: str | None) -> bool:
-    """Whether a file of tests needs the hidden extra: it is in its folder, names it, or compares
-    pages that are made with all of them.
-    """
+    """True for a file that lies with the hidden extra, names it, or compares all extras' pages."""
     if hidden is None or path.suffix != ".py":
         return False
     own = ROOT / "tests" / "extras" / hidden
@@ -121,10 +113,7 @@ NEEDS_TORCH_AT_THE_TOP = re.compile(r'^(?:\w+ = )?pytest\.importorskip\("(?:torc
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """True for a module that -m leaves out as a whole, since importing two hundred of them, and
-    torch, takes longer than to look: with "smoke", "slow" or "long" one without that word, with "not train"
-    one that needs torch. And for one that needs a hidden extra.
-    """
+    """True for a module that -m or --hide-extra leaves out: a look is quicker than an import."""
     if is_about(collection_path, config.getoption("--hide-extra")):
         return True
     wanted = config.option.markexpr
@@ -152,9 +141,7 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(tryfirst=True)  # before pytest itself reads the markers for -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs torch, skip it where torch is missing, and leave out smoke, slow, long and gpu
-    tests unless -m names them.
-    """
+    """Mark what needs torch, skip it without torch, and leave out tests that -m must name."""
     named = set(re.findall(r"\w+", config.option.markexpr))
     kept, left_out = [], []
     for item in items:
@@ -173,9 +160,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def needs_torch(item: pytest.Item) -> bool:
-    """True for a test that is marked `train`, uses a model, or stands in a folder of tests that
-    train and is not marked `light`.
-    """
+    """True for a test marked `train`, with a model, or in a folder that trains and not `light`."""
     if item.get_closest_marker("train") or MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
         return True
     inside = any(item.path.is_relative_to(folder) for folder in TRAINING_FOLDERS)
@@ -200,10 +185,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads its options
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run folders in parallel as with `-n auto`; single files and tests, and --pdb, in one process.
-
-    An option in pyproject.toml would do the same but make `-p no:xdist` an error.
-    """
+    """Run folders in parallel as with `-n auto`, but files, tests and --pdb in one process."""
+    # An option in pyproject.toml would do the same but make `-p no:xdist` an error.
     option = config.option
     if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
         return
@@ -219,9 +202,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def once(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, Callable[[Path], object]], Path]:
-    """`once(name, fill)`: a folder that `fill(folder)` fills in the first worker that asks for it;
-    the others wait for it and use the same.
-    """
+    """`once(name, fill)`: a folder that the first worker to ask for it fills and all others use."""
     from filelock import FileLock
 
     base = tmp_path_factory.getbasetemp()
@@ -244,9 +225,7 @@ def once(
 
 @pytest.fixture(scope="session")
 def situation_files(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """The folder of the data files that random situations name; one path for all workers and tests,
-    so that they share tests.advice.situations.random_advice.
-    """
+    """The data files of random situations, under one path so that all share random_advice."""
     from tests.advice.situations import write_data
 
     return once("situation-files", write_data)
@@ -254,9 +233,7 @@ def situation_files(once: Callable[[str, Callable[[Path], object]], Path]) -> Pa
 
 @pytest.fixture(scope="module", autouse=True)
 def _imports_stay() -> None:
-    """Leave what is loaded by now out of later garbage collections. Every training asks for some,
-    and each of them read through half a million objects of torch and transformers in 0.4 s.
-    """
+    """Freeze loaded imports: each collection, several a training, read through them in 0.4 s."""
     gc.collect()
     gc.freeze()
 
@@ -283,6 +260,15 @@ PAIRS = "".join(
 )
 
 
+def of_keys(value: Any, stored: Any) -> Any:
+    """The value with those keys alone that a stored one has: later versions may write more."""
+    if isinstance(value, dict) and isinstance(stored, dict):
+        return {key: of_keys(value[key], stored[key]) for key in stored if key in value}
+    if isinstance(value, list | tuple) and isinstance(stored, list):
+        return [of_keys(*pair) for pair in zip(value, stored, strict=True)]
+    return value
+
+
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):
     """Run `advise ...` in a folder of its own; returns exit code, stdout, stderr."""
@@ -301,11 +287,35 @@ def call(monkeypatch, capsys, tmp_path):
     return run
 
 
+def golden(name: str, text: str) -> str:
+    """The golden file's text; with UPDATE_GOLDEN in the environment this one is written first."""
+    path = ROOT / "tests" / "golden" / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def terminal():
+    """Start a command in a pseudo-terminal; what still runs is ended with the test."""
+    pexpect = pytest.importorskip("pexpect")
+    children = []
+
+    def start(command, arguments, *, env, rows=40, columns=80):
+        # PROMPT_TOOLKIT_NO_CPR: nobody answers the question where the cursor is.
+        told = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PROMPT_TOOLKIT_NO_CPR": "1", **env}
+        size = {"dimensions": (rows, columns), "encoding": "utf-8", "timeout": 60}
+        children.append(pexpect.spawn(command, arguments, env=told, **size))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.close(force=True)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """The folder of a random two-layer Llama with a real (small) tokenizer and a ChatML
-    template.
-    """
+    """The folder of a random two-layer Llama with a small real tokenizer and a ChatML template."""
     return once("tiny-model", save_tiny_model)
 
 
@@ -354,10 +364,7 @@ def save_tiny_model(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def smollm(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """The folder of SmolLM2-135M-Instruct, fetched once into the user's cache.
-
-    For tests marked slow.
-    """
+    """The folder of SmolLM2-135M-Instruct, fetched once into the user's cache, for slow tests."""
 
     def fetch(folder: Path) -> None:
         done = subprocess.run(

@@ -1,6 +1,4 @@
-"""A folder that is a model to everything that does not load it: config.json, and a safetensors file
-with the tensors that it describes, all zeros. Without torch.
-"""
+"""A folder that is a model to all that does not load it, with tensors of zeros and no torch."""
 
 import json
 import math

@@ -1,8 +1,7 @@
 """How the widths of bands are fitted over sources (tools/generate/accuracy_bands.py)."""
 
-from __future__ import annotations
-
 import math
+from functools import cache
 from types import ModuleType
 
 import pytest
@@ -37,9 +36,10 @@ def sources(count: int, *doubts: str, scale: float = 0.01) -> list[Distance]:
 
 
 def test_a_width_covers_nine_in_ten_sources_and_one_more_for_few():
-    """Rank (n + 1) p of n: the 18th of 19 below, the 19th above; of five, the farthest."""
+    """Rank (n + 1) p of n, each source once: the 18th of 19 below, the 19th above, the 5th of 5."""
     assert fitted({KNOWN: sources(19)})[KNOWN] == pytest.approx((0.18, 0.19))
     assert fitted({KNOWN: sources(5)})[KNOWN] == pytest.approx((0.05, 0.05))
+    assert farthest(sources(19) + [run("s1", 0.0)] * 1000, {KNOWN: (0.18, 0.19)}, 0) <= 1
 
 
 def test_a_doubt_adds_the_width_that_its_runs_need_in_squares():
@@ -58,16 +58,9 @@ def test_widths_of_a_source_left_out_do_not_know_it():
     """The farthest source does not widen the band that it is asked about."""
     rows = [*sources(8), *[run("far", 0.9)] * 4]
     without = fitted_without_each({KNOWN: rows})
-    assert without["far"][KNOWN][1] == pytest.approx(0.08)
-    assert without["s1"][KNOWN][1] == pytest.approx(0.9)
-    assert not is_inside(rows[-1], without["far"])
-    assert is_inside(rows[-1], without["s1"])
-
-
-def test_a_source_counts_once_however_many_rows_it_has():
-    """A thousand rows of one source do not outvote the others."""
-    rows = sources(19) + [run("s1", 0.0)] * 1000
-    assert farthest(rows, {KNOWN: (0.18, 0.19)}, 0) <= 1
+    for left_out, width, inside in (("far", 0.08, False), ("s1", 0.9, True)):
+        assert without[left_out][KNOWN][1] == pytest.approx(width)
+        assert is_inside(rows[-1], without[left_out]) is inside
 
 
 def test_quantiles_lie_between_neighbours():
@@ -94,10 +87,16 @@ def test_taking_a_fact_away_leaves_the_rest():
     assert without_trainer(spec) == {**spec, "framework": "unknown trainer"}
 
 
-def test_the_memory_of_a_gpu_is_the_source_s_or_the_catalogue_s():
-    assert gpu_gib({"card_gib": 24, "gpu": "NVIDIA A100-80GB"}) == 24
-    assert gpu_gib({"gpu": "NVIDIA A100-SXM4-80GB"}) == pytest.approx(80, rel=0.02)
-    assert gpu_gib({}) is None
+@pytest.mark.parametrize(
+    ("facts", "gib"),
+    [
+        ({"card_gib": 24, "gpu": "NVIDIA A100-80GB"}, 24),
+        ({"gpu": "NVIDIA A100-SXM4-80GB"}, pytest.approx(80, rel=0.02)),
+        ({}, None),
+    ],
+)
+def test_the_memory_of_a_gpu_is_the_source_s_or_the_catalogue_s(facts, gib):
+    assert gpu_gib(facts) == gib
 
 
 def test_widths_are_written_between_their_marks(tmp_path):
@@ -116,19 +115,16 @@ def test_widths_are_written_between_their_marks(tmp_path):
 def test_a_refit_scales_constants_and_puts_them_back(monkeypatch: pytest.MonkeyPatch):
     """Numbers and tables of numbers, by a factor of what they are; one that is gone is named."""
     assert len(refit.originals()) >= len(refit.FITTED)
+    monkeypatch.setattr(refit, "originals", cache(refit.originals.__wrapped__))
     module = ModuleType("constants")
     vars(module).update(BYTES=4.0, CACHE={"reserved": 0.5, "allocated": 0.0})
     monkeypatch.setattr(refit, "FITTED", (Fitted(module, ("BYTES", "CACHE"), (1.0, 2.0)),))
+    refit.use((2.0,))
+    assert vars(module)["BYTES"] == 8.0
+    assert vars(module)["CACHE"] == {"reserved": 1.0, "allocated": 0.0}
+    refit.use((1.0,))
+    assert vars(module)["BYTES"] == 4.0
+    monkeypatch.setattr(refit, "FITTED", (Fitted(module, ("GONE",), (1.0,)),))
     refit.originals.cache_clear()
-    try:
-        refit.use((2.0,))
-        assert vars(module)["BYTES"] == 8.0
-        assert vars(module)["CACHE"] == {"reserved": 1.0, "allocated": 0.0}
+    with pytest.raises(LookupError, match=r"constants\.GONE"):
         refit.use((1.0,))
-        assert vars(module)["BYTES"] == 4.0
-        monkeypatch.setattr(refit, "FITTED", (Fitted(module, ("GONE",), (1.0,)),))
-        refit.originals.cache_clear()
-        with pytest.raises(LookupError, match=r"constants\.GONE"):
-            refit.use((1.0,))
-    finally:
-        refit.originals.cache_clear()

@@ -15,6 +15,14 @@ from tests.conftest import PAIRS, ROOT
 QUESTION = {"task": "qa", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B"}
 
 
+def python(code, *arguments):
+    """What this code prints in a process of its own."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_example_of_the_manual_runs(tmp_path, monkeypatch, capsys):
     """The example in docs/python.md prints what stands below it, and its plan reads back."""
     text = (ROOT / "docs" / "python.md").read_text()
@@ -40,23 +48,22 @@ def test_the_document_is_the_one_of_the_command_line(call, tmp_path):
     assert json.loads(json.dumps(document)) == json.loads(out)
 
 
-def test_a_dictionary_is_as_good_as_answers():
+@pytest.mark.parametrize(
+    "answers", [QUESTION, Answers.from_dict(QUESTION)], ids=["dict", "Answers"]
+)
+def test_a_dictionary_is_as_good_as_answers(answers):
     """`advise` takes either, and gives the recommendation with what it needs."""
-    for answers in (QUESTION, Answers.from_dict(QUESTION)):
-        found = advise(answers)
-        one = found.recommendation
-        assert (str(one.composition), one.estimate.fits, found.fits) == ("sft+lora", "fits", True)
+    found = advise(answers)
+    one = found.recommendation
+    assert (str(one.composition), one.estimate.fits, found.fits) == ("sft+lora", "fits", True)
 
 
 def test_every_fault_is_named():
     """All unknown keys and values come in one error, with the nearest known name."""
     with pytest.raises(AdviseError) as caught:
         Answers.from_dict({"tsk": "qa", "task": "reasonin", "gpu": {"nam": "H100"}})
-    assert [fault.hint for fault in caught.value.faults] == [
-        "did you mean 'task'?",
-        "did you mean 'reasoning'?",
-        "did you mean 'name'?",
-    ]
+    hints = [fault.hint for fault in caught.value.faults]
+    assert hints == [f"did you mean '{name}'?" for name in ("task", "reasoning", "name")]
     assert caught.value.exit_code == 2
     with pytest.raises(AdviseError, match="task is not stated"):
         advise({"gpu": "unknown"})
@@ -76,7 +83,7 @@ def test_what_does_not_exist_is_no_attribute():
         _ = advisor.advice_on
     assert all(getattr(advisor, name) for name in advisor.__all__)
     documented = (ROOT / "docs" / "python.md").read_text()
-    assert all(name in documented for name in advisor.__all__ if name != "__version__")
+    assert {name for name in advisor.__all__ if name not in documented} <= {"__version__"}
 
 
 def test_importing_the_package_loads_nothing():
@@ -85,8 +92,7 @@ def test_importing_the_package_loads_nothing():
         "import sys, advisor\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('advisor', 'yaml', 'click')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['advisor.ground', 'advisor.ground.version', 'advisor']"
+    assert python(code) == "['advisor.ground', 'advisor.ground.version', 'advisor']\n"
 
 
 ALONE = """
@@ -116,19 +122,9 @@ print(json.dumps([chosen, document["plan"]["model"], len(page.sections) > 3, nea
 
 
 def test_an_answer_needs_no_other_package(tmp_path):
-    """A data file is read, a model looked up, a plan made and a misspelt value corrected with every
-    package but PyYAML and msgspec out of reach.
-    """
-    rows = "".join(f'{{"prompt": "What is {n}?", "completion": "{n}."}}\n' for n in range(300))
-    data = tmp_path / "rows.jsonl"
-    data.write_text(rows)
-    answers = {
-        "task": "customer_service", "data": str(data), "gpu": "RTX 4090",
-        "model": "Qwen/Qwen3-8B", "depth": "style",
-    }  # fmt: skip
-    command = [sys.executable, "-c", ALONE, json.dumps(answers)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    chosen, model, has_sections, near = json.loads(done.stdout)
-    assert (chosen, model, has_sections) == ("sft+lora", "Qwen/Qwen3-8B", True)
+    """Data, model, plan and misspelt values need no package but PyYAML and msgspec."""
+    (tmp_path / "rows.jsonl").write_text(PAIRS)
+    data = {"task": "customer_service", "data": str(tmp_path / "rows.jsonl"), "depth": "style"}
+    chosen, model, sections, near = json.loads(python(ALONE, json.dumps({**QUESTION, **data})))
+    assert (chosen, model, sections) == ("sft+lora", "Qwen/Qwen3-8B", True)
     assert "did you mean 'customer_service'?" in near

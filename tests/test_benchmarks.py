@@ -1,11 +1,9 @@
-"""`python -m benchmarks gpu` and `peers`: settings, rows, what counts as training, and tables.
-
-What trains is replaced here; the slow test trains a tiny model on the CPU with nothing replaced.
-"""
+"""`python -m benchmarks gpu` and `peers`: what trains is replaced, but for a slow test's model."""
 
 import importlib
 import json
 import pkgutil
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -72,9 +70,7 @@ def measure(tmp_path, page):
 
 
 def test_each_kernel_has_a_row_beside_the_plain_one():
-    """One key of the plan differs from the plain row; what a machine lacks is left out with the
-    reason, and a kernel for Hopper on an older GPU.
-    """
+    """One key differs from the plain row; what a machine or older GPU lacks has a reason."""
     rows = [case for case in gpu.CASES if case.kernel]
     plain = rows[0].keys
     for case in rows[1:]:
@@ -90,33 +86,31 @@ def test_every_method_is_measured_and_written(measure, page):
     """Each method of the guide has a row, beside plain TRL where that has the method."""
     children = Children()
     assert measure(children) == 0
-    ours = {name for name, side in children.commands if side == "ours"}
     methods = {"full", "adapter", "prefix", "lora", "qlora", "rm", "dpo", "distill", "ppo", "grpo"}
-    assert ours == methods | {"full-muon"}
-    plain = {name for name, side in children.commands if side == "trl"}
-    assert plain == {"full", "prefix", "lora", "qlora", "rm", "dpo"}
+    plain = {"full", "prefix", "lora", "qlora", "rm", "dpo"}
+    wanted = {
+        *((name, "ours") for name in {*methods, "full-muon"}),
+        *((one, "trl") for one in plain),
+    }
+    assert set(children.commands) == wanted
     text = page.read_text()
     assert "| CPU | model | lora | plain TRL | 900 | 1.00 | ? | 2.000 -> 1.000 | 0.5 | ok |" in text
     assert "| 2.00 | 1.50 | 1.75 | 110 s | 98 s | 5120 |" in text
-    before = text
     assert measure(Children()) == 0
-    assert page.read_text() == before
+    assert page.read_text() == text
 
 
 def test_a_second_call_does_only_what_is_left(measure, capsys):
-    """Finished rows are kept in a file; one that failed is tried again, other settings begin anew.
-    With no time left nothing is started, and the next call is said to resume.
-    """
+    """Finished rows are kept, failed ones tried again; out of time it says how to resume."""
     only = ("--only", "lora", "--only", "dpo")
     assert measure(Children(fails={"dpo"}), *only) == 1
-    for arguments, commands in (
-        (only, [("dpo", "ours")]),
-        (("--only", "lora", "--steps", "4"), [("lora", "ours"), ("lora", "trl")]),
+    for arguments, code, commands in (
+        (only, 0, [("dpo", "ours")]),
+        (("--only", "lora", "--steps", "4"), 0, [("lora", "ours"), ("lora", "trl")]),
+        (("--minutes", "0"), 1, []),
     ):
         again = Children()
-        assert (measure(again, *arguments), again.commands) == (0, commands)
-    late = Children()
-    assert (measure(late, "--minutes", "0"), late.commands) == (1, [])
+        assert (measure(again, *arguments), again.commands) == (code, commands)
     assert "the next call resumes here" in capsys.readouterr().out
 
 
@@ -133,11 +127,17 @@ def test_what_went_wrong_is_a_row_and_an_exit_code(measure, page, losses, fails,
     assert text in page.read_text()
 
 
-def test_a_gradient_of_zero_is_no_training():
-    """The verdict wants a gradient norm above zero; PPO's loss need not fall."""
-    cases = {case.name: case for case in gpu.CASES}
-    assert gpu.verdict(cases["lora"], {"losses": [2, 1], "grad_norms": [0.0]}) == "no gradient"
-    assert gpu.verdict(cases["ppo"], {"losses": [1, 2], "grad_norms": [0.1]}) == "ok"
+@pytest.mark.parametrize(
+    ("name", "losses", "norm", "verdict"),
+    [
+        ("lora", [2, 1], 0.0, "no gradient"),
+        ("ppo", [1, 2], 0.1, "ok"),  # its loss need not fall
+    ],
+)
+def test_a_gradient_of_zero_is_no_training(name, losses, norm, verdict):
+    """The verdict wants a gradient norm above zero."""
+    (case,) = (case for case in gpu.CASES if case.name == name)
+    assert gpu.verdict(case, {"losses": losses, "grad_norms": [norm]}) == verdict
 
 
 @pytest.mark.train
@@ -163,25 +163,21 @@ def test_the_whole_path_runs_on_the_cpu(tiny_model, tmp_path, page):
     assert text.count("| ok |") == 2
 
 
-# --------------------------------------------------------------------------- beside other tools
-
-
-DONE = Process(10.0, 2**30, "")
-
-
-def lines(*losses, norm=0.5):
-    return [{"loss": loss, "grad_norm": norm} for loss in losses]
+def trained(*losses, **more):
+    """What six seconds of a training with these losses came to."""
+    lines = [{"loss": loss, **(more or {"grad_norm": 0.5})} for loss in losses]
+    return tools.training_of(6.0, lines, Process(10.0, 2**30, ""))
 
 
 def test_a_training_that_learns_nothing_is_no_result():
     """Gradients above zero in every step, and a last reading that goes better than the first."""
-    falls = (3.0, 2.0, 3.1, 2.1, 2.9, 1.9)
-    assert tools.training_of(5.0, lines(*falls), DONE).losses == [*falls]
+    falls = [3.0, 2.0, 3.1, 2.1, 2.9, 1.9]
+    assert trained(*falls).losses == falls
     with pytest.raises(AssertionError, match=r"did not fall: 2\.500, then 2\.550"):
-        tools.training_of(5.0, lines(3.0, 2.0, 2.0, 2.0, 3.0, 2.1), DONE)
-    for without in (lines(3.0, 2.0, 1.0, norm=0.0), [{"loss": loss} for loss in (3.0, 2.0, 1.0)]):
+        trained(3.0, 2.0, 2.0, 2.0, 3.0, 2.1)
+    for without in ({"grad_norm": 0.0}, {"other": 1.0}):
         with pytest.raises(AssertionError, match="gradient norms"):
-            tools.training_of(5.0, without, DONE)
+            trained(3.0, 2.0, 1.0, **without)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("61.5", 61.5), ("0:01:01.5", 61.5)])
@@ -195,19 +191,14 @@ def test_the_rows_are_the_same_each_time_and_of_all_lengths(tmp_path, monkeypatc
     assert chats == rows.conversations(200)
     words = sorted(len(chat[-1]["content"].split()) for chat in rows.spread(chats, 8))
     assert (len(words), words[0] < 30, words[-1] > 250) == (8, True, True)
-    own = tmp_path / "own.json"
-    own.write_text(json.dumps([{"instruction": "Add.", "input": "1 + 2", "output": "3"},
-                               {"instruction": "Say.", "input": "", "output": " "}]))  # fmt: skip
-    monkeypatch.setenv(rows.DATA, str(own))
+    keys = ("instruction", "input", "output")
+    own = [("Add.", "1 + 2", "3"), ("Say.", "", " ")]
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps([dict(zip(keys, row, strict=True)) for row in own]))
+    monkeypatch.setenv(rows.DATA, str(path))
     assert rows.conversations(10) == [
         [{"role": "user", "content": "Add.\n1 + 2"}, {"role": "assistant", "content": "3"}]
     ]
-
-
-def test_a_tool_that_is_not_there_says_why(monkeypatch):
-    monkeypatch.setenv(tools.LLAMA_FACTORY, "/no/such/llamafactory-cli")
-    with pytest.raises(tools.NotRun, match="ADVISE_LLAMA_FACTORY: /no/such/llamafactory-cli"):
-        tools.llama_factory_command()
 
 
 def test_a_process_says_what_it_cost():
@@ -215,32 +206,35 @@ def test_a_process_says_what_it_cost():
     inner = "x = bytearray(80_000_000); [i * i for i in range(10**6)]"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '''{inner}'''])"
     done = run_process([sys.executable, "-c", code])
-    assert done.peak_bytes > 80_000_000
-    assert done.cpu_s > 0
+    assert (done.peak_bytes > 80_000_000, done.cpu_s > 0) == (True, True)
     with pytest.raises(RuntimeError, match="ended with 3: no"):
         run_process([sys.executable, "-c", "import sys; print('no', file=sys.stderr); sys.exit(3)"])
 
 
 def test_rows_are_compared_within_their_group():
     """The first row of a unit in each group is what the others are compared with."""
-    shown = table(
-        [Row(name, (value,), "s", group=group)
-         for group in ("equal", "defaults") for name, value in (("a", 2.0), ("b", 3.0))]
-    ).splitlines()  # fmt: skip
-    assert [line.split()[0] for line in shown[1:]] == ["equal", "a", "b", "defaults", "a", "b"]
-    assert [line.split()[-1] for line in shown if line.startswith("b")] == ["1.50", "1.50"]
-
-
-def test_a_tool_that_did_not_run_is_a_line_with_the_reason():
-    """And says nothing in any other unit."""
-    ran = tools.Training(6.0, [4.0, 3.0, 2.0], [1.0] * 3, DONE)
-    seen = {"equal": {"advise run": peers.Seen([ran]), "TRL": peers.Seen(absent="no such file")}}
-    shown = table(peers.table_rows(seen, learned=600))
-    assert [line.split() for line in shown.splitlines() if line.startswith("TRL")] == [
-        ["TRL", "not", "run:", "no", "such", "file"]
+    made = [
+        Row(name, (value,), "s", group=group)
+        for group in ("equal", "defaults")
+        for name, value in (("a", 2.0), ("b", 3.0))
     ]
-    step = next(line for line in shown.splitlines() if "s a step" in line)
-    assert step.split()[:3] == ["advise", "run", "2"]
+    shown = [line.split() for line in table(made).splitlines()[1:]]
+    assert [line[0] for line in shown] == ["equal", "a", "b", "defaults", "a", "b"]
+    assert [line[-1] for line in shown if line[0] == "b"] == ["1.50", "1.50"]
+
+
+def test_a_tool_that_did_not_run_is_a_line_with_the_reason(monkeypatch):
+    """It says what was looked for, and nothing in any other unit."""
+    monkeypatch.setenv(tools.LLAMA_FACTORY, "/no/such/llamafactory-cli")
+    with pytest.raises(tools.NotRun, match="ADVISE_LLAMA_FACTORY: /no/such/llamafactory-cli"):
+        tools.llama_factory_command()
+    ran = peers.Seen([trained(4.0, 3.0, 2.0)])
+    seen = {"equal": {"advise run": ran, "TRL": peers.Seen(absent="no such file")}}
+    shown = table(peers.table_rows(seen, learned=600))
+    assert [" ".join(line.split()) for line in shown.splitlines() if line.startswith("TRL")] == [
+        "TRL not run: no such file"
+    ]
+    assert re.search(r"(?m)^advise run +2 .*s a step", shown)
     assert shown.count("advise run") == len(peers.UNITS)
 
 
@@ -249,11 +243,10 @@ def test_a_tool_that_did_not_run_is_a_line_with_the_reason():
 )
 def test_losses_that_differ_are_told(last, said):
     """The first and the last of them, to the digits that tools print."""
-    seen = {
-        name: peers.Seen([tools.Training(6.0, [4.0, 3.0, end], [1.0] * 3, DONE)])
-        for name, end in (("advise run", 2.0), ("TRL", last))
-    }
-    (line,) = peers.agreements(seen)
+    ends = {"advise run": 2.0, "TRL": last}
+    (line,) = peers.agreements(
+        {name: peers.Seen([trained(4.0, 3.0, end)]) for name, end in ends.items()}
+    )
     assert said in line
     assert f"TRL 4.000 to {last:.3f}" in line
 
@@ -267,17 +260,11 @@ def test_an_export_that_is_refused_is_the_reason(tmp_path, monkeypatch):
     assert (tmp_path / "plan.yaml").is_file()
 
 
-NO_BENCHMARKS = ("__main__", "measuring", "gpu", "gpu_rows")
-
-
 def test_every_benchmark_can_be_started():
     """Each module is imported, and has a title and something to measure."""
-    found = {
-        module.name
-        for module in pkgutil.iter_modules(benchmarks.__path__)
-        if module.name not in NO_BENCHMARKS and not module.ispkg
-    }
-    assert {"peers", "departments"} <= found
-    for name in found:
+    names = {one.name for one in pkgutil.iter_modules(benchmarks.__path__) if not one.ispkg}
+    names -= {"__main__", "measuring", "gpu", "gpu_rows"}
+    assert {"peers", "departments"} <= names
+    for name in names:
         module = importlib.import_module(f"benchmarks.{name}")
         assert (bool(module.TITLE), callable(module.measure)) == (True, True), name

@@ -5,17 +5,24 @@ import itertools
 import json
 import os
 import pkgutil
+import re
 import shlex
 import subprocess
 import sys
 from importlib import import_module
+from unittest.mock import Mock
 
+import click
 import pytest
 
+from advisor import commands
 from advisor.cli import COMMANDS, advise
+from advisor.commands import demo
 from advisor.methods import schemes
 from advisor.plan.read import read_plan
 from tests.conftest import PAIRS, ROOT
+from tests.fake_model import write_fake_model
+from tests.launch.conftest import CONFIG
 
 PARAGRAPHS = "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
 MODEL = "--gpu 'RTX 4090' --model Qwen/Qwen3-8B"
@@ -24,18 +31,12 @@ SMALL = "--model Qwen/Qwen3-0.6B"
 
 def rows(count=60, **form):
     """Rows of a file; {} in a text becomes the number of the row."""
-    made = ({key: text.format(n) for key, text in form.items()} for n in range(count))
-    return "".join(json.dumps(row) + "\n" for row in made)
+    return "".join(
+        json.dumps({key: text.format(n) for key, text in form.items()}) + "\n" for n in range(count)
+    )
 
 
-def pairs(count=60, prompt="What is {} plus one?", completion="It is one more than {}."):
-    return rows(count, prompt=prompt, completion=completion)
-
-
-def preferences(count=60):
-    """Rows of a file of preferences."""
-    form = {"prompt": "Question {}?", "chosen": "A good answer {}.", "rejected": "Bad {}."}
-    return rows(count, **form)
+PREFERENCE = {"prompt": "Question {}?", "chosen": "A good answer {}.", "rejected": "Bad {}."}
 
 
 @pytest.fixture
@@ -54,12 +55,9 @@ def answer(typed):
 def files(tmp_path):
     """A folder with one file of each kind."""
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
-    (tmp_path / "prefer.jsonl").write_text(preferences(600))
+    (tmp_path / "prefer.jsonl").write_text(rows(600, **PREFERENCE))
     (tmp_path / "text.txt").write_text(PARAGRAPHS)
     return tmp_path
-
-
-# --------------------------------------------------------------------------- answers
 
 
 def test_json_is_one_document_and_messages_go_to_stderr(typed):
@@ -80,9 +78,7 @@ def test_json_is_one_document_and_messages_go_to_stderr(typed):
 @pytest.mark.parametrize("model", ["answerdotai/ModernBERT-base", "distilbert-base-uncased"])
 @pytest.mark.parametrize("task", ["chat_assistant", "reasoning", "generation"])
 def test_an_encoder_is_not_taken_to_write(typed, answer, model, task):
-    """A model that only reads and sorts is refused for a task whose answer is text, with one that
-    writes; for sorting it is taken.
-    """
+    """A model that only reads is taken for sorting; for text, one that writes is named."""
     asked = f"--model {model} --data-kind paired --gpu 'RTX 4090' --task"
     code, out, err = typed(f"--json {asked} {task}")
     assert (code, "recommendation" in json.loads(out)) == (2, False)
@@ -92,69 +88,50 @@ def test_an_encoder_is_not_taken_to_write(typed, answer, model, task):
     assert found["recommendation"]["composition"] == "encoder:sft+full"
 
 
-def test_what_a_models_name_seems_to_say_only_warns(typed):
-    """What was stated counts; what cannot be true at once is in tests/advice."""
-    asked = "--task qa --gpu none --model Qwen/Qwen3-8B --signal base_model_untuned"
-    code, _, err = typed(f"--json {asked}")
-    said = "follows instructions already; you said otherwise, and that counts"
-    assert (code, said in err) == (0, True)
-
-
-FEW = "supervised fine-tuning: "
-
-
 def test_advice_warns_of_little_data_as_the_check_does(typed, answer, tmp_path):
-    """A stage that wants more data than there are says so, for a file as for a stated amount."""
-    (tmp_path / "few.jsonl").write_text(pairs(30, "Is {} odd?", "Count to {} and see."))
+    """A stage says if examples are few, in a file or stated; documents do not count as examples."""
+    (tmp_path / "few.jsonl").write_text(
+        rows(30, prompt="Is {} odd?", completion="Count to {}, see.")
+    )
+    corpus = "Document {} tells of a building and its windows, and of who lived there."
+    (tmp_path / "corpus.txt").write_text("\n\n".join(corpus.format(n) for n in range(30)))
     # A teacher writes the missing ones, so that training is advised.
-    asked = f"--task generation {MODEL} --teacher texts"
+    texts = f"--task generation {MODEL} --teacher texts"
+    beside = (
+        f"--task generation --gpu none {SMALL} --data corpus.txt --choose 'cpt>sft+lora' --force"
+    )
     words = "30 rows are too few: below 50 it seldom works; 500 to 10,000 are usual"
-    for stated in ("--data few.jsonl", "--data-kind paired --data-rows 30"):
-        said = [text for text in answer(f"{asked} {stated}")["warnings"] if "too few" in text]
-        assert said == [FEW + words]
+    for asked, said in (
+        (f"{texts} --data few.jsonl", [words]),
+        (f"{texts} --data-kind paired --data-rows 30", [words]),
+        (beside, []),
+        (f"{beside} --examples few.jsonl", [words]),
+    ):
+        few = [text for text in answer(asked)["warnings"] if "too few" in text]
+        warnings = [text for text in few if not text.startswith("continued pre-training: ")]
+        assert warnings == [f"supervised fine-tuning: {one}" for one in said], asked
     assert words in " ".join(typed("check few.jsonl")[1].split())
 
 
-def test_documents_are_not_too_few_examples(answer, tmp_path):
-    """Beside documents the examples are counted, not the documents."""
-    (tmp_path / "pairs.jsonl").write_text(pairs(40))
-    (tmp_path / "corpus.txt").write_text(
-        "\n\n".join(
-            f"Document {n} tells of building {n} and its {n} windows, and of who lived there."
-            for n in range(30)
-        )
-    )
-    asked = (
-        f"--task generation --gpu none {SMALL} --data corpus.txt --choose 'cpt>sft+lora' --force"
-    )
-
-    def said(more):
-        return [text for text in answer(f"{asked} {more}")["warnings"] if text.startswith(FEW)]
-
-    assert said("") == []
-    (few,) = said("--examples pairs.jsonl")
-    assert few.startswith(f"{FEW}40 rows are too few: below 50")
-
-
-def test_rows_longer_than_what_is_read_are_told(answer):
-    """Time and cost count what fits; of stated rows that are longer on average the answer says
-    so.
-    """
-    asked = f"--task qa {MODEL} --data-kind paired --data-rows 5000 --data-tokens"
-    for tokens, words in (
-        (10**9, "200,000 tokens on average are longer than the 1,024"),
-        (10**6, ""),
-    ):
-        said = [text for text in answer(f"{asked} {tokens}")["warnings"] if "longer than" in text]
-        assert [words in text for text in said] == [True] * bool(words)
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [(10**9, ["200,000 tokens on average are longer than the 1,024"]), (10**6, [])],
+)
+def test_rows_longer_than_what_is_read_are_told(answer, tokens, said):
+    """Time and cost count what fits, and the answer says if stated rows are longer on average."""
+    asked = f"--task qa {MODEL} --data-kind paired --data-rows 5000 --data-tokens {tokens}"
+    found = [text for text in answer(asked)["warnings"] if "longer than" in text]
+    assert [words in text for words, text in zip(said, found, strict=True)] == [True] * len(said)
 
 
 def test_departments_miss_their_files_alone(answer):
-    """One module a team needs a file a team, not one file for all."""
+    """One module a team needs a file a team; a model's name only warns against what was stated."""
     assert answer(f"--task multi_department --n-tasks 2 {MODEL}")["missing"] == ["tasks"]
+    stated = answer(f"--task qa {MODEL} --signal base_model_untuned")["warnings"]
+    assert "follows instructions already; you said otherwise, and that counts" in " ".join(stated)
 
 
-def test_a_denied_signal_is_in_the_line_to_type(call, typed, tmp_path):
+def test_a_denied_signal_is_in_the_line_to_type(typed, tmp_path):
     """What was said not to be so is said again by the ways out."""
     (tmp_path / "a.yaml").write_text(
         "task: qa\nbudget: {hours: 0.1}\nsignals: {prompting_tried: false, rag_tried: true}\n"
@@ -164,82 +141,61 @@ def test_a_denied_signal_is_in_the_line_to_type(call, typed, tmp_path):
     code, out, _ = typed("--json --answers a.yaml")
     commands = [way["command"] for way in json.loads(out)["nothing_fits"]["ways_out"]]
     assert (code, bool(commands)) == (3, True)
-    for words in ("--signal prompting_tried=no", "--signal rag_tried"):
-        assert all(words in command for command in commands)
-
-
-def test_a_flag_has_one_value_and_limits_go_together(typed, answer):
-    """Nothing that was typed is dropped: two values of one flag are a fault, two limits are both
-    kept.
-    """
-    code, _, err = typed("--json --task qa --task other --gpu none --gpu H100")
-    assert (code, "--task is given 2 times: qa, other" in err) == (2, True)
-    assert "--gpu is given 2 times" in err
-    for wrong in ("--budget usd=5,usd=6", "--gpu unknown --signal prompting_tried=maybe"):
-        assert typed(f"--json --task qa {wrong}")[0] == 2
-    facts = answer("--task qa --gpu unknown --budget usd=5 --budget hours=3")["situation"]["facts"]
-    assert (facts["budget_usd"], facts["budget_hours"]) == (5, 3)
+    words = {"--signal prompting_tried=no", "--signal rag_tried"}
+    assert [one for one in commands for word in words if word not in one] == []
 
 
 def test_the_time_of_several_tasks_is_that_of_all_their_examples(answer, tmp_path):
-    """Each task's rows are read once, whichever task has the longest row; stated amounts are of all
-    tasks together.
-    """
+    """Each task's rows are read once, whichever is longest; stated amounts are of all tasks."""
     long = json.dumps({"question": "What? " + "word " * 600, "answer": "Much."}) + "\n"
     (tmp_path / "small.jsonl").write_text(PAIRS + long)
-    (tmp_path / "large.jsonl").write_text(
-        "".join(PAIRS.replace("What is", f"{part}: what is") for part in range(50))
-    )
-
-    def hours(question):
-        return answer(f"{MODEL} {question}")["recommendation"]["estimate"]["hours"]
-
-    several = "--task multi_department"
-    large = hours("--task qa --data large.jsonl")
-    assert hours(f"{several} --tasks a=small.jsonl --tasks b=large.jsonl") > 0.9 * large
+    parts = (PAIRS.replace("What is", f"{part}: what is") for part in range(50))
+    (tmp_path / "large.jsonl").write_text("".join(parts))
     stated = "--data-kind paired --data-rows 5000 --data-tokens 1500000"
-    assert hours(f"{several} --n-tasks 12 {stated}") < 2 * hours(f"--task qa {stated}")
+    large, several, one, twelve = (
+        answer(f"{MODEL} --task {question}")["recommendation"]["estimate"]["hours"]
+        for question in (
+            "qa --data large.jsonl",
+            "multi_department --tasks a=small.jsonl --tasks b=large.jsonl",
+            f"qa {stated}",
+            f"multi_department --n-tasks 12 {stated}",
+        )
+    )
+    assert several > 0.9 * large
+    assert twelve < 2 * one
 
 
 def test_each_of_several_tasks_is_measured_on_a_base_that_is_loaded_once(typed, answer, tmp_path):
-    """The whole time that advice says is that of all tasks as the estimate of its plan says it of
-    each, without loading their base again.
-    """
+    """Advice gives the whole time of all tasks as their plan's estimate does, with one load."""
     names = ("legal", "sales", "hr")
     for name in names:
-        text = pairs(60, f"{name}, question {{}}?", f"In {name} it takes {{}} days.")
-        (tmp_path / f"{name}.jsonl").write_text(text)
+        form = {"prompt": f"{name}, question {{}}?", "completion": f"In {name} it takes {{}} days."}
+        (tmp_path / f"{name}.jsonl").write_text(rows(**form))
     tasks = " ".join(f"--tasks {name}={name}.jsonl" for name in names)
     advice = answer(f"--task multi_department {tasks} {MODEL} --plan plan.yaml")
-    said = advice["recommendation"]["estimate"]["times"]
     single = [one["times"] for one in json.loads(typed("estimate plan.yaml --json")[1])]
     assert len(single) == 3
     total = (sum(one["total_s"] for one in single) - 2 * single[0]["load_s"]) / 3600
-    assert said["total_hours"] == pytest.approx(total, rel=0.05)
-
-
-# --------------------------------------------------------------------------- plans
+    said = advice["recommendation"]["estimate"]["times"]["total_hours"]
+    assert said == pytest.approx(total, rel=0.05)
 
 
 def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_before(typed, files):
-    """Without either the plan is refused with the flag that names one; the flag's folder must hold
-    a model, and stands in the plan, relative paths included.
-    """
-    (files / "plans").mkdir()
+    """Without either the plan is refused; the named folder must hold a model and is in the plan."""
     plan = files / "plans" / "plan.yaml"
-    asked = (
-        f"--json --task chat_assistant --gpu 'RTX 4090' {SMALL} --data prefer.jsonl --force "
-        "--plan plans/plan.yaml --choose"
-    )
-    code, _, err = typed(f"{asked} rloo+lora")
-    assert (code, "reward_model is missing" in err, "--reward-model" in err) == (2, True, True)
-    assert typed(f"{asked} 'sft>rm>ppo+lora'")[0] == 0
-    plan.unlink()
+    plan.parent.mkdir()
     (files / "rm").mkdir()
-    code, _, err = typed(f"{asked} rloo+lora --reward-model rm")
-    assert (code, "rm: holds no model" in err) == (2, True)
+    asked = f"--json --task chat_assistant --gpu 'RTX 4090' {SMALL} --data prefer.jsonl --force"
+    for chosen, code, said in (
+        ("rloo+lora", 2, "reward_model is missing"),
+        ("rloo+lora", 2, "--reward-model"),
+        ("'sft>rm>ppo+lora'", 0, ""),
+        ("rloo+lora --reward-model rm", 2, "rm: holds no model"),
+    ):
+        found, _, err = typed(f"{asked} --plan plans/plan.yaml --choose {chosen}")
+        assert (found, said in err) == (code, True), err
     (files / "rm" / "config.json").write_text("{}")
-    code, _, err = typed(f"{asked} rloo+lora --reward-model rm")
+    code, _, err = typed(f"{asked} --plan plans/plan.yaml --choose {chosen}")
     assert code == 0, err
     read = read_plan(plan)
     assert (read.stages[0].options["reward_model"], read.data.path) == ("../rm", "../prefer.jsonl")
@@ -248,9 +204,7 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
 
 @pytest.mark.parametrize("data", ["pairs.jsonl", "rows"])
 def test_a_plan_replaces_no_file_unasked(call, tmp_path, data):
-    """A launch file that is there is left alone unless it says the same or --force is given; what
-    the plan is made from is never replaced, nor what lies in a folder of data.
-    """
+    """A file stays unless it says the same or --force is given; data and inputs always stay."""
     (tmp_path / "rows").mkdir()
     inside = "rows/pairs.jsonl" if data == "rows" else data
     (tmp_path / inside).write_text(PAIRS)
@@ -271,29 +225,22 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path, data):
     assert document["error"][0]["where"] == f"--plan {place}"
     assert path.read_text() == edited
     assert (call(*asked, place, "--force")[0], path.read_text()) == (0, written)
-    for name in (inside, "answers.yaml", tmp_path / inside):
-        before = (tmp_path / name).read_text()
+    before = {name: (tmp_path / name).read_text() for name in (inside, "answers.yaml")}
+    for name in (*before, tmp_path / inside):
         code, _, err = call(*asked, name, "--force")
         assert (code, "it is never overwritten" in err) == (2, True), err
-        assert (tmp_path / name).read_text() == before
+    assert {name: (tmp_path / name).read_text() for name in before} == before
 
 
 def test_every_plan_that_advice_makes_reads_back(answer, files):
-    """Whatever the task, budget and card, the launch file passes its own reader, and holds what was
-    recommended.
-    """
-    made = 0
-    for task, budget, gpu in itertools.product(
-        ("qa", "generation", "domain_expertise", "chat_assistant", "other"),
-        ("low", "high"),
-        ("Tesla T4", "A100 80GB", "none", "unknown"),
-    ):
+    """Whatever the task, budget and card, its launch file holds the recommendation and is read."""
+    tasks = ("qa", "generation", "domain_expertise", "chat_assistant", "other")
+    cards = ("Tesla T4", "A100 80GB", "none", "unknown")
+    for place, (task, budget, gpu) in enumerate(itertools.product(tasks, ("low", "high"), cards)):
         data = "prefer" if task == "chat_assistant" else "pairs"
         asked = f"--task {task} --budget {budget} --gpu '{gpu}' {SMALL} --data {data}.jsonl"
-        chosen = answer(f"{asked} --plan {made}.yaml")["recommendation"]["composition"]
-        assert read_plan(files / f"{made}.yaml").origin.composition == chosen
-        made += 1
-    assert made == 40
+        chosen = answer(f"{asked} --plan {place}.yaml")["recommendation"]["composition"]
+        assert read_plan(files / f"{place}.yaml").origin.composition == chosen
 
 
 @pytest.mark.parametrize("scheme", schemes())
@@ -301,16 +248,10 @@ def test_every_plan_that_advice_makes_reads_back(answer, files):
     "chain", ["cpt", "cpt>sft", "sft>sft", "sft>dpo", "sft>rm>rm>ppo", "sft>rm>ppo>ppo"]
 )
 def test_every_plan_that_is_chosen_reads_back(typed, files, chain, scheme):
-    """No chosen composition gets a launch file that its own reader refuses: settings keep to what a
-    method refuses, and no two stages share a name.
-    """
-    (files / "prefer.jsonl").write_text(preferences())
-    is_text = chain.startswith("cpt")
-    data = "text.txt --examples pairs.jsonl" if is_text else "prefer.jsonl"
-    code, _, err = typed(
-        f"--json --task other --gpu 'A100 80GB' {SMALL} --data {data} "
-        f"--choose '{chain}+{scheme}' --force --plan plan.yaml"
-    )
+    """Settings keep to what a method refuses, and no two stages share a name."""
+    data = "text.txt --examples pairs.jsonl" if chain.startswith("cpt") else "prefer.jsonl"
+    asked = f"--task other --gpu 'A100 80GB' {SMALL} --data {data} --force --plan plan.yaml"
+    code, _, err = typed(f"--json {asked} --choose '{chain}+{scheme}'")
     assert code == 0, err
     stages = read_plan(files / "plan.yaml").stages
     assert [stage.objective for stage in stages] == chain.split(">")
@@ -324,8 +265,9 @@ def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(typed, file
     assert typed(f"--json {asked} --choose cpt+prefix --force --plan plan.yaml")[0] == 0
     text = (files / "plan.yaml").read_text()
     assert "packing: false" in text
-    for why in ("several rows would share one prefix", "it drops the cache"):
-        assert f"the update prefix does not go with true: {why}" in text
+    why = "the update prefix does not go with true: "
+    assert f"{why}several rows would share one prefix" in text
+    assert f"{why}it drops the cache" in text
 
 
 @pytest.mark.parametrize(
@@ -342,20 +284,21 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, files
     """Flags and answers files keep to the names that a plan allows, and say which would do."""
     answers = {"task": "multi_department", "tasks": {name: "pairs.jsonl"}}
     (files / "answers.yaml").write_text(json.dumps(answers))
-    for asked in (
-        ["--task", "multi_department", "--tasks", f"{name}=pairs.jsonl"],
-        ["--answers", "answers.yaml"],
-    ):
+    flags = ["--task", "multi_department", "--tasks", f"{name}=pairs.jsonl"]
+    for asked in (flags, ["--answers", "answers.yaml"]):
         code, _, err = call("--json", *asked)
-        assert code == 2
-        assert all(words in err for words in (f"the name is '{name}'", "lower-case letters", fit))
+        said = [words in err for words in (f"the name is '{name}'", "lower-case letters", fit)]
+        assert (code, said) == (2, [True] * 3)
 
 
 def test_a_mapping_makes_odd_columns_usable(answer, tmp_path):
-    """`--map question=COL answer=COL` is kept in the plan."""
+    """`--map question=COL answer=COL` is kept in the plan; of two limits both are kept."""
     (tmp_path / "odd.jsonl").write_text(rows(foo="What is {}?", bar="It is {}."))
     asked = f"--task qa --gpu none {SMALL} --data odd.jsonl --map question=foo answer=bar"
-    assert answer(asked)["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
+    document = answer(f"{asked} --budget usd=5 --budget hours=3")
+    assert document["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
+    facts = document["situation"]["facts"]
+    assert (facts["budget_usd"], facts["budget_hours"]) == (5, 3)
 
 
 @pytest.mark.parametrize(
@@ -369,9 +312,7 @@ def test_a_mapping_makes_odd_columns_usable(answer, tmp_path):
     ],
 )  # fmt: skip
 def test_a_written_plan_says_how_it_is_started(typed, files, machine, said, written):
-    """Here where it trains here; where the GPUs are in another machine it is carried there, and the
-    file's header and its line of the strategy say how it starts and why.
-    """
+    """It says if it starts here or is carried to other GPUs, and how and why it shares them."""
     _, _, err = typed(f"--json --task qa --data pairs.jsonl {machine} --plan plan.yaml")
     assert said in err
     text = (files / "plan.yaml").read_text()
@@ -381,19 +322,13 @@ def test_a_written_plan_says_how_it_is_started(typed, files, machine, said, writ
 
 
 def test_a_model_without_weights_is_refused_before_anything_is_written(typed, files):
-    """A folder with a configuration alone can be advised on, and a run says what is missing, with
-    no run folder left behind.
-    """
-    (files / "m").mkdir()
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = {"model_type": "llama", **sizes, "intermediate_size": 128, "vocab_size": 300}
-    (files / "m" / "config.json").write_text(json.dumps(config))
+    """A configuration alone is advised on; a run says what is missing and leaves no folder."""
+    write_fake_model(files / "m", CONFIG)
+    (files / "m" / "model.safetensors").unlink()
+    (files / "m" / "tokenizer.json").unlink()
     code, _, err = typed("run --task qa --data pairs.jsonl --model m --gpu none")
     assert (code, "has no weights" in err, "has no tokenizer" in err) == (2, True, True)
     assert not (files / "runs").exists()
-
-
-# --------------------------------------------------------------------------- what goes wrong
 
 
 @pytest.mark.parametrize(
@@ -413,12 +348,15 @@ def test_a_model_without_weights_is_refused_before_anything_is_written(typed, fi
         ("rules document/scenari-5", "did you mean 'document/scenario-5'"),
         ("rules learning_rate", "a key of plan.yaml"),
         ("rules lora/lrr", "did you mean 'lora/lr'?"),
+        # Nothing that was typed is dropped: two values of one flag are a fault.
+        ("--task qa --task other", "--task is given 2 times: qa, other"),
+        ("--task qa --gpu none --gpu H100", "--gpu is given 2 times"),
+        ("--task qa --budget usd=5,usd=6", "--budget"),
+        ("--task qa --gpu unknown --signal prompting_tried=maybe", "--signal"),
     ],
 )
 def test_bad_input_is_a_clear_error(typed, tmp_path, line, said):
-    """Exit code 2, what is wrong and the next step on stderr, no traceback, no new file; with
-    --json see tests/test_json_errors.py.
-    """
+    """Exit code 2, what is wrong and what next, on stderr (--json: tests/test_json_errors.py)."""
     (tmp_path / "answers.yaml").write_text("tsk: qa\n")
     code, out, err = typed(line)
     assert (code, out) == (2, "")
@@ -428,77 +366,58 @@ def test_bad_input_is_a_clear_error(typed, tmp_path, line, said):
 
 
 def test_every_command_says_in_the_list_what_its_own_help_says(call):
-    """The line in `advise --help` is the first sentence of the command's own help, and every module
-    that defines a command is in the list.
-    """
-    import click
-
-    from advisor import commands
-
-    _, listed, _ = call("--help")
+    """The line in `advise --help` is the first sentence of each command's own help."""
+    listed = " ".join(call("--help")[1].split())
     for name, line in COMMANDS.items():
         command = advise.get_command(click.Context(advise), name)
         assert line.removesuffix(".") == command.get_short_help_str(limit=200).removesuffix(".")
-        assert line in " ".join(listed.split())
-    modules = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+        assert line in listed
+    names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+    modules = {name: import_module(f"advisor.commands.{name}") for name in names}
     defined = {
-        name
-        for name in modules
-        if isinstance(getattr(import_module(f"advisor.commands.{name}"), name, None), click.Command)
+        name for name in names if isinstance(getattr(modules[name], name, None), click.Command)
     }
     assert defined == set(COMMANDS)
 
 
-def test_a_closed_standard_input_is_an_empty_one(call, monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--json --answers -", "a map with the keys"),
+        ("estimate --json --specs -", "not valid JSON"),
+        ("", "--json"),
+    ],
+)
+def test_a_closed_standard_input_is_an_empty_one(typed, monkeypatch, line, said):
     """`<&-` ends with what is missing, never as a bug."""
-    for arguments, said in (
-        (["--json", "--answers", "-"], "a map with the keys"),
-        (["estimate", "--json", "--specs", "-"], "not valid JSON"),
-        ([], "--json"),
-    ):
-        monkeypatch.setattr(sys, "stdin", None)
-        code, _, err = call(*arguments)
-        assert (code, said in err) == (2, True), err
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, err = typed(line)
+    assert (code, said in err) == (2, True), err
 
 
 def shell(line, folder):
     """A line of shell with `advise` in it; returns exit code and what was said on stderr."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["bash", "-c", line.replace("advise", f"{sys.executable} -m advisor")],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
     return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("command", ["rules", "--help", "--json --task qa --gpu unknown"])
 def test_a_reader_that_leaves_early_is_no_failure(command, tmp_path):
-    """`advise ... | head` ends quietly with exit code 0, in text as in JSON."""
+    """`advise ... | head` ends quietly with exit code 0; a full disk is one sentence and code 4."""
     assert shell(f"advise {command} | true; exit ${{PIPESTATUS[0]}}", tmp_path) == (0, "")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_an_output_that_cannot_be_written_is_not_a_bug(tmp_path):
-    """A full disk behind standard output is exit code 4, with one sentence."""
-    for command in ("rules", "--json --task qa --gpu unknown --model Qwen/Qwen3-8B"):
-        assert shell(f"advise {command} > /dev/full", tmp_path) == (
-            4,
-            "the output: no space left to write it\n  free some space, or choose another place\n",
-        )
+    if os.path.exists("/dev/full"):
+        said = "the output: no space left to write it\n  free some space, or choose another place\n"
+        assert shell(f"advise {command} > /dev/full", tmp_path) == (4, said)
 
 
 def test_a_working_folder_that_is_gone_is_said(tmp_path):
     """A folder deleted under a shell is named as that."""
     (tmp_path / "gone").mkdir()
-    code, err = shell("cd gone && rmdir ../gone && advise probe", tmp_path)
-    assert (code, err) == (
-        4,
-        "the folder that this was started in is no longer there\n  cd into one that is\n",
-    )
+    said = "the folder that this was started in is no longer there\n  cd into one that is\n"
+    assert shell("cd gone && rmdir ../gone && advise probe", tmp_path) == (4, said)
 
 
 @pytest.mark.parametrize(
@@ -514,16 +433,11 @@ def test_a_working_folder_that_is_gone_is_said(tmp_path):
 def test_what_the_system_refuses_is_told_apart_from_bugs(
     call, monkeypatch, tmp_path, number, readable, code, said
 ):
-    """A missing permission, a full disk or an impossible name says so with its file; a file of ours
-    that is missing is a bug.
-    """
+    """Permissions, full disks and bad names say their file; a missing file of ours is a bug."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("os.access", lambda *_: readable)
-
-    def refuse():
-        raise OSError(number, os.strerror(number), str(tmp_path / "file"))
-
-    monkeypatch.setattr("advisor.commands.probe.probe_machine", refuse)
+    refused = OSError(number, os.strerror(number), str(tmp_path / "file"))
+    monkeypatch.setattr("advisor.commands.probe.probe_machine", Mock(side_effect=refused))
     found, _, err = call("probe")
     assert (found, said in err, "file" in err) == (code, True, True), err
 
@@ -541,3 +455,40 @@ def test_a_fault_in_what_the_flags_are_made_of_is_said_in_words():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "facts.yaml:3:1: not valid YAML\n"
+
+
+def test_the_demo_trains_on_the_shop_s_rows_and_general_ones(tmp_path, monkeypatch):
+    """One file in the user's cache folder, the same every time, with every line of both files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = demo.demo_data()
+    assert path.is_relative_to(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 248
+    assert all(json.loads(line)["messages"] for line in lines)
+    assert demo.demo_data().read_text(encoding="utf-8").splitlines() == lines
+    assert demo.demo_answers("folder", path).value("data_path") == str(path)
+
+
+@pytest.mark.long  # about three minutes on two idle cores
+def test_the_demo_learns_and_loses_nothing(tmp_path, smollm):
+    """On the real model it answers as the shop does, with a general loss at most a tenth higher."""
+    done = subprocess.run(
+        [sys.executable, "-m", "advisor", "demo", "--output", str(tmp_path / "run")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    verdict, (stage,) = record["verdict"], record["stages"]
+    found = stage["evaluation"]
+    assert (verdict["word"], verdict["general"]["status"]) == ("better", "kept")
+    assert found["holdout_loss_after"] < found["holdout_loss_before"] - 1.5
+    assert found["general"]["after"] <= 1.1 * found["general"]["before"]
+    asked = [one["tuned"] for one in found["samples"] if "Kettlewren" in one["expected"]]
+    style = r"Hello, and thank you for writing to Kettlewren![\s\S]*Your Kettlewren Team"
+    styled = [answer for answer in asked if re.fullmatch(style, answer)]
+    assert len(styled) >= 0.8 * len(asked) > 0
+    assert "  General  kept" in done.stdout

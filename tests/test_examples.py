@@ -1,6 +1,4 @@
-"""The company's rules in examples/: proved, tested by their own examples and scenarios, and
-obeyed.
-"""
+"""The company's rules in examples/ are proved, tested by their own examples, and obeyed."""
 
 import json
 import shlex
@@ -32,37 +30,30 @@ def answer(*arguments, **more):
 
 
 def test_the_company_file_is_proved_and_its_own_tests_hold():
-    """`advise rules lint` finds neither error nor warning, and runs its examples and scenarios."""
+    """`advise rules lint` finds nothing, and what the file disables is gone, with its reason."""
     done = run("rules", "lint")
     assert done.exit_code == 0, done.output
     found = lint_rules(SHIPPED_LAYERS, (ACME,))
     assert not found.report.of("error") + found.report.of("warning")
     assert found.scenarios == 6
-    own = [
-        rule
-        for rules in load_rules(overlays=(ACME,)).rules.values()
-        for rule in rules
-        if rule.layer == "acme"
-    ]
-    assert len(own) == 6
-    assert all(rule.examples for rule in own)
+    ruleset = load_rules(overlays=(ACME,))
+    own = [rule for rules in ruleset.rules.values() for rule in rules if rule.layer == "acme"]
+    assert (len(own), all(rule.examples for rule in own)) == (6, True)
+    assert ruleset.rule("evidence/labels-on-text") is None
+    assert "cannot be deployed" in ruleset.disabled["evidence/labels-on-text"]
 
 
 def test_the_shipped_answer_would_be_full_tuning():
-    """Without the company's file this question is answered with full tuning, so the file has
-    something to forbid.
-    """
+    """Without the company's file the answer is full tuning, so there is something to forbid."""
     larger = [*LAW[:-1], "Qwen/Qwen3-0.6B-Base", "--data-tokens", "5000000000"]
     found = answer(*larger, rules=())
-    full = [one for one in (found["recommendation"], *found["alternatives"])
-            if one["composition"].endswith("+full")]  # fmt: skip
-    assert any(one.get("verdict") != "forbidden" for one in full)
+    verdicts = {one["composition"]: one.get("verdict")
+                for one in (found["recommendation"], *found["alternatives"])}  # fmt: skip
+    assert any(one != "forbidden" for name, one in verdicts.items() if name.endswith("+full"))
 
 
-def test_full_tuning_stays_forbidden_even_with_force():
-    """The prohibition is told with its reason, and --choose with --force is refused with exit code
-    2.
-    """
+def test_full_tuning_stays_forbidden_even_with_force(monkeypatch):
+    """--choose with --force is exit code 2 with the reason; ADVISE_RULES does what --rules does."""
     document = answer(*LAW)
     full = next(item for item in document["alternatives"] if item["composition"].endswith("+full"))
     assert full["verdict"] == "forbidden"
@@ -72,12 +63,12 @@ def test_full_tuning_stays_forbidden_even_with_force():
     with pytest.raises(InputError, match=said) as refused:
         run("--json", *LAW, "--choose", full["composition"], "--force")
     assert refused.value.exit_code == 2
+    monkeypatch.setenv("ADVISE_RULES", str(ACME))
+    assert answer(*LAW, rules=()) == document
 
 
 def test_little_money_means_qlora():
-    """A low budget is answered with QLoRA by the company's rule, where the shipped rules would take
-    LoRA on a card that holds it.
-    """
+    """A low budget means QLoRA by the company's rule, where shipped rules take a LoRA that fits."""
     question = shlex.split(
         "--task generation --data-kind paired --data-rows 4000 --budget low "
         "--gpu 'RTX 4090' --model Qwen/Qwen3-4B-Instruct-2507"
@@ -88,9 +79,7 @@ def test_little_money_means_qlora():
 
 
 def test_a_fact_of_the_companys_own_can_be_stated():
-    """--signal takes the new fact: the rule decides, the warning is said, and the stage reads the
-    data once.
-    """
+    """--signal takes the new fact: its rule decides and warns, and data are read once."""
     question = shlex.split(
         "--task customer_service --depth style --data-kind paired --data-rows 4000 "
         "--gpu 'RTX 4090' --model Qwen/Qwen3-8B --signal contains_customer_data"
@@ -101,17 +90,3 @@ def test_a_fact_of_the_companys_own_can_be_stated():
     assert any("privacy officer" in warning for warning in document["warnings"])
     with pytest.raises(InputError, match="unknown signal 'contains_customer_data'"):
         answer("--task", "qa", "--signal", "contains_customer_data", rules=())
-
-
-def test_the_environment_names_the_file_too(monkeypatch):
-    """ADVISE_RULES does what --rules does."""
-    monkeypatch.setenv("ADVISE_RULES", str(ACME))
-    found = answer("--task", "qa", "--gpu", "unknown", rules=())
-    assert found["rules"]["layers"][-1] == "acme"
-
-
-def test_a_switched_off_rule_is_gone():
-    """What the file disables no longer exists, with the reason kept."""
-    ruleset = load_rules(overlays=(ACME,))
-    assert ruleset.rule("evidence/labels-on-text") is None
-    assert "cannot be deployed" in ruleset.disabled["evidence/labels-on-text"]

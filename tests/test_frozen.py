@@ -1,7 +1,5 @@
 """Frozen outputs (tools/frozen): the first recorded situations, and how a change is found."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -20,36 +18,36 @@ BLOCKS = [range(start, start + 10) for start in range(0, 40, 10)]  # for several
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_recorded_situations_are_answered_as_before(block, tmp_path, monkeypatch):
     """`python -m tools.frozen` names the keys that changed; with --write it records the change."""
+    assert len(LINES) == 300
     write_files(yaml.safe_load((FROZEN / "cases.yaml").read_text("utf-8")), tmp_path)
     monkeypatch.chdir(tmp_path)
     for line in (LINES[number] for number in block):
         number, answers, _ = line.split(" | ", 2)
-        known = json.loads(answers)
         with same_machine():
-            document = document_of(known)
-        assert situation_line(int(number), known, document) == line
-
-
-def test_three_hundred_situations_are_recorded():
-    assert len(LINES) == 300
+            document = document_of(json.loads(answers))
+        assert situation_line(int(number), json.loads(answers), document) == line
 
 
 def found(before, after):
     return list(changes(before, after, key="x", at="case"))
 
 
-def test_a_changed_number_and_a_lost_key_are_named():
-    """Entries of a list are told apart by their names, whatever their order."""
-    before = {"fits": [{"name": "a", "gib": 1.0}, {"name": "b", "gib": 2.0}], "why": "w"}
-    after = {"fits": [{"name": "a", "gib": 1.0 + 1e-12}, {"name": "b", "gib": 2.5}]}
-    seen = [(change.key, change.before, change.after) for change in found(before, after)]
-    assert seen == [("x.fits[].gib", 2.0, 2.5), ("x.why", "w", "(absent)")]
-
-
-def test_an_inserted_line_is_one_change():
-    """The lines below it are the same lines."""
-    change, *others = found(["a", "b", "c"], ["a", "new", "b", "c"])
-    assert (change.before, change.after, others) == ("(absent)", "new", [])
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        # Entries of a list are told apart by their names, whatever their order.
+        (
+            {"fits": [{"name": "a", "gib": 1.0}, {"name": "b", "gib": 2.0}], "why": "w"},
+            {"fits": [{"name": "a", "gib": 1.0 + 1e-12}, {"name": "b", "gib": 2.5}]},
+            [("x.fits[].gib", 2.0, 2.5), ("x.why", "w", "(absent)")],
+        ),
+        # The lines below an inserted one are the same lines.
+        (["a", "b", "c"], ["a", "new", "b", "c"], [("x[]", "(absent)", "new")]),
+    ],
+)
+def test_a_changed_number_and_a_lost_key_are_named(before, after, named):
+    """With what they were and what they are."""
+    assert [(one.key, one.before, one.after) for one in found(before, after)] == named
 
 
 def test_only_a_change_with_a_reason_may_stay():

@@ -27,9 +27,6 @@ def pages(rules):
     return rule_pages.pages(rules)
 
 
-# --------------------------------------------------------------------------- freshness
-
-
 def test_committed_files_are_fresh():
     """`python -m tools.generate` would change no file that is committed."""
     made = generate.committed()
@@ -39,19 +36,15 @@ def test_committed_files_are_fresh():
 
 def test_what_a_rule_changes_is_not_committed():
     """Pages of rules and JSON Schemas are made from the rules, so a rule changes its own files."""
-    listed = subprocess.run(
-        ["git", "ls-files", "docs/rules", "rules/schema"],
-        cwd=generate.ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    command = ["git", "ls-files", "docs/rules", "rules/schema"]
+    listed = subprocess.run(command, cwd=generate.ROOT, capture_output=True, text=True)
     if listed.returncode != 0:
         pytest.skip("not a checkout")
     assert listed.stdout == ""
 
 
 def test_check_says_what_is_stale_and_writing_repairs_it(tmp_path, monkeypatch, capsys):
-    """`--check` exits with 1 and names the file; without it the file is written, the page of a step
-    that no longer exists goes, and the next check passes.
-    """
+    """`--check` exits with 1 and names files; writing repairs them and drops pages of no step."""
     for name in ("docs", "rules"):
         (tmp_path / name).mkdir()
     (tmp_path / "rules" / "gone.md").write_text("x")
@@ -66,88 +59,68 @@ def test_check_says_what_is_stale_and_writing_repairs_it(tmp_path, monkeypatch, 
     assert [path.name for path in (tmp_path / "rules").iterdir()] == ["gate.md"]
 
 
-# --------------------------------------------------------------------------- pages
-
-
-def mutated(rules, **changes):
-    """The rule set with its first recommending rule changed, and that rule's table."""
-    table, rule = next(
-        (table, rule)
-        for table, listed in rules.rules.items()
-        for rule in listed
-        if rule.kind == "recommend"
-    )
+def changed_pages(rules, **changes):
+    """The pages after the first recommending rule was changed, and the name of that rule's page."""
+    every = [rule for listed in rules.rules.values() for rule in listed]
+    rule = next(rule for rule in every if rule.kind == "recommend")
     listed = tuple(
-        replace(other, **changes) if other is rule else other for other in rules.rules[table]
+        replace(one, **changes) if one is rule else one for one in rules.rules[rule.table]
     )
-    return replace(rules, rules={**rules.rules, table: listed}), table
+    anew = replace(rules, rules={**rules.rules, rule.table: listed})
+    return rule_pages.pages(anew), f"{rule.table}.md"
 
 
 def test_a_changed_reason_changes_its_page_and_no_other(rules, pages):
-    """A page shows what its rules say, so a page that nobody made anew is noticed."""
-    changed, table = mutated(rules, because="Another reason altogether.")
-    anew = rule_pages.pages(changed)
-    assert [name for name in pages if pages[name] != anew[name]] == [f"{table}.md"]
-    assert "Another reason altogether." in anew[f"{table}.md"]
-
-
-def test_a_pipe_in_a_reason_stays_in_its_cell(rules):
-    """A reason with a pipe, an angle bracket or a line break does not break the table."""
-    changed, table = mutated(rules, because="either | or\n<b>more")
-    line = next(
-        line for line in rule_pages.pages(changed)[f"{table}.md"].splitlines() if "either" in line
-    )
+    """A page shows what its rules say, even with a pipe, angle bracket or line break in it."""
+    anew, page = changed_pages(rules, because="either | or\n<b>more")
+    assert [name for name in pages if pages[name] != anew[name]] == [page]
+    (line,) = (line for line in anew[page].splitlines() if "either" in line)
     assert "either \\| or &lt;b>more" in line
     assert len(re.findall(r"(?<!\\)\|", line)) == 7  # six cells
 
 
 def test_every_rule_stands_on_exactly_one_page_once(rules, pages):
     """Each rule has one line, on the page of its step."""
-    shown = [
-        (found, name)
-        for name, text in pages.items()
-        if name.removesuffix(".md") in rules.tables
-        for found in re.findall(r"</a>`([^`]+)`", text)
-    ]
-    every = [rule for listed in rules.rules.values() for rule in listed]
-    assert sorted(shown) == sorted(
-        (rule.id, f"{rule.table}.md") for rule in (*every, *rules.inactive)
-    )
+    shown = {table: re.findall(r"</a>`([^`]+)`", pages[f"{table}.md"]) for table in rules.tables}
+    wanted = {table: [] for table in rules.tables}
+    for rule in (*(one for listed in rules.rules.values() for one in listed), *rules.inactive):
+        wanted[rule.table].append(rule.id)
+    assert {table: sorted(ids) for table, ids in shown.items()} == {
+        table: sorted(ids) for table, ids in wanted.items()
+    }
 
 
 def test_a_page_lists_rules_in_the_order_in_which_they_win(rules, pages):
-    """Later layers come first, and inside a layer higher tiers."""
+    """What forbids comes first, then later layers, and inside a layer higher tiers."""
     layers = ["base", *rules.layers]
     for table, listed in rules.rules.items():
-        text = pages[f"{table}.md"]
+        places = {rule.id: pages[f"{table}.md"].index(f"</a>`{rule.id}`") for rule in listed}
         ranked = sorted(
-            (rule for rule in listed if rule.kind == "recommend"),
-            key=lambda rule: text.index(f"</a>`{rule.id}`"),
+            (rule for rule in listed if rule.kind in ("recommend", "forbid")),
+            key=lambda rule: places[rule.id],
         )
-        ranks = [(layers.index(rule.layer), rules.tiers[rule.tier]) for rule in ranked]
+        ranks = [
+            (1,) if rule.kind == "forbid" else (0, layers.index(rule.layer), rules.tiers[rule.tier])
+            for rule in ranked
+        ]
         assert ranks == sorted(ranks, reverse=True), table
-        forbids = [text.index(f"</a>`{rule.id}`") for rule in listed if rule.kind == "forbid"]
-        first = [text.index(f"</a>`{rule.id}`") for rule in ranked[:1]]
-        assert all(place < start for place in forbids for start in first), table
 
 
 def test_every_source_has_an_entry_that_names_its_rules(rules, pages):
     """What a rule rests on can be looked up, and back from there."""
     entries = dict(re.findall(r"### `([^`]+)`\n\n(.*?)(?=\n\n###|\Z)", pages["sources.md"], re.S))
     assert set(entries) == set(rules.sources)
-    for listed in rules.rules.values():
-        for rule in listed:
-            for source in rule.sources:
-                assert f"[{rule.id}]" in entries[source]
+    every = [rule for listed in rules.rules.values() for rule in listed]
+    named = [(rule.id, source) for rule in every for source in rule.sources]
+    assert [one for one, source in named if f"[{one}]" not in entries[source]] == []
 
 
 def test_every_fact_has_an_entry(rules, pages):
     """Each fact has its heading, or its line among the signals; each value of a choice is named."""
+    page = pages["facts.md"]
     for fact in named_facts(rules.facts):
-        assert (f"### `{fact.id}`" in pages["facts.md"]) != (
-            f'<a id="{fact.id}"></a>' in pages["facts.md"]
-        ), fact.id
-        assert all(f"`{value}`" in pages["facts.md"] for value in fact.values), fact.id
+        assert (f"### `{fact.id}`" in page) != (f'<a id="{fact.id}"></a>' in page), fact.id
+        assert [value for value in fact.values if f"`{value}`" not in page] == [], fact.id
 
 
 def test_links_between_pages_lead_somewhere(rules, pages):
@@ -171,14 +144,6 @@ def test_links_between_pages_lead_somewhere(rules, pages):
         assert not anchor or anchor.lower() in anchors[target], f"{name}: {target}#{anchor}"
 
 
-# --------------------------------------------------------------------------- picture
-
-
-@pytest.fixture(scope="module")
-def drawing(rules):
-    return ET.fromstring(picture(rules))
-
-
 def texts(drawing):
     """(text, left, top, right, bottom) of every line of text."""
     boxes = []
@@ -190,17 +155,15 @@ def texts(drawing):
     return boxes
 
 
-def test_the_picture_shows_every_step_fact_and_outcome(rules, drawing):
+def test_the_picture_shows_every_step_fact_and_outcome(rules):
     """Steps in order; all that they look at and conclude; how many rules there are."""
-    shown = [text for text, *_ in texts(drawing)]
-    places = [
-        shown.index(table.id.replace("_", " "), len(rules.tables))
-        for table in rules.tables.values()
-    ]
+    shown = [text for text, *_ in texts(ET.fromstring(picture(rules)))]
+    tables = rules.tables.values()
+    places = [shown.index(table.id.replace("_", " "), len(tables)) for table in tables]
     assert len(places) == len(set(places))
     named = {
         name.replace("_", " ")
-        for table in rules.tables.values()
+        for table in tables
         for name in (*table.inputs, *outcomes_of(rules, table))
     }
     assert len(named) > 60
@@ -208,9 +171,7 @@ def test_the_picture_shows_every_step_fact_and_outcome(rules, drawing):
 
 
 def test_a_new_rule_or_method_leaves_the_picture_as_it_is(rules, pages):
-    """It shows steps and facts: no rule is counted and no scheme is named. The same rules give the
-    same bytes, whatever order a dictionary has.
-    """
+    """It shows steps and facts, no counts or schemes, and has the same bytes for the same rules."""
     fewer = replace(rules, rules={table: listed[1:] for table, listed in rules.rules.items()})
     turned = replace(rules, sources=dict(reversed(rules.sources.items())))
     assert picture(fewer) == picture(turned) == picture(rules)
@@ -223,13 +184,11 @@ def test_the_picture_of_questions_gives_the_answers_that_the_rules_give(rules):
     """Each line is asked of the rules: without the one that decides, its answer is another."""
     shown = questions_picture.picture(rules)
     assert shown.count("dpo+lora") == 2  # the line, and the description for a screen reader
-    assert all(
-        f"{place}. {one.ask}" in shown for place, one in enumerate(questions_picture.QUESTIONS, 1)
-    )
-    decides = {"chain": [rule for rule in rules.rules["chain"] if "dpo" not in str(rule.then)]}
-    assert "dpo+lora" not in questions_picture.picture(
-        replace(rules, rules={**rules.rules, **decides})
-    )
+    asked = [f"{place}. {one.ask}" for place, one in enumerate(questions_picture.QUESTIONS, 1)]
+    assert [one for one in asked if one not in shown] == []
+    chain = [rule for rule in rules.rules["chain"] if "dpo" not in str(rule.then)]
+    without = replace(rules, rules={**rules.rules, "chain": chain})
+    assert "dpo+lora" not in questions_picture.picture(without)
 
 
 @pytest.mark.parametrize("drawn", [picture, questions_picture.picture], ids=["steps", "questions"])
@@ -238,19 +197,18 @@ def test_no_text_of_a_picture_overlaps_another_or_a_line(rules, drawn):
     drawing = ET.fromstring(drawn(rules))
     _, _, width, height = map(float, drawing.get("viewBox").split())
     boxes = texts(drawing)
-    for i, (text, left, top, right, bottom) in enumerate(boxes):
+    lines = [
+        ("a line", min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        for node in drawing.iter("{http://www.w3.org/2000/svg}polyline")
+        for (x0, y0), (x1, y1) in itertools.pairwise(
+            tuple(map(float, point.split(","))) for point in node.get("points").split()
+        )
+    ]
+    for place, (text, left, top, right, bottom) in enumerate(boxes, 1):
         assert min(left, top, width - right, height - bottom) > 0, text
-        for other, *box in boxes[i + 1 :]:
-            assert right <= box[0] or box[2] <= left or bottom <= box[1] or box[3] <= top, (
-                f"{text} and {other}"
-            )
-    for node in drawing.iter("{http://www.w3.org/2000/svg}polyline"):
-        points = [tuple(map(float, point.split(","))) for point in node.get("points").split()]
-        for (x0, y0), (x1, y1) in itertools.pairwise(points):
-            for text, left, top, right, bottom in boxes:
-                assert (
-                    max(x0, x1) <= left
-                    or min(x0, x1) >= right
-                    or max(y0, y1) <= top
-                    or min(y0, y1) >= bottom
-                ), text
+        crossing = [
+            other
+            for other, x0, y0, x1, y1 in (*boxes[place:], *lines)
+            if x0 < right and left < x1 and y0 < bottom and top < y1
+        ]
+        assert crossing == [], text

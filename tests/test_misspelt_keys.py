@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ from advisor.extras.other_tools.tool import TOOL_FILE
 from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
-from advisor.ground.yaml_files import parse_yaml, read_shipped, shipped_sources
+from advisor.ground.yaml_files import read_shipped, read_yaml, shipped_sources
 from advisor.methods import load as method_files
 from advisor.methods import methods
 from advisor.methods.families import families as families_of_models
@@ -39,48 +38,26 @@ from advisor.situation.answers import answers_from_document
 from advisor.situation.catalogue import organisation_models, suggested_models, typical_sizes
 from advisor.situation.names import scope_file
 from advisor.situation.suggestions import template_families
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MODELINE = re.compile(r"# yaml-language-server: \$schema=.*/(\S+)\.schema\.json")
 RULES = load_rules()
 GUIDE = load_rules(("document",))
 
 
-def read_facts():
-    """The facts, read anew."""
-    return load_facts.__wrapped__()
-
-
-def read_rules():
-    """The rules, read anew."""
-    return load_rules.__wrapped__()
-
-
-def read_methods():
-    """The methods, read anew."""
-    return methods.__wrapped__().check()
-
-
-def read_refresh():
-    """How old facts may get, read anew."""
-    return read_shipped(rules_dir() / "refresh.yaml", shape=REFRESH_FILE)
-
-
-def read_tool():
-    """A file about another tool."""
-    return read_shipped(rules_dir() / "tools" / "trl.yaml", shape=TOOL_FILE)
-
-
+read_facts, read_rules = load_facts.__wrapped__, load_rules.__wrapped__  # anew
 # the file, a key, where it stands in it, who reads it
 SHIPPED = [
     ("hardware/nvidia-geforce.yaml", "bandwidth_gb_s", "    @: 336", catalogue_gpus),
     ("hardware/amd.yaml", "sold_gb", "memory: {@: 64,", catalogue_gpus),
     ("hardware/sources.yaml", "compiled", "@:", catalogue_gpus),
     ("tools/other_keys.yaml", "write", "], of: quantization, @:", lambda: other_keys.__wrapped__()),
-    ("tools/trl.yaml", "checked", '@: "', read_tool),
+    ("tools/trl.yaml", "checked", '@: "',
+     lambda: read_shipped(rules_dir() / "tools/trl.yaml", shape=TOOL_FILE)),
     ("tools/findings.yaml", "severity", "    @: note", general_rules.__wrapped__),
     ("clusters/skypilot.yaml", "accelerators", "@:", skypilot_accelerators.__wrapped__),
-    ("refresh.yaml", "days", "@: 240", read_refresh),
+    ("refresh.yaml", "days", "@: 240",
+     lambda: read_shipped(rules_dir() / "refresh.yaml", shape=REFRESH_FILE)),
     ("prices/free.yaml", "conditions", '@: "a Google', catalogue_gpus),
     ("hardware/not-supported.yaml", "where", "    @:", not_supported_devices.__wrapped__),
     ("layouts.yaml", "renamed", "families: [mixtral], @:", layouts.__wrapped__),
@@ -101,7 +78,7 @@ SHIPPED = [
     ("data/amounts.yaml", "too_few", "@: 16", data_requirements),
     ("data/formats.yaml", "shapes", "@: [turns]", formats.__wrapped__),
     ("verdict.yaml", "repeats", "@:", limits.__wrapped__),
-    ("keys/rewards.yaml", "type", "@: entries", read_methods),
+    ("keys/rewards.yaml", "type", "@: entries", lambda: methods.__wrapped__().check()),
     ("data/rollouts.yaml", "limit", "@: 0.3", rollout_warnings),
     ("data/templates.yaml", "tools", "@: false", template_families),
     ("sources.yaml", "kind", "@: document}", shipped_sources.__wrapped__),
@@ -114,13 +91,13 @@ SHIPPED = [
     ("document/guide.yaml", "because", "  @:", read_rules),
     ("document/guide.yaml", "fires", "@: true", read_rules),
     ("document/methods.yaml", "performance", "@: 5", read_rules),
-    ("objectives/dpo.yaml", "trains_on", "\n@:", read_methods),
-    ("updates/lora.yaml", "merges", "\n@:", read_methods),
-    ("updates/lora.yaml", "exclusive_min", "min: 0, @:", read_methods),
-    ("updates/lora.yaml", "learning_rate", "{@: 2.0e-4}", read_methods),
-    ("objectives/ppo.yaml", "keep", "\n  @:", read_methods),
-    ("updates/prefix.yaml", "because", '@: "it drops', read_methods),
-    ("updates/lora.yaml", "phrase_per_task", "    @:", read_methods),
+    ("objectives/dpo.yaml", "trains_on", "\n@:", lambda: methods.__wrapped__().check()),
+    ("updates/lora.yaml", "merges", "\n@:", lambda: methods.__wrapped__().check()),
+    ("updates/lora.yaml", "exclusive_min", "min: 0, @:", lambda: methods.__wrapped__().check()),
+    ("updates/lora.yaml", "learning_rate", "{@: 2.0e-4}", lambda: methods.__wrapped__().check()),
+    ("objectives/ppo.yaml", "keep", "\n  @:", lambda: methods.__wrapped__().check()),
+    ("updates/prefix.yaml", "because", '@: "it drops', lambda: methods.__wrapped__().check()),
+    ("updates/lora.yaml", "phrase_per_task", "    @:", lambda: methods.__wrapped__().check()),
     ("updates/lora.yaml", "confidence", "@: practice}", read_rules),
 ]  # fmt: skip
 CACHED = (
@@ -147,64 +124,59 @@ def own_rules(tmp_path, monkeypatch):
 )
 def test_a_misspelt_key_of_a_shipped_file_is_an_error(own_rules, file, key, at, read):
     """Each kind of file under rules/ is refused, at the key, with the name that was meant."""
-    text = (own_rules / file).read_text(encoding="utf-8")
-    wrong = at.replace("@", key[:-2] + key[-1])
-    changed = text.replace(at.replace("@", key), wrong, 1)
+    path = own_rules / file
+    text = path.read_text(encoding="utf-8")
+    changed = text.replace(at.replace("@", key), at.replace("@", key[:-2] + key[-1]), 1)
     assert changed != text
-    (own_rules / file).write_text(changed, encoding="utf-8")
+    path.write_text(changed, encoding="utf-8")
     with pytest.raises(InputError) as raised:
         read()
     lines = raised.value.text().splitlines()
-    (told,) = [line for line in lines if "unknown key" in line]
-    found = re.fullmatch(rf"rules/{file}:(\d+):(\d+): unknown key '(\w+)'", told)
     assert f"  did you mean '{key}'?" in lines
-    line, column = int(found[1]), int(found[2])
-    assert changed.splitlines()[line - 1][column - 1 :].startswith(f"{found[3]}:")
-
-
-def read_text(kind, text, folder):
-    """Whatever reads this kind of file or text."""
-    path = folder / "mine.yaml"
-    path.write_text(text)
-    match kind:
-        case "answers":
-            answers_from_document(parse_yaml(text, name="mine.yaml"), load_facts())
-        case "scenarios":
-            read_scenarios(path, RULES)
-        case "rules":
-            load_rules(overlays=(path,))
-        case "plan":
-            read_plan(path)
-        case "run spec":
-            raise InputError(faults=request_of(parse_yaml(text, name="").data, at="mine.yaml"))
+    (told,) = [line for line in lines if "unknown key" in line]
+    line, column, name = re.fullmatch(
+        rf"rules/{file}:(\d+):(\d+): unknown key '(\w+)'", told
+    ).groups()
+    assert changed.splitlines()[int(line) - 1][int(column) - 1 :].startswith(f"{name}:")
 
 
 OTHERS = {
-    "answers": ("task: qa\ndata: {row: 5}", "rows"),
-    "scenarios": ("scenarios: [{id: a, given: {}, why: us, compositon: rag}]", "composition"),
-    "rules": ("version: 1\ntabels: {}", "tables"),
-    "plan": ("version: 1\nstage: []", "stages"),
-    "run spec": ("{model: Qwen/Qwen3-8B, micro_batch: 4}", "micro_batch_size"),
-}
+    "answers": (
+        "task: qa\ndata: {row: 5}", "rows",
+        lambda path: answers_from_document(read_yaml(path, name=path.name), load_facts()),
+    ),
+    "scenarios": (
+        "scenarios: [{id: a, given: {}, why: us, compositon: rag}]", "composition",
+        lambda path: read_scenarios(path, RULES),
+    ),
+    "rules": ("version: 1\ntabels: {}", "tables", lambda path: load_rules(overlays=(path,))),
+    "plan": ("version: 1\nstage: []", "stages", read_plan),
+}  # fmt: skip
+
+
+def test_a_misspelt_key_of_a_run_spec_is_an_error():
+    """It comes as a list of faults."""
+    (fault,) = request_of({"model": "Qwen/Qwen3-8B", "micro_batch": 4}, at="mine.yaml")
+    assert "unknown key" in fault.what
+    assert "did you mean 'micro_batch_size'" in fault.hint
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_misspelt_key_of_a_users_file_is_an_error(tmp_path, kind):
     """So is each kind of file that people and scripts write."""
-    text, key = OTHERS[kind]
+    text, key, read = OTHERS[kind]
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
     with pytest.raises(InputError, match=rf"mine.yaml.*unknown key.*\n.*\n.*did you mean '{key}'"):
-        read_text(kind, text, tmp_path)
+        read(path)
 
 
 def test_every_kind_of_file_is_covered():
     """No kind of file under rules/ is left out."""
-    kinds = {
-        path: MODELINE.match(path.read_text(encoding="utf-8"))[1]
-        for path in (ROOT / "rules").rglob("*.yaml")
-    }
-    covered = {kinds[ROOT / "rules" / file] for file, *_ in SHIPPED}
+    texts = {path: path.read_text("utf-8") for path in (ROOT / "rules").rglob("*.yaml")}
+    kinds = {path: MODELINE.match(text)[1] for path, text in texts.items()}
     assert len(kinds) > 60
-    assert set(kinds.values()) == covered
+    assert set(kinds.values()) == {kinds[ROOT / "rules" / file] for file, *_ in SHIPPED}
 
 
 def test_faults_of_several_files_come_together(own_rules, call):

@@ -1,6 +1,4 @@
-"""Nothing talks to the network unless a person named something that is there: with a model folder and
-a data file of this machine, no address is looked up and no connection is opened.
-"""
+"""Nothing reaches the network unless a person named what is there: local files connect nowhere."""
 
 import os
 import re
@@ -9,10 +7,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from tests.conftest import PAIRS, ROOT
+from tests.fake_model import write_fake_model
+from tests.launch.conftest import CONFIG
 
 # Runs at the start of each process of ours (PYTHONPATH), trainers included: notes what would reach
 # another machine, and refuses it.
@@ -56,19 +57,15 @@ assert codes == [0, 0, 0] and list(Path("merged").rglob("*.safetensors")), codes
 
 @pytest.fixture
 def refused(monkeypatch):
-    """Every attempt of this process to reach another machine."""
-    seen = []
-
-    def refuse(*arguments, **options):
-        seen.append(arguments)
-        raise OSError("the test has no network")
-
+    """What every attempt of this process to reach another machine calls."""
+    refuse = Mock(side_effect=OSError("the test has no network"))
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return seen
+    return refuse
 
 
+UNKNOWN = "--json --task qa --gpu none --model org/unknown-1b"
 LOCAL = {
     "advice": "--json --task qa --gpu none",
     "advice for a model folder": "--json --task qa --gpu none --model ./model --data d.jsonl",
@@ -77,28 +74,19 @@ LOCAL = {
     "an estimate": "estimate p.yaml",
     "a probe": "probe --json",
     "the rules": "rules",
+    "a model of the hub, where the hub is forbidden": UNKNOWN,
 }
 
 
-@pytest.mark.parametrize("what", LOCAL)
-def test_what_is_local_opens_no_connection(call, tmp_path, refused, monkeypatch, what):
-    """Also where the hub is allowed: a folder is a folder, and is looked up nowhere."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+@pytest.mark.parametrize("line", LOCAL.values(), ids=LOCAL)
+def test_what_is_local_opens_no_connection(call, tmp_path, refused, monkeypatch, line):
+    """A folder is looked up nowhere, nor a model of the hub with HF_HUB_OFFLINE=1."""
+    if line != UNKNOWN:
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     _lay_out(tmp_path)
-    (tmp_path / "model").mkdir()
-    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 16, "num_attention_heads": 2}
-    config = str({"model_type": "llama", "intermediate_size": 8, **sizes}).replace("'", '"')
-    (tmp_path / "model" / "config.json").write_text(config)
-    code, _, err = call(*LOCAL[what].split())
-    assert code == 0, err
-    assert refused == []
-
-
-def test_the_hub_can_be_forbidden(call, refused, monkeypatch):
-    """HF_HUB_OFFLINE=1: a model of the hub is not looked up either."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    code, _, err = call("--json", "--task", "qa", "--gpu", "none", "--model", "org/unknown-1b")
-    assert (code, refused) == (0, []), err
+    write_fake_model(tmp_path / "model", CONFIG)
+    code, _, err = call(*line.split())
+    assert (code, refused.call_args_list) == (0, []), err
 
 
 def _lay_out(folder: Path) -> None:
@@ -108,9 +96,7 @@ def _lay_out(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_its_chat_and_its_export_open_no_connection(tmp_path, tiny_model):
-    """Training on a model folder and local rows, with the hub allowed: nothing in Python and, where
-    strace is there, nothing below Python reaches for another machine.
-    """
+    """With the hub allowed, neither Python nor, by strace, anything below reaches elsewhere."""
     _lay_out(tmp_path)
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "guard").mkdir()

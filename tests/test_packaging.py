@@ -1,6 +1,4 @@
-"""The wheel: one import package, its rules and trainers inside, and a user's own `trainers/` never
-in the way.
-"""
+"""The wheel: one package with rules and trainers inside; a user's `trainers/` is not in its way."""
 
 import json
 import os
@@ -15,10 +13,10 @@ import pytest
 
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import SUFFIX, schemas
+from tests.conftest import PAIRS, ROOT
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.smoke
 HERE = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
 
@@ -49,19 +47,20 @@ def environment(home, wheel):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A clean environment with the wheel; third-party packages are those of this environment, by a
-    path file after its own.
-    """
+    """A clean environment with the wheel, and this one's other packages by a path file after it."""
     home = tmp_path_factory.mktemp("clean")
     (environment(home, wheel) / "borrowed.pth").write_text(str(HERE))
     return home
 
 
-def advise(home, *arguments, cwd):
-    return subprocess.run(
+def advise(home, *arguments, cwd, code=0):
+    """What `advise` of that environment printed, or said if it ends otherwise."""
+    done = subprocess.run(
         [home / "bin" / "advise", *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
 
 
 LIGHT = (
@@ -84,23 +83,23 @@ def light(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_one_import_package(wheel):
     """Nothing called rules or trainers lands in site-packages, and both travel inside."""
-    names = zipfile.ZipFile(wheel).namelist()
+    names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"advisor"}
-    for inside in (
+    inside = (
         "rules/facts.yaml",
         "rules/document/guide.yaml",
         "trainers/sft.py",
         "trainers/updates/lora.py",
         "docs/agents.md",
-    ):
-        assert f"advisor/_bundled/{inside}" in names
-    assert {"advisor/demo/support.jsonl", "advisor/render/templates/report.html"} <= set(names)
+    )
+    assert {f"advisor/_bundled/{name}" for name in inside} <= names
+    assert {"advisor/demo/support.jsonl", "advisor/render/templates/report.html"} <= names
 
 
 def test_the_wheel_holds_the_schemas_of_its_rules(wheel):
     """They are built with it, so they say what its own rules say."""
+    folder = "advisor/_bundled/rules/schema/"
     with zipfile.ZipFile(wheel) as file:
-        folder = "advisor/_bundled/rules/schema/"
         built = {
             name.removeprefix(folder).removesuffix(SUFFIX): json.loads(file.read(name))
             for name in file.namelist()
@@ -112,48 +111,38 @@ def test_the_wheel_holds_the_schemas_of_its_rules(wheel):
 def test_the_installed_command_answers(installed, tmp_path):
     """`advise --json` works from a folder of somebody else's `rules/` and `trainers/`."""
     hostile(tmp_path)
-    done = advise(installed, "--json", "--task", "qa", "--gpu", "unknown", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["recommendation"]["composition"] == "sft+lora"
+    out = advise(installed, "--json", "--task", "qa", "--gpu", "unknown", cwd=tmp_path)
+    assert json.loads(out)["recommendation"]["composition"] == "sft+lora"
 
 
 def hostile(folder):
     """A folder whose own packages carry our names."""
-    for name in ("trainers", "rules", "advisor"):
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
-    (folder / "trainers" / "sft.py").write_text("raise SystemExit('the wrong one')")
+    for name in ("trainers/__init__", "trainers/sft", "rules/__init__", "advisor/__init__"):
+        path = folder / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('the wrong one')")
 
 
 def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model, tmp_path):
     """A training started in a folder with its own `trainers/` runs ours."""
     hostile(tmp_path)
-    rows = [{"question": f"What is {i}?", "answer": f"It is {i}."} for i in range(64)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "train.jsonl").write_text(PAIRS)
     asked = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", tiny_model]
     short = ["--max-steps", 2, "--no-judge", "--output", "out"]
-    done = advise(installed, "run", *asked, *short, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    advise(installed, "run", *asked, *short, cwd=tmp_path)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "done"
     assert list((tmp_path / "out" / "stages" / "sft").glob("adapter_model.safetensors"))
 
 
 def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_path):
-    """The core install answers, also about a file that is not UTF-8; asking it to train is exit
-    code 4 with the one line that installs the rest.
-    """
-    rows = [
-        {"question": f"Здравствуйте, где посылка {i}?", "answer": f"Она в пути, номер {i}."}
-        for i in range(60)
-    ]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """The core answers, also on a file not in UTF-8; training is code 4 with the install line."""
+    row = '{{"question": "Здравствуйте, где посылка {0}?", "answer": "Она в пути, номер {0}."}}\n'
+    text = "".join(row.format(n) for n in range(60))
     (tmp_path / "train.jsonl").write_bytes(text.encode("cp1251"))
     write_fake_model(tmp_path / "m", CONFIG)
     flags = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", "m"]
-    answered = advise(light, "--json", *flags, cwd=tmp_path)
-    assert answered.returncode == 0, answered.stderr
-    assert json.loads(answered.stdout)["plan"]["model"] == "m"
-    refused = advise(light, "run", *flags, cwd=tmp_path)
-    assert refused.returncode == 4, refused.stderr
-    assert re.search(r"pip install '.*finetune_advisor-.*\.whl\[train\]'", refused.stderr)
+    out = advise(light, "--json", *flags, cwd=tmp_path)
+    assert json.loads(out)["plan"]["model"] == "m"
+    refused = advise(light, "run", *flags, cwd=tmp_path, code=4)
+    assert re.search(r"pip install '.*finetune_advisor-.*\.whl\[train\]'", refused)
     assert not (tmp_path / "runs").exists()

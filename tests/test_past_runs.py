@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from advisor.estimate.past_runs import NO_RUNS, PastRun, Reading
+from advisor.estimate.past_runs import NO_RUNS, PastRun, Reading, machine_name
 from advisor.ground.types import Gpu, Hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.situation import past_runs
@@ -39,17 +40,17 @@ def runs_in(path):
     return list(read_past_runs(path)[0].runs)
 
 
-# ------------------------------------------------------------------------------ where it is
-
-
-def test_the_file_stands_in_the_data_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [("{}/data", "data/finetune-advisor"), ("data", ".local/share/finetune-advisor")],
+    ids=["set", "relative"],
+)
+def test_the_file_stands_in_the_data_folder(tmp_path, monkeypatch, data, place):
     """$XDG_DATA_HOME, or ~/.local/share where that is not set or is relative."""
     monkeypatch.delenv("ADVISE_RUNS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert past_runs_path() == tmp_path / "data" / "finetune-advisor" / "runs.jsonl"
-    monkeypatch.setenv("XDG_DATA_HOME", "data")
-    assert past_runs_path() == tmp_path / ".local/share/finetune-advisor/runs.jsonl"
+    monkeypatch.setenv("XDG_DATA_HOME", data.format(tmp_path))
+    assert past_runs_path() == tmp_path / place / "runs.jsonl"
 
 
 @pytest.mark.parametrize("word", ["off", "OFF", "no", "0"])
@@ -57,37 +58,22 @@ def test_it_can_be_switched_off(word, tmp_path, monkeypatch):
     """With ADVISE_RUNS=off nothing is read, and nothing written."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ADVISE_RUNS", word)
-    assert past_runs_path() is None
-    assert note_past_run(RUN) == ""
-    assert read_past_runs() == (NO_RUNS, ())
+    assert (past_runs_path(), note_past_run(RUN), read_past_runs()) == (None, "", (NO_RUNS, ()))
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------ written and read
-
-
 def test_what_is_written_is_read(path):
-    """Two runs make two lines, for this user alone."""
+    """Runs are lines for this user alone, without names or data, and deleting them unlearns all."""
     assert note_past_run(RUN) == ""
     assert note_past_run(replace(RUN, params=1)) == ""
     assert runs_in(path) == [RUN, replace(RUN, params=1)]
     assert read_past_runs()[1] == ()
     assert path.stat().st_mode & 0o077 == 0
-
-
-def test_no_file_means_no_runs(path):
-    """Deleting the file unlearns everything, and is no fault."""
-    note_past_run(RUN)
-    path.unlink()
-    assert read_past_runs() == (NO_RUNS, ())
-
-
-def test_a_line_holds_no_names_and_no_paths(path):
-    """Nothing of the model's name, the data, the user or the machine's name is written."""
-    note_past_run(RUN)
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text().strip().splitlines()[0])
     assert not [text for text in map(str, found.values()) if "/" in text]
     assert not {"model", "name", "data", "path", "host", "user"} & set(found)
+    path.unlink()
+    assert read_past_runs() == (NO_RUNS, ())
 
 
 def line_of(**changes):
@@ -149,14 +135,10 @@ def test_any_bytes_are_read(tmp_path_factory, content):
     read_past_runs(path)
 
 
-# ------------------------------------------------------------------------------ faults
-
-
 def test_what_a_killed_process_left_is_closed_off(path):
     """Half a line at the end spoils neither the next line nor those before it."""
     note_past_run(RUN)
-    whole = path.read_bytes()
-    path.write_bytes(whole + whole[:100])
+    path.write_bytes(path.read_bytes() + path.read_bytes()[:100])
     assert note_past_run(RUN) == ""
     assert runs_in(path) == [RUN, RUN]
 
@@ -166,16 +148,9 @@ def test_a_full_disk_leaves_the_file_as_it_was(path, monkeypatch):
     note_past_run(RUN)
     before = path.read_bytes()
     write = os.write
-    room = [100]
-
-    def full(fd, data):
-        if not room[0]:
-            raise OSError(28, "No space left on device")
-        taken = write(fd, data[: room[0]])
-        room[0] -= taken
-        return taken
-
-    monkeypatch.setattr(past_runs.os, "write", full)
+    full = OSError(28, "No space left on device")
+    parts = iter([lambda fd, data: write(fd, data[:100]), Mock(side_effect=full)])
+    monkeypatch.setattr(past_runs.os, "write", lambda fd, data: next(parts)(fd, data))
     assert "No space left on device" in note_past_run(RUN)
     assert path.read_bytes() == before
 
@@ -207,11 +182,9 @@ def test_what_is_no_file_is_said(path, kind):
 
 def noting(loop):
     """A process that notes runs in this loop."""
-    code = (
-        "from advisor.situation.past_runs import note_past_run\n"
-        f"from tests.test_past_runs import RUN\n{loop}: note_past_run(RUN)"
-    )
+    code = "from advisor.situation.past_runs import note_past_run\nfrom tests.test_past_runs import RUN"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    code = f"{code}\n{loop}: note_past_run(RUN)"
     return subprocess.Popen([sys.executable, "-c", code], env=environment)
 
 
@@ -219,38 +192,31 @@ def test_two_runs_at_once_keep_both_lines(path):
     """Lines of several processes stand whole beside each other."""
     children = [noting("for _ in range(60)") for _ in range(4)]
     assert [child.wait(60) for child in children] == [0] * 4
-    found, notes = read_past_runs()
-    assert (len(found.runs), notes) == (4 * 60, ())
+    assert (len(runs_in(path)), read_past_runs()[1]) == (4 * 60, ())
 
 
 def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
     """Somebody's log by the same name costs no more than its last lines."""
     note_past_run(RUN)
-    size = path.stat().st_size
-    path.write_bytes(b"x" * 10**6 + path.read_bytes() * 3)
-    monkeypatch.setattr(past_runs, "MOST_BYTES", 2 * size + 10)
-    found, notes = read_past_runs()
-    assert len(found.runs) == 2
-    assert notes == ()
+    line = path.read_bytes()
+    path.write_bytes(b"x" * 10**6 + line * 3)
+    monkeypatch.setattr(past_runs, "MOST_BYTES", 2 * len(line) + 10)
+    assert (runs_in(path), read_past_runs()[1]) == ([RUN] * 2, ())
 
 
 def test_a_process_killed_while_it_appends_costs_its_own_line_alone(path):
-    """Killed at any moment it leaves a file that takes the next line, and of its own at most the
-    half that reached the disk, which is counted: the kernel ends a write between two pages.
-    """
+    """It costs at most half its line, counted: the kernel ends a write between two pages."""
+    note_past_run(RUN)
     for kills in (1, 2, 3):
-        size = path.stat().st_size if path.exists() else 0
+        size = path.stat().st_size
         with noting("while True") as child:
-            while child.poll() is None and (not path.exists() or path.stat().st_size < size + 5000):
+            while child.poll() is None and path.stat().st_size < size + 5000:
                 time.sleep(0.001)
             child.kill()
         assert note_past_run(RUN) == ""
         torn = [int(re.search(r": (\d+) lines? left out", note)[1]) for note in read_past_runs()[1]]
         assert sum(torn) <= kills
     assert len(runs_in(path)) > 15
-
-
-# --------------------------------------------------------------------------- what they change
 
 
 ADVICE = (
@@ -261,10 +227,10 @@ SPEC = ("--model", "Qwen/Qwen3-8B", "--update", "lora", "--rank", "16", "--seq-l
 
 
 def noted(
-    path, *, machine, times=3, memory=0.9, time=2.0, counters=("allocated", "reserved"),
-    size=2 * 10**10, step_s=1.0,
+    *, machine, memory=0.9, time=2.0, counters=("allocated", "reserved"), size=2 * 10**10,
+    step_s=1.0,
 ):  # fmt: skip
-    """Runs of LoRA on Qwen3-8B that measured so many times what the formula said."""
+    """Three runs of LoRA on Qwen3-8B that measured so many times what the formula said."""
     run = PastRun(
         machine=machine, family="qwen3", params=8_190_735_360, objective="sft", update="lora",
         steps=50,
@@ -274,97 +240,83 @@ def noted(
         ),
         expected_step_s=step_s, measured_step_s=time * step_s,
     )  # fmt: skip
-    for _ in range(times):
-        assert note_past_run(run, path) == ""
+    assert [note_past_run(run) for _ in range(3)] == [""] * 3
 
 
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    """The file of past runs of this test."""
-    path = tmp_path / "runs.jsonl"
-    monkeypatch.setenv("ADVISE_RUNS", str(path))
-    return path
-
-
-def test_advice_says_what_runs_here_changed(call, runs):
-    """On the first screen, with what is alike on the whole page (`--why`), and in JSON beside the
-    estimate, where a term makes the sum.
-    """
+def test_advice_says_what_runs_here_changed(call, path):
+    """It is on the first screen, in full with --why and in JSON; other GPUs' runs say nothing."""
     asked = ("--json", *ADVICE, "--gpu", "A100 80GB")
-    plain = json.loads(call(*asked)[1])["recommendation"]
-    assert plain["estimate"]["learned"] is None
-    noted(runs, machine=find_gpu("A100 80GB").spec.name)
-    taught = json.loads(call(*asked)[1])["recommendation"]
-    found = taught["estimate"]["learned"]
+    other = ("--json", *ADVICE, "--gpu", "RTX 4090")
+    plain = json.loads(call(*asked)[1])["recommendation"]["estimate"]
+    alone = call(*other)[1]
+    assert plain["learned"] is None
+    noted(machine=find_gpu("A100 80GB").spec.name)
+    taught = json.loads(call(*asked)[1])["recommendation"]["estimate"]
+    found = taught["learned"]
     assert found["memory_runs"] == found["speed_runs"] == 3
     assert 0.9 < found["memory_scale"] < 0.92  # the context stays as it is
     assert found["speed_scale"] == 0.5
-    assert taught["estimate"]["hours"] > 1.4 * plain["estimate"]["hours"]
-    terms = {term["name"]: term["gib"] for term in taught["estimate"]["terms"]}
+    assert taught["hours"] > 1.4 * plain["hours"]
+    terms = {term["name"]: term["gib"] for term in taught["terms"]}
     assert terms["learned from runs here"] < 0
-    for more, said in (
-        ([], "Learned from 3 runs here: memory x 0.9"),
-        (["--why"], "Corrected by 3 runs here: memory x 0.9"),
-        (["--why"], "docs/learning.md"),
-    ):
-        assert said in " ".join(call(*ADVICE, "--gpu", "A100 80GB", *more)[1].split())
+    assert "Learned from 3 runs here: memory x 0.9" in " ".join(call(*asked[1:])[1].split())
+    page = " ".join(call(*asked[1:], "--why")[1].split())
+    assert "Corrected by 3 runs here: memory x 0.9" in page
+    assert "docs/learning.md" in page
+    assert call(*other)[1] == alone
 
 
-def test_runs_of_another_gpu_or_size_say_nothing(call, runs):
+def test_runs_of_another_gpu_or_size_say_nothing(call, path):
     """The whole document is as without them: of a GPU, and of runs four times as large or small."""
     alone = call("--json", *ADVICE, "--gpu", "RTX 4090")[1]
-    noted(runs, machine=find_gpu("A100 80GB").spec.name)
+    noted(machine=find_gpu("A100 80GB").spec.name)
     for size, step_s in ((10**9, 0.01), (10**12, 1000.0)):
-        noted(runs, machine=find_gpu("RTX 4090").spec.name, size=size, step_s=step_s)
+        noted(machine=find_gpu("RTX 4090").spec.name, size=size, step_s=step_s)
     assert call("--json", *ADVICE, "--gpu", "RTX 4090")[1] == alone
 
 
-def test_a_spec_is_corrected_where_it_names_the_gpu(call, runs):
-    """`advise estimate` says so in JSON and in text; a spec of another framework, of another GPU or
-    of none gets the formula.
-    """
+def test_a_spec_is_corrected_where_it_names_the_gpu(call, path):
+    """`advise estimate` says so; another framework, another GPU or none gets the formula."""
     flags = ("estimate", *SPEC, "--gpu", "L4")
     before = json.loads(call(*flags, "--json")[1])
-    noted(runs, machine=find_gpu("L4").spec.name, memory=1.2)
+    noted(machine=find_gpu("L4").spec.name, memory=1.2)
     after = json.loads(call(*flags, "--json")[1])
+    learned = after["learned"]
     assert after["peak_gib"] > before["peak_gib"]
     assert after["need_gib"] > before["need_gib"]
-    assert after["step_s"] == pytest.approx(
-        before["step_s"] / after["learned"]["speed_scale"], 1e-3
-    )
-    assert after["learned"]["formula_peak_gib"] == pytest.approx(before["peak_gib"], abs=0.01)
+    assert after["step_s"] == pytest.approx(before["step_s"] / learned["speed_scale"], 1e-3)
+    assert learned["formula_peak_gib"] == pytest.approx(before["peak_gib"], abs=0.01)
     assert "corrected by 3 runs here: memory x 1." in " ".join(call(*flags)[1].split())
-    for other in ({"gpu": "A10G"}, {"gpu": "L4", "framework": "axolotl"}, {}):
-        spec = {"model": "Qwen/Qwen3-8B", "update": "lora", **other}
-        (runs.parent / "specs.json").write_text(json.dumps([spec]))
-        (found,) = json.loads(call("estimate", "--specs", runs.parent / "specs.json", "--json")[1])
-        assert "learned" not in found
+    others = ({"gpu": "A10G"}, {"gpu": "L4", "framework": "axolotl"}, {})
+    specs = [{"model": "Qwen/Qwen3-8B", "update": "lora", **other} for other in others]
+    path.with_name("specs.json").write_text(json.dumps(specs))
+    found = json.loads(call("estimate", "--specs", path.with_name("specs.json"), "--json")[1])
+    assert ["learned" in one for one in found] == [False] * 3
 
 
-def test_the_processor_is_this_machines_own(call, runs, monkeypatch):
+def test_the_processor_is_this_machines_own(call, path, monkeypatch):
     """`--gpu none` means the processor here, whose runs correct it."""
     here = Hardware(kind="cpu", origin="stated", cpu_model="A Processor", cpu_cores=2)
     monkeypatch.setattr("advisor.commands.estimate.cpu_hardware", lambda: here)
-    noted(runs, machine="A Processor, 2 cores", memory=2.0, counters=("rss_growth",))
+    noted(machine="A Processor, 2 cores", memory=2.0, counters=("rss_growth",))
     found = json.loads(call("estimate", *SPEC, "--gpu", "none", "--json")[1])
     assert found["learned"]["memory_scale"] > 1.1
     assert found["learned"]["speed_runs"] == 0  # a spec says nothing of its cores
 
 
-def test_what_cannot_be_read_is_a_warning(call, runs):
+def test_what_cannot_be_read_is_a_warning(call, path):
     """In advice, in one estimate, and on stderr beside a list of answers."""
-    runs.write_text("{\n")
-    said = f"{runs}: 1 line left out: damaged or of another version"
+    path.parent.mkdir()
+    path.write_text("{\n")
+    said = f"{path}: 1 line left out: damaged or of another version"
     for asked in (("--json", *ADVICE, "--gpu", "L4"), ("estimate", *SPEC, "--json")):
         assert said in json.loads(call(*asked)[1])["warnings"]
-    (runs.parent / "specs.json").write_text("[]")
-    assert said in call("estimate", "--specs", runs.parent / "specs.json", "--json")[2]
+    path.with_name("specs.json").write_text("[]")
+    assert said in call("estimate", "--specs", path.with_name("specs.json"), "--json")[2]
 
 
 def test_a_machine_is_known_by_its_gpu_not_by_its_name():
     """A probed GPU and a stated one of the same kind are one; a slice of it is another."""
-    from advisor.estimate.past_runs import machine_name
-
     card = find_gpu("A100 80GB").spec
     probed = Gpu(name="NVIDIA A100-SXM4-80GB", memory_total_bytes=1, uuid="GPU-1", spec=card)
     stated = Gpu(name="A100", memory_total_bytes=1, spec=card)
@@ -379,5 +331,5 @@ def test_a_path_of_nobody_is_refused(call, monkeypatch):
     """ADVISE_RUNS=~nobody-here/runs.jsonl is a slip, and not the same as off."""
     monkeypatch.setenv("ADVISE_RUNS", "~nobody-here/runs.jsonl")
     code, _, err = call(*ADVICE, "--gpu", "L4")
-    assert code == 2
-    assert "a path begins with ~ and the name of nobody on this machine" in err
+    said = "a path begins with ~ and the name of nobody on this machine"
+    assert (code, said in err) == (2, True), err

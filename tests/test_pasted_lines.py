@@ -1,7 +1,5 @@
 """What is printed to be pasted is pasted here, into a shell."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -17,10 +15,10 @@ from advisor.ground import resources as program
 from advisor.record.run import FinishedRun, RunRecord
 from advisor.render.report import report_page
 from advisor.render.run import summary_lines
+from tests.conftest import ROOT
 from tests.render.test_run import record
 from tests.test_docs import SETUP
 
-ROOT = Path(__file__).resolve().parent.parent
 CALLED = ".venv/bin/advise"  # as people call it who have not activated the environment
 ROWS = {
     "chats.jsonl": lambda n: {"messages": [
@@ -38,32 +36,42 @@ ROWS = {
 }  # fmt: skip
 
 
+def script(path: Path, body: str, *, program: str = "/bin/sh") -> None:
+    """A program for the shells of these tests."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!{program}\n{body}\n")
+    path.chmod(0o755)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with the program where a virtual environment has it, and nothing on the path."""
-    script = tmp_path / CALLED
-    script.parent.mkdir(parents=True)
-    body = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom advisor.cli import main\nmain()\n"
-    script.write_text(f"#!{sys.executable}\n{body}")
-    script.chmod(0o755)
+    body = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom advisor.cli import main\nmain()"
+    script(tmp_path / CALLED, body, program=sys.executable)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a shell that knows nothing of ours."""
-    return {
-        "PATH": "/usr/bin:/bin", "HOME": str(Path.cwd()), "COLUMNS": "80", "TERM": "xterm",
-        "LANG": "C.UTF-8", "NO_COLOR": "1", "PROMPT_TOOLKIT_NO_CPR": "1", **more,
-    }  # fmt: skip
+    told = {"PATH": "/usr/bin:/bin", "COLUMNS": "80", "TERM": "xterm", "LANG": "C.UTF-8"}
+    return {**told, "HOME": str(Path.cwd()), "NO_COLOR": "1", **more}
 
 
-def pasted(line: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """What a shell makes of a line; there is no terminal."""
-    return subprocess.run(
+def pasted(line: str, **more: str) -> str:
+    """What a shell prints of a line that it takes; there is no terminal."""
+    code, out, err = ended(line, **more)
+    assert code == 0, f"{line}\n{err}"
+    return out
+
+
+def ended(line: str, **more: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a line in a shell."""
+    done = subprocess.run(
         ["bash", "-c", line], env=environment(**more), stdin=subprocess.DEVNULL,
         capture_output=True, text=True,
     )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
 
 
 def write_rows(name: str) -> None:
@@ -73,46 +81,24 @@ def write_rows(name: str) -> None:
 def next_line(name: str) -> str:
     """The line that the check of a file ends with."""
     write_rows(name)
-    checked = pasted(f"{CALLED} check {shlex.quote(name)}")
-    assert checked.returncode == 0, checked.stderr
-    return checked.stdout.rstrip().rpartition("\nNext: ")[2]
-
-
-# --------------------------------------------------------------------------- after a check
+    return pasted(f"{CALLED} check {shlex.quote(name)}").rstrip().rpartition("\nNext: ")[2]
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_line_after_a_check_answers(folder, name):
     """Pasted without a terminal it gives an answer, whatever kind of data was checked."""
-    line = next_line(name)
-    done = pasted(line)
-    assert done.returncode == 0, f"{line}\n{done.stderr}"
-    assert "sources and other methods" in done.stdout
+    assert "sources and other methods" in pasted(next_line(name))
 
 
 @pytest.fixture
-def terminal(folder):
+def typed(folder, terminal):
     """Starts a line in a terminal."""
-    pexpect = pytest.importorskip("pexpect")
-    children = []
-
-    def start(line: str):
-        child = pexpect.spawn(
-            "bash", ["-c", line], env=environment(), dimensions=(40, 80), encoding="utf-8",
-            timeout=60,
-        )  # fmt: skip
-        children.append(child)
-        return child
-
-    yield start
-    for child in children:
-        child.close(force=True)
+    return lambda line: terminal("bash", ["-c", line], env=environment())
 
 
-def test_without_the_task_the_line_asks_for_what_is_open(terminal):
+def test_without_the_task_the_line_asks_for_what_is_open(typed):
     """On a terminal the wizard starts with the data answered: it asks the task, not the file."""
-    line = re.sub(r"--task \w+ ", "", next_line("chats.jsonl"))
-    child = terminal(line)
+    child = typed(re.sub(r"--task \w+ ", "", next_line("chats.jsonl")))
     child.expect("Known: .*chats.jsonl")
     child.expect("1. What should the model do for you")
     child.send("\r")
@@ -120,61 +106,46 @@ def test_without_the_task_the_line_asks_for_what_is_open(terminal):
 
 
 @pytest.mark.parametrize("more", ["--plan new.yaml", "--why", "--choose lora"])
-def test_flags_that_the_wizard_does_not_take_need_the_task(terminal, more):
+def test_flags_that_the_wizard_does_not_take_need_the_task(typed, more):
     """The wizard alone asks for it; `--why` is a matter of its menu."""
     write_rows("chats.jsonl")
-    child = terminal(f"{CALLED} --data chats.jsonl --gpu none {more}; echo ended with $?")
+    child = typed(f"{CALLED} --data chats.jsonl --gpu none {more}; echo ended with $?")
     if more == "--why":
         child.expect("1. What should the model do for you")
         child.send("\r")
         child.expect(r"2\. ")
-        return
-    child.expect("alone asks for it")
-    child.expect("ended with 2")
-    assert not Path("new.yaml").exists()
+    else:
+        child.expect("alone asks for it")
+        child.expect("ended with 2")
+        assert not Path("new.yaml").exists()
 
 
 def test_without_a_terminal_the_missing_task_is_named(folder):
     """Nobody is asked where nobody can answer: exit code 2 says what is missing, and its values."""
     write_rows("chats.jsonl")
-    done = pasted(f"{CALLED} --data chats.jsonl")
-    said = [words in done.stderr for words in ("task is not stated", "customer_service")]
-    assert (done.returncode, said) == (2, [True, True])
-
-
-# --------------------------------------------------------------------------- the program's name
+    code, _, err = ended(f"{CALLED} --data chats.jsonl")
+    assert (code, "task is not stated" in err, "customer_service" in err) == (2, True, True)
 
 
 def test_the_first_line_of_the_readme_leaves_the_program_on_the_path(folder):
-    """What follows in the README begins with `advise`: pip and the demo are played, the shell and
-    the environment are real.
-    """
-    tools = {
-        "python3": f'exec {shlex.quote(sys.executable)} "$@" --without-pip',
-        "pip": r"printf '#!/bin/sh\necho played $1' > .venv/bin/advise; chmod +x .venv/bin/advise",
-    }
+    """Later lines begin with `advise`: pip and demo are played, shell and environment are real."""
     (folder / CALLED).unlink()
-    for name, body in tools.items():
-        where = folder / ("bin" if name == "python3" else ".venv/bin")
-        where.mkdir(exist_ok=True)
-        (where / name).write_text(f"#!/bin/sh\n{body}\n")
-        (where / name).chmod(0o755)
-    done = pasted(f"{SETUP[0]}\nadvise check", PATH=f"{folder}/bin:/usr/bin:/bin")
-    assert (done.returncode, done.stdout) == (0, "played demo\nplayed check\n"), done.stderr
+    for name, body in {
+        "bin/python3": f'exec {shlex.quote(sys.executable)} "$@" --without-pip',
+        ".venv/bin/pip": r"printf '#!/bin/sh\necho played $1' > .venv/bin/advise;"
+        " chmod +x .venv/bin/advise",
+    }.items():
+        script(folder / name, body)
+    said = pasted(f"{SETUP[0]}\nadvise check", PATH=f"{folder}/bin:/usr/bin:/bin")
+    assert said == "played demo\nplayed check\n"
 
 
 def test_lines_name_the_program_as_it_was_called(folder):
-    """Where `advise` is not on the path, what is printed and what errors hint begins as the line
-    did that was typed; where it is, with `advise`.
-    """
-    line = next_line("chats.jsonl")
-    assert line.startswith(f"{CALLED} --task ")
-    missing = pasted(f"{CALLED} run")
-    assert f"`{CALLED}` asks the questions" in missing.stderr
-    found = pasted(
-        f"{CALLED} check chats.jsonl", PATH=f"{Path(CALLED).parent.resolve()}:/usr/bin:/bin"
-    )
-    assert "\nNext: advise --task " in found.stdout
+    """Lines begin as the line typed did if `advise` is not on the path, else with `advise`."""
+    assert next_line("chats.jsonl").startswith(f"{CALLED} --task ")
+    assert f"`{CALLED}` asks the questions" in ended(f"{CALLED} run")[2]
+    path = f"{Path(CALLED).parent.resolve()}:/usr/bin:/bin"
+    assert "\nNext: advise --task " in pasted(f"{CALLED} check chats.jsonl", PATH=path)
 
 
 @pytest.mark.parametrize(
@@ -187,28 +158,18 @@ def test_lines_name_the_program_as_it_was_called(folder):
     ],
 )
 def test_the_word_in_a_sentence_stays(monkeypatch, text):
-    """Only lines to paste are rewritten."""
+    """Only lines to paste are rewritten, whichever command they begin with."""
     monkeypatch.setattr(sys, "argv", [CALLED])
     monkeypatch.setenv("PATH", "")
     assert program.as_called(text) == text
-
-
-def test_every_command_is_known_by_its_name():
-    """A command that is new is named as it was called, too."""
     assert tuple(COMMANDS) == program.COMMANDS
-
-
-# --------------------------------------------------------------------------- after a training
 
 
 @pytest.fixture
 def played(folder):
-    """A shell whose `advise` says which words it was given."""
-    script = folder / "bin" / "advise"
-    script.parent.mkdir()
-    script.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
-    script.chmod(0o755)
-    return lambda line: pasted(line, PATH=f"{script.parent}:/usr/bin:/bin")
+    """The words that a shell gives to `advise` in a line."""
+    script(folder / "bin" / "advise", 'printf "%s|" "$@"')
+    return lambda line: pasted(line, PATH=f"{folder}/bin:/usr/bin:/bin").split("|")
 
 
 def trained(folder: Path) -> FinishedRun:
@@ -217,28 +178,18 @@ def trained(folder: Path) -> FinishedRun:
 
 
 def test_the_lines_after_a_training_are_commands(folder, played):
-    """Every `advise` line of the closing screen is taken by a shell, and holds nothing else."""
-    lines = summary_lines(trained(folder))
-    commands = [line[line.index("advise ") :] for line in lines if "advise " in line]
-    assert any(" export " in line for line in commands)
-    for line in commands:
-        done = played(line)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        assert set(done.stdout.split("|")) <= {
-            "run", "chat", "export", "runs/my shop", "--to", "ollama", "merged", "",
-            "runs/my shop/plan.yaml", "--output", "runs/my shop-whole",
-        }, line  # fmt: skip
-    assert any("--to vllm, --to gguf, --to merged" in line for line in lines)
-
-
-def test_the_lines_of_the_report_are_commands(folder, played):
-    """The same of report.html: a block holds one line, alternatives stand outside of it."""
+    """Each `advise` line of the screen and block of report.html is one command a shell takes."""
     run = trained(folder)
+    lines = "\n".join(summary_lines(run))
     page = report_page(run.record, folder=run.folder, plan_text="", metrics=())
     blocks = [unescape(block) for block in re.findall(r"<pre>(advise .*?)</pre>", page)]
-    assert any(" export " in block for block in blocks)
-    for block in blocks:
-        done = played(block)
-        assert done.returncode == 0, f"{block}\n{done.stderr}"
-        assert "runs/my shop" in done.stdout.split("|"), block
-    assert "--to vllm, --to gguf, --to merged" in page
+    commands = re.findall(r"advise .*", lines)
+    words = {
+        "run", "chat", "export", "runs/my shop", "--to", "ollama", "merged", "",
+        "runs/my shop/plan.yaml", "--output", "runs/my shop-whole",
+    }  # fmt: skip
+    assert [line for line in commands if not set(played(line)) <= words] == []
+    assert [block for block in blocks if "runs/my shop" not in played(block)] == []
+    for found, text in ((commands, lines), (blocks, page)):
+        assert any(" export " in line for line in found)
+        assert "--to vllm, --to gguf, --to merged" in text

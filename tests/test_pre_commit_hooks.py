@@ -1,10 +1,8 @@
 """`.pre-commit-hooks.yaml`, and `advise check` with the several files that pre-commit gives it."""
 
-import json
 import re
 import shlex
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,25 +11,23 @@ from advisor.cli import COMMANDS
 from advisor.commands.check import check_each
 from advisor.commands.check_options import CheckOptions
 from advisor.ground.errors import InputError
+from tests.conftest import PAIRS, ROOT
 
-ROOT = Path(__file__).parents[1]
 HOOKS = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text("utf-8"))
-ROWS = "".join(json.dumps({"question": f"{n}?", "answer": f"It is {n}."}) + "\n" for n in range(60))
 
 
 def test_the_hook_starts_a_command_that_this_package_installs():
     """pre-commit installs the repository into an environment and runs `entry` with file names."""
-    assert [hook["id"] for hook in HOOKS] == ["advise-check"]
-    hook = HOOKS[0]
+    (hook,) = HOOKS
     assert hook.keys() <= {
         "id", "name", "description", "entry", "language", "files", "types", "require_serial",
     }  # fmt: skip
-    assert (hook["language"], hook["types"]) == ("python", ["yaml"])
+    told = [hook[key] for key in ("id", "language", "types")]
+    assert told == ["advise-check", "python", ["yaml"]]
     assert hook["require_serial"] is True  # else half of the files in each of two processes
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     program, command = shlex.split(hook["entry"])
-    assert program in project["scripts"]
-    assert command in COMMANDS
+    assert (program in project["scripts"], command in COMMANDS) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -48,13 +44,11 @@ def test_the_hook_takes_the_files_that_export_writes(path, wanted):
 
 def test_several_files_are_checked_one_after_another(call, tmp_path):
     """A file that cannot be read keeps nobody from seeing the next one."""
-    (tmp_path / "good.jsonl").write_text(ROWS)
-    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "good.jsonl").write_text(PAIRS)
+    (tmp_path / "empty.jsonl").touch()
     code, out, err = call("check", "empty.jsonl", "good.jsonl")
     assert code == 2
-    assert [line for line in out.splitlines() if line.startswith("==")] == [
-        "== empty.jsonl", "== good.jsonl",
-    ]  # fmt: skip
+    assert re.findall(r"(?m)^==.*", out) == ["== empty.jsonl", "== good.jsonl"]
     assert "60 rows" in out
     assert "empty.jsonl: the file is empty" in err
     assert call("check", "good.jsonl", "good.jsonl")[0] == 0

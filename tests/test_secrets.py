@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.errors import InputError
 from advisor.ground.terminal import find_secrets, is_secret_key, mask_secrets
 
 # Made up, in the forms that services give out.
@@ -28,10 +28,9 @@ ROWS = '{"prompt": "a", "completion": "b"}\n' * 12
 
 def test_keys_of_secrets_are_told_from_keys_with_tokens_in_them():
     """Texts of a tokenizer and counts of tokens are no secrets."""
-    for name in ("hub_token", "token", "api_key", "WANDB_API_KEY", "password", "aws_secret_key"):
-        assert is_secret_key(name)
-    for name in ("eos_token", "pad_token", "max_new_tokens", "tokens", "keep", "tokenizer", "key"):
-        assert not is_secret_key(name)
+    secret = {"hub_token", "token", "api_key", "WANDB_API_KEY", "password", "aws_secret_key"}
+    no = {"eos_token", "pad_token", "max_new_tokens", "tokens", "keep", "tokenizer", "key"}
+    assert {name for name in secret | no if is_secret_key(name)} == secret
 
 
 def test_what_only_looks_like_a_secret_is_left_alone():
@@ -49,51 +48,48 @@ def test_what_only_looks_like_a_secret_is_left_alone():
     assert list(find_secrets(harmless)) == []
 
 
-@pytest.mark.parametrize("variable", SECRETS)
-@pytest.mark.parametrize("place", ["plan", "trl", "set", "answers", "flag"])
-def test_a_secret_is_refused_and_not_repeated(call, tmp_path, place, variable):
+PLACES = {  # what stands in the stage and in the plan, and what is typed
+    "plan": ("", "model_note: {}", "run p.yaml"),
+    "trl": (", trl: {{run_name: '{}'}}", "", "run p.yaml"),
+    "set": ("", "", "run p.yaml --set stages.sft.trl.run_name={}"),
+    "answers": ("", "", "--json --answers a.yaml"),
+    "flag": ("", "", "--json --task qa --model {}"),
+}
+
+
+@pytest.mark.parametrize(("variable", "secret"), SECRETS.items(), ids=SECRETS)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_secret_is_refused_and_not_repeated(call, tmp_path, place, variable, secret):
     """Exit code 2, where it stands, which variable of the environment it belongs into."""
-    secret = SECRETS[variable]
+    stage, more, line = (text.format(secret) for text in PLACES[place])
     (tmp_path / "d.jsonl").write_text(ROWS)
-    plan = {"plan": f"model_note: {secret}", "trl": "", "set": ""}
-    stage = f", trl: {{run_name: '{secret}'}}" if place == "trl" else ""
-    (tmp_path / "p.yaml").write_text(PLAN.format(stage=stage, more=plan.get(place, "")))
+    (tmp_path / "p.yaml").write_text(PLAN.format(stage=stage, more=more))
     (tmp_path / "a.yaml").write_text(f"task: qa\nmodel: {secret}\n")
-    arguments = {
-        "plan": ["run", "p.yaml"],
-        "trl": ["run", "p.yaml"],
-        "set": ["run", "p.yaml", "--set", f"stages.sft.trl.run_name={secret}"],
-        "answers": ["--json", "--answers", "a.yaml"],
-        "flag": ["--json", "--task", "qa", "--model", secret],
-    }
-    code, out, err = call(*arguments[place])
-    said = out + err
+    code, out, err = call(*line.split())
     assert (code, "looks like a secret" in err, variable in err) == (2, True, True)
-    assert (secret in said, "pa55word" in said, (tmp_path / "runs").exists()) == (False,) * 3
+    assert [words for words in (secret, "pa55word") if words in out + err] == []
+    assert not (tmp_path / "runs").exists()
 
 
-def test_a_secret_is_known_by_its_key_too(call, tmp_path):
+@pytest.mark.parametrize(
+    "line", ["run p.yaml", "estimate p.yaml", "run p.yaml --set stages.sft.trl.hub_token=hunter2"]
+)
+def test_a_secret_is_known_by_its_key_too(call, tmp_path, line):
     """Whatever `hub_token` holds: refused before anything is written, and not repeated."""
     (tmp_path / "d.jsonl").write_text(ROWS)
     (tmp_path / "p.yaml").write_text(PLAN.format(stage=", trl: {hub_token: hunter2}", more=""))
-    for arguments in (
-        ["run", "p.yaml"],
-        ["estimate", "p.yaml"],
-        ["run", "p.yaml", "--set", "stages.sft.trl.hub_token=hunter2"],
-    ):
-        code, out, err = call(*arguments)
-        assert (code, "HF_TOKEN" in err, "hunter2" in out + err) == (2, True, False)
+    code, out, err = call(*line.split())
+    assert (code, "HF_TOKEN" in err, "hunter2" in out + err) == (2, True, False)
 
 
-def test_messages_mask_what_they_quote():
+@pytest.mark.parametrize(
+    "secret",  # 40 hexadecimal digits are, as a rule, a commit
+    [secret for variable, secret in SECRETS.items() if variable != "WANDB_API_KEY"],
+)
+def test_messages_mask_what_they_quote(secret):
     """An error of a library or of ours that holds a secret is shown without it."""
-    for secret in SECRETS.values():
-        if secret == SECRETS["WANDB_API_KEY"]:  # 40 hexadecimal digits: as a rule, a commit
-            continue
-        error = InputError(f"cannot reach {secret} now", hint=json.dumps({"a": secret}))
-        assert isinstance(error, AdviseError)
-        assert secret not in error.text()
-        assert "***" in error.text()
+    text = InputError(f"cannot reach {secret} now", hint=json.dumps({"a": secret})).text()
+    assert (secret in text, "***" in text) == (False, True)
     assert mask_secrets("https://user:pa55word@host/x") == "https://***@host/x"
     assert mask_secrets("a@b, http://host:80/x, sk-short") == "a@b, http://host:80/x, sk-short"
 

@@ -1,8 +1,7 @@
 """Model names, folders and sizes -> shapes; parameter counts against published ones."""
 
-from __future__ import annotations
-
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -94,9 +93,7 @@ def test_a_mixture_knows_what_one_token_uses(name, billions):
     ],
 )
 def test_gemma4_is_counted_layer_by_layer(name, held, active):
-    """As transformers 5.24 builds the text towers: global layers with other heads, shared keys and
-    values, wide MLPs, embeddings of each layer.
-    """
+    """As transformers 5.24 builds text towers: other heads, shared keys and values, wide MLPs."""
     shape, _ = model_shape(f"google/gemma-4-{name}")
     assert (shape.params, shape.active_params, shape.note) == (held, active, "text tower only")
 
@@ -109,55 +106,45 @@ HELD_TWICE = ("tiiuae/falcon-7b",)
 
 
 def test_every_catalogue_entry_has_a_shape_and_a_source():
-    """Each entry under rules/models/ loads to a shape; where it states dimensions, the parameters
-    they make are its total, within 2 %.
-    """
+    """Each entry loads to a shape, whose dimensions make its total of parameters within 2 %."""
     compared = 0
     for hub_id in catalogue_ids():
         path = rules_dir() / "models" / f"{hub_id.split('/')[0].lower()}.yaml"
-        source = read_yaml(path).data["models"][hub_id]["source"]
         entry = catalogue_entry(hub_id)
         shape, _ = model_shape(hub_id)
+        assert read_yaml(path).data["models"][hub_id]["source"], hub_id
+        assert (shape.resolved, shape.origin) == (True, "catalogue"), hub_id
         total = entry.get("params")
-        assert (bool(source), shape.resolved, shape.origin) == (True, True, "catalogue"), hub_id
         assert shape.params == (total or shape.params)
-        if entry.get("model_type") in UNCOUNTED or hub_id in HELD_TWICE or total is None:
-            continue
-        if entry.get("hidden_size") is None or entry.get("vocab_size") is None:
-            continue
-        stated = {**entry, "tie_word_embeddings": shape.tied_embeddings}
-        counted = shape_from_config(stated, hub_id, origin="catalogue", source="")
-        assert counted.params == pytest.approx(total, rel=0.02), hub_id
-        compared += 1
+        counted = entry.get("model_type") not in UNCOUNTED and hub_id not in HELD_TWICE
+        if counted and None not in map(entry.get, ("params", "hidden_size", "vocab_size")):
+            stated = {**entry, "tie_word_embeddings": shape.tied_embeddings}
+            made = shape_from_config(stated, hub_id, origin="catalogue", source="").params
+            assert made == pytest.approx(total, rel=0.02), hub_id
+            compared += 1
     assert (compared > 300, len(catalogue_ids()) >= 400) == (True, True)
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"),
+    ("name", "billions", "said"),
     [
-        ("Llama 13B", 13),
-        ("7B", 7),
-        ("135M", 0.135),
-        ("Qwen-1.8B", 1.84),
-        ("some 1_5B model", 1.5),
-        ("a 70 billion model", 70),
-        ("someone/Model-9b-chat", 9),
-        ("Mixtral 8x7B", 46.7),
+        ("Llama 13B", 13, ""),
+        ("7B", 7, ""),
+        ("135M", 0.135, ""),
+        ("Qwen-1.8B", 1.84, ""),
+        ("some 1_5B model", 1.5, ""),
+        ("a 70 billion model", 70, ""),
+        ("someone/Model-9b-chat", 9, ""),
+        ("Mixtral 8x7B", 46.7, ""),
+        ("Qwen2.5 7B/32B base", 7, "7B, 32B"),  # one is taken, both are named
     ],
 )
-def test_a_name_gives_its_size(name, billions):
+def test_a_name_gives_its_size(name, billions, said):
     """Sizes are read out of names, and the shape says that it was guessed or whose it is."""
     shape, warnings = model_shape(name)
     assert shape.params / 1e9 == pytest.approx(billions, rel=0.02)
     assert shape.origin == "size"
-    assert warnings
-
-
-def test_several_sizes_in_a_name_are_said():
-    """Of "7B/32B" one is taken and the warning names both."""
-    shape, warnings = model_shape("Qwen2.5 7B/32B base")
-    assert shape.params == 7_000_000_000
-    assert "7B, 32B" in warnings[0]
+    assert said in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -173,9 +160,7 @@ def test_a_name_without_a_size_is_unknown(name):
 
 
 def test_a_stated_size_that_is_not_the_model_s_own_is_said(tmp_path):
-    """It decides beside an unknown name; a known model's size counts, and a size that contradicts it is named; roundings such as 8 for
-    8.19 are none.
-    """
+    """It decides for unknown names only; a contradiction is named, a rounding (8 for 8.19) not."""
     assert model_shape("our own model", params_b=2.5)[0].params == 2_500_000_000
     shape, warnings = model_shape("Qwen/Qwen3-8B", params_b=70)
     assert shape.params == pytest.approx(8.19e9, rel=0.001)
@@ -188,30 +173,23 @@ def test_a_stated_size_that_is_not_the_model_s_own_is_said(tmp_path):
 
 
 def test_guessed_shapes_grow_and_their_heads_divide():
-    """Interpolated decoders get wider and deeper with size, and key-value heads divide the
-    heads.
-    """
-    previous = 0
-    for billions in (0.05, 0.135, 0.3, 0.5, 1, 1.5, 3, 7, 9, 13, 20, 34, 70, 120, 400, 1000):
-        shape = shape_from_size(int(billions * 1e9), "x")
-        assert shape.heads % shape.kv_heads == 0
-        assert shape.layers * shape.hidden_size >= previous
-        previous = shape.layers * shape.hidden_size
+    """Interpolated decoders get wider and deeper with size, and key-value heads divide heads."""
+    sizes = (0.05, 0.135, 0.3, 0.5, 1, 1.5, 3, 7, 9, 13, 20, 34, 70, 120, 400, 1000)
+    shapes = [shape_from_size(int(billions * 1e9), "x") for billions in sizes]
+    assert [shape for shape in shapes if shape.heads % shape.kv_heads] == []
+    sides = [shape.layers * shape.hidden_size for shape in shapes]
+    assert sides == sorted(sides)
 
 
 def test_a_folder_is_read_and_its_weights_counted(tmp_path):
-    """config.json gives the dimensions, safetensors headers the exact number of parameters."""
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    write_safetensors(tmp_path / "model.safetensors", {"a": (10, 20), "b": (7,)})
-    shape, warnings = model_shape(str(tmp_path))
-    assert (shape.params, shape.hidden_size, shape.origin, warnings) == (207, 64, "folder", [])
-
-
-def test_packed_weights_are_not_counted_as_parameters(tmp_path):
-    """Elements of quantised tensors are no parameters: the configuration counts then."""
+    """Headers give parameters, except of quantised tensors: there config.json counts."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     expected = model_shape(str(tmp_path))[0].params
-    write_safetensors(tmp_path / "model.safetensors", {"a": (10, 20)}, "U8")
+    weights = tmp_path / "model.safetensors"
+    write_safetensors(weights, {"a": (10, 20), "b": (7,)})
+    shape, warnings = model_shape(str(tmp_path))
+    assert (shape.params, shape.hidden_size, shape.origin, warnings) == (207, 64, "folder", [])
+    write_safetensors(weights, {"a": (10, 20)}, "U8")
     assert model_shape(str(tmp_path))[0].params == expected
 
 
@@ -250,48 +228,45 @@ def test_a_folder_that_is_no_model_says_what_it_is(tmp_path, files, says):
 )
 def test_a_missing_path_and_a_file_are_refused(tmp_path, name, said):
     """A path that is not there, or a single file, is no model folder."""
-    (tmp_path / "model.gguf").write_text("")
+    (tmp_path / "model.gguf").touch()
     with pytest.raises(InputError, match=said):
         model_shape(str(tmp_path / name))
 
 
-def test_a_multimodal_config_is_read_by_its_text_tower():
-    """The text tower is counted and the note says that the rest is not."""
-    parts = {"text_config": LLAMA, "vision_config": {"hidden_size": 9}}
-    shape = shape_from_config({"model_type": "some_vl", **parts}, "x", origin="hub", source="")
-    assert (shape.hidden_size, "text tower" in shape.note) == (64, True)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"text_config": LLAMA, "vision_config": {"hidden_size": 9}, "model_type": "some_vl"},
+            "text tower",
+        ),
+        ({**LLAMA, "model_type": "newthing"}, "plain decoder"),
+    ],
+    ids=["multimodal", "unknown family"],
+)
+def test_what_was_counted_and_how_is_noted(given, said):
+    """The text tower alone, and a model type nobody compared as a plain decoder."""
+    shape = shape_from_config(given, "x", origin="hub", source="")
+    assert (shape.hidden_size, said in shape.note) == (64, True)
 
 
-def test_an_unknown_family_says_that_its_count_is_approximate():
-    """A model type nobody compared is counted as a plain decoder, with a note."""
-    unknown = {**LLAMA, "model_type": "newthing"}
-    assert "plain decoder" in shape_from_config(unknown, "x", origin="hub", source="").note
-
-
-def test_the_hub_cache_is_used_and_the_hub_is_not_asked_offline(tmp_path, monkeypatch):
-    """A cached config.json serves without the network; offline nothing is downloaded."""
+def test_the_hub_is_asked_only_when_that_was_wanted(tmp_path, monkeypatch):
+    """Only with `online` is an id looked up, a failure warns, and offline the cache serves."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    download = Mock(return_value=(None, "some/unknown: the hub could not be reached"))
+    monkeypatch.setattr(models, "download_config", download)
+    assert not any("hub could not" in text for text in model_shape("some/unknown")[1])
+    assert not download.called
+    assert any("hub could not" in text for text in model_shape("some/unknown", online=True)[1])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(models, "download_config", lambda _: pytest.fail("asked the hub"))
     assert model_shape("some/unknown", online=True)[0] is None
+    assert download.call_count == 1
     snapshot = tmp_path / "models--some--unknown" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text(json.dumps(LLAMA))
     shape, _ = model_shape("some/unknown")
     assert (shape.origin, shape.hidden_size) == ("hub", 64)
-
-
-def test_the_hub_is_asked_only_when_that_was_wanted(tmp_path, monkeypatch):
-    """Without `online` an unknown hub id stays unknown; with it a failure is a warning, not a
-    crash.
-    """
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(
-        models, "download_config", lambda hub_id: (None, f"{hub_id}: the hub could not be reached")
-    )
-    assert not any("hub could not" in text for text in model_shape("some/unknown")[1])
-    assert any("hub could not" in text for text in model_shape("some/unknown", online=True)[1])
 
 
 @pytest.mark.parametrize(
@@ -307,58 +282,46 @@ def test_the_name_says_whether_a_model_follows_instructions(name, expected):
 
 
 @pytest.mark.parametrize(
-    ("task", "limit", "model"),
+    ("task", "limit", "untuned", "model"),
     [
-        ("qa", 5, "Qwen/Qwen3-4B-Instruct-2507"),
-        ("qa", 0.2, "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        ("code", 10, "Qwen/Qwen2.5-Coder-7B-Instruct"),
+        ("qa", 5, False, "Qwen/Qwen3-4B-Instruct-2507"),
+        ("qa", 0.2, False, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("code", 10, False, "Qwen/Qwen2.5-Coder-7B-Instruct"),
+        # Who starts from a plain text model is suggested one, of the same size.
+        ("reasoning", None, True, "Qwen/Qwen3-8B-Base"),
+        ("code", 10, True, "Qwen/Qwen2.5-Coder-7B"),
+        ("qa", 0.2, True, "HuggingFaceTB/SmolLM2-135M"),
     ],
 )
-def test_the_largest_that_fits_is_suggested(task, limit, model):
-    """With a reason; where none fits the smallest is named and why it is too large."""
-    found = suggest_model(task, limit)
+def test_the_largest_that_fits_is_suggested(task, limit, untuned, model):
+    """If none fits the smallest is named as too large; an untuned start keeps to untuned ones."""
+    found = suggest_model(task, limit, untuned=untuned)
     assert (found.model, bool(found.because)) == (model, True)
     assert "still larger" in suggest_model(task, 0.01).because
+    assert ("follows no instructions yet" in found.because) is untuned
+    assert "newer ones" not in found.because or not untuned  # those follow instructions
+    smaller = [one.model for _, one in smaller_models(task, 3 * 10**9, untuned=True)]
+    assert smaller[0] == "Qwen/Qwen3-1.7B-Base"
+    assert not any(is_instruct(name) for name in smaller)
 
 
 def test_every_suggestion_has_size_licence_source_and_an_entry():
-    """What is suggested, what it falls back on and what is named beside it is catalogued, with its
-    source, its size, and the licence that the table states, one that allows commercial use.
-    """
+    """Suggestions and fallbacks are catalogued, under a licence that allows commercial use."""
     table = suggested_models()
     rows = [*table["models"], *table["encoders"]]
-    others = [{**row, **other} for row in rows for other in row.get("also", ())]
+    others = [
+        {**row, **other, "base": other["model"]} for row in rows for other in row.get("also", ())
+    ]
     for row in (*rows, *others):
-        names = {row["model"], row.get("base", row["model"]) if row in rows else row["model"]}
-        for name in names:
+        assert (row["license"] in ("apache-2.0", "mit"), bool(row["source"])) == (True, True)
+        for name in {row["model"], row.get("base", row["model"])}:
             shape, warnings = model_shape(name)
             assert (shape.id, shape.origin, warnings) == (name, "catalogue", [])
-            assert shape.params / 1e9 == pytest.approx(
-                row["params_b"], rel=0.01 if row in rows else 0.3
-            )
+            near = pytest.approx(row["params_b"], rel=0.01 if row in rows else 0.3)
+            assert shape.params / 1e9 == near
             assert shape.license in (None, row["license"]), name
-        assert (row["license"] in ("apache-2.0", "mit"), bool(row["source"])) == (True, True)
-        assert shape.architecture is not None
+            assert shape.architecture is not None
     assert {row["model"].split("-")[0] for row in others} == {"Qwen/Qwen3.5", "google/gemma"}
-
-
-@pytest.mark.parametrize(
-    ("task", "most_b", "model"),
-    [
-        ("reasoning", None, "Qwen/Qwen3-8B-Base"),
-        ("code", 10, "Qwen/Qwen2.5-Coder-7B"),
-        ("qa", 0.2, "HuggingFaceTB/SmolLM2-135M"),
-    ],
-)
-def test_who_starts_from_a_plain_text_model_is_suggested_one(task, most_b, model):
-    """Of the same size, with a reason of its own; so are those to fall back on."""
-    found = suggest_model(task, most_b, untuned=True)
-    assert found.model == model
-    assert "follows no instructions yet" in found.because
-    assert "newer ones" not in found.because  # those follow instructions
-    smaller = [suggestion.model for _, suggestion in smaller_models(task, 3 * 10**9, untuned=True)]
-    assert smaller[0] == "Qwen/Qwen3-1.7B-Base"
-    assert not any(is_instruct(name) for name in smaller)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,11 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PRODUCT = ("advisor", "trainers")
+from tests.conftest import ROOT
+
 # Words for tools at the end of a line, which ruff does not count either.
 FOR_TOOLS = re.compile(r"\s+# (?:noqa|type: ignore|fmt:).*")
 ONE_MACHINE = {
@@ -20,55 +18,46 @@ ONE_MACHINE = {
 }
 
 
+def sources(folder: str) -> dict[str, str]:
+    """Path -> content of its files of Python."""
+    paths = list((ROOT / folder).rglob("*.py"))
+    assert paths, folder
+    return {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in paths}
+
+
 def wide_lines(folder: str, columns: int) -> list[str]:
     """Lines of Python over the width, as path:line."""
-    files = list((ROOT / folder).rglob("*.py"))
-    assert files, folder
     return [
-        f"{path.relative_to(ROOT)}:{number}"
-        for path in files
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        f"{name}:{number}"
+        for name, text in sources(folder).items()
+        for number, line in enumerate(text.splitlines(), 1)
         if len(FOR_TOOLS.sub("", line)) > columns
     ]
 
 
-@pytest.mark.parametrize("folder", PRODUCT)
-def test_product_code_is_at_most_100_columns_wide(folder):
-    """Two files fit beside each other."""
-    assert wide_lines(folder, 100) == []
-
-
-def test_few_lines_of_tests_are_wider_than_120_columns():
-    """A table of cases may be wider than code, now and then."""
+def test_product_code_is_at_most_100_columns_wide():
+    """Two files fit beside each other. A table of cases may be wider than code, now and then."""
+    assert wide_lines("advisor", 100) + wide_lines("trainers", 100) == []
     assert len(wide_lines("tests", 120)) <= 50
-
-
-def tracked_texts() -> Iterator[tuple[str, str]]:
-    """Each text file under version control with its content; skips the test outside a checkout."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode != 0:
-        pytest.skip("not a git checkout")
-    for name in filter(None, listed.stdout.split("\0")):
-        path = ROOT / name
-        if path.is_file() and b"\0" not in (raw := path.read_bytes()):
-            yield name, raw.decode("utf-8", "replace")
 
 
 def test_no_file_names_one_machine_or_a_package_registry():
     """Somebody else's checkout works: no absolute path of ours, no address to install from."""
-    files = dict(tracked_texts())
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    names = {*listed.stdout.split("\0")} - {"", "tests/test_style.py"}
+    raw = {name: (ROOT / name).read_bytes() for name in names if (ROOT / name).is_file()}
+    files = {name: one.decode("utf-8", "replace") for name, one in raw.items() if b"\0" not in one}
     assert len(files) > 300
     found = [
         f"{name}:{number}: {what}"
         for name, text in files.items()
-        if name != "tests/test_style.py"
         for number, line in enumerate(text.splitlines(), 1)
         for what, pattern in ONE_MACHINE.items()
         if re.search(pattern, line)
     ]
-    assert not found, "\n".join(found)
+    assert found == []
 
 
 # Files of the product and of the system, whose size nobody else decides, and where bounds are kept.
@@ -94,9 +83,4 @@ OWN_FILES = {
 def test_files_of_others_are_read_within_limits():
     """`bytes_of` and `text_of` of ground/files.py refuse what never ends, and what is too large."""
     whole = re.compile(r"\.read_(?:text|bytes)\(")
-    found = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "advisor").rglob("*.py")
-        if whole.search(path.read_text("utf-8"))
-    }
-    assert found == OWN_FILES
+    assert {name for name, text in sources("advisor").items() if whole.search(text)} == OWN_FILES

@@ -1,7 +1,5 @@
 """Advice runs natively on Windows: shown here by taking away what only POSIX systems have."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import shlex
@@ -13,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from advisor.probe.system import windows_memory
-from tests.conftest import ROOT
+from tests.conftest import PAIRS, ROOT
 
 # What Python on Windows lacks (docs.python.org: "Availability: Unix"), taken away before the
 # product is imported. sys.platform stays: the standard library would look for Windows' own modules.
@@ -41,10 +39,7 @@ PLAN = f"--json {ASKED} --data train.jsonl --plan plan.yaml"
 @pytest.fixture
 def advise(tmp_path: Path):
     """`advise LINE` without what Windows lacks, in a folder with examples."""
-    rows = [
-        {"prompt": f"Where is order {n}?", "completion": f"It left on day {n}."} for n in range(60)
-    ]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "train.jsonl").write_text(PAIRS)
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     return lambda line: subprocess.run(
         [sys.executable, "-c", WITHOUT, *shlex.split(line)],
@@ -72,9 +67,7 @@ def test_advice_needs_no_posix(advise, line):
 
 
 def test_training_without_posix_says_where_it_runs(advise, tmp_path):
-    """A plan is written; `advise run` on Windows says that training runs under WSL2, and starts
-    nothing.
-    """
+    """A plan is written, but `advise run` on Windows starts nothing and names WSL2."""
     done = advise(PLAN)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plan.yaml").read_text(encoding="utf-8").startswith("#")
@@ -84,20 +77,15 @@ def test_training_without_posix_says_where_it_runs(advise, tmp_path):
 
 
 def test_the_memory_of_windows_is_what_its_call_fills_in(monkeypatch):
-    """GlobalMemoryStatusEx gets a structure of 64 bytes with its length, as its page says."""
+    """GlobalMemoryStatusEx gets 64 bytes with their length, as its page says; Linux has none."""
 
-    class Kernel:
-        @staticmethod
-        def GlobalMemoryStatusEx(reference):
-            status = reference._obj
-            assert status.length == ctypes.sizeof(status) == 64
-            status.total, status.free = 32 * 2**30, 20 * 2**30
-            return 1
+    def fill(reference):
+        status = reference._obj
+        assert status.length == ctypes.sizeof(status) == 64
+        status.total, status.free = 32 * 2**30, 20 * 2**30
+        return 1
 
-    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=Kernel), raising=False)
-    assert windows_memory() == (32 * 2**30, 20 * 2**30)
-
-
-def test_other_systems_have_no_such_call():
-    """Linux and macOS say their memory otherwise."""
     assert windows_memory() == (None, None)
+    kernel = SimpleNamespace(GlobalMemoryStatusEx=fill)
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    assert windows_memory() == (32 * 2**30, 20 * 2**30)

@@ -1,6 +1,4 @@
-"""Shipped files from the cache are what parsing gives, positions included; a broken cache is no
-matter.
-"""
+"""Shipped files from the cache are as parsed, with positions; a broken cache is no matter."""
 
 import json
 import os
@@ -15,6 +13,8 @@ from advisor.ground.shape import Integer, Keys
 from advisor.ground.yaml_files import read_shipped, read_yaml
 from advisor.ruleset.load import load_rules
 
+TABLES = rules_dir() / "tables.yaml"
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -23,77 +23,63 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_a_second_reading_is_the_first_and_the_parser_s(folder):
+@pytest.fixture
+def kept(folder):
+    """The file in which a shipped file is kept, after it was read once."""
+    read_shipped(TABLES)
+    (found,) = folder.glob("*.json")
+    return found
+
+
+def test_a_second_reading_is_the_first_and_the_parser_s(kept):
     """Data, positions of keys and values, and the nearest place of a path that has none."""
-    path = rules_dir() / "tables.yaml"
-    parsed, first, second = (
-        read_yaml(path, name="rules/tables.yaml"),
-        read_shipped(path),
-        read_shipped(path),
-    )
-    assert len(list(folder.glob("*.json"))) == 1
-    assert first.data == second.data == parsed.data
-    for place in parsed.positions[1]:
+    parsed, second = read_yaml(TABLES, name="rules/tables.yaml"), read_shipped(TABLES)
+    assert second.data == parsed.data
+    for place in (*parsed.positions[1], ("tables", "nowhere", 3)):
         assert second.at(place) == parsed.at(place)
         assert second.at(place, key=True) == parsed.at(place, key=True)
     assert second.positions == parsed.positions
-    assert second.at(("tables", "nowhere", 3)) == parsed.at(("tables", "nowhere", 3))
 
 
 def test_a_kept_rule_set_is_the_one_that_was_read(folder):
     """Every value of it, whole numbers and fractions told apart, and the places of its rules."""
-    load_rules.cache_clear()
-    read, kept = load_rules(), load_rules.__wrapped__()
-    assert read is not kept
+    read, kept = load_rules.__wrapped__(), load_rules.__wrapped__()
     assert read.rules["rank"][0] is not kept.rules["rank"][0]
-    texts = [
+    first, second = (
         encode(one, enc_hook=lambda at: at.name, order="deterministic") for one in (read, kept)
-    ]
-    assert texts[0] == texts[1]
-    for one, other in zip(read.rules["rank"], kept.rules["rank"], strict=True):
-        assert one.at == other.at != ""
-    load_rules.cache_clear()
+    )
+    assert first == second
+    places = [[rule.at for rule in one.rules["rank"]] for one in (read, kept)]
+    assert places[0] == places[1]
+    assert all(places[0])
 
 
 @pytest.mark.parametrize("content", ["", "not json", "[]\n{}", "[]\n{}\n[", "[\n{}\n{}"])
-def test_a_broken_cache_is_read_past(folder, content):
+def test_a_broken_cache_is_read_past(kept, content):
     """Whatever stands there, the file is parsed again."""
-    path = rules_dir() / "tables.yaml"
-    read_shipped(path)
-    (kept,) = folder.glob("*.json")
     kept.write_text(content)
-    assert read_shipped(path).data == read_yaml(path).data
-    assert json.loads(kept.read_text()) == read_yaml(path).data
+    parsed = read_yaml(TABLES).data
+    assert read_shipped(TABLES).data == json.loads(kept.read_text()) == parsed
 
 
-def test_a_changed_file_is_never_taken_from_the_cache(folder, tmp_path):
-    """The name of what is kept follows from the bytes."""
+def test_a_changed_file_is_never_taken_from_the_cache(folder, tmp_path, monkeypatch):
+    """A kept file's name follows from its bytes; where nothing can be kept all is read."""
     file = tmp_path / "a.yaml"
-    file.write_text("a: 1\n")
-    assert read_shipped(file, root=tmp_path).data == {"a": 1}
-    file.write_text("a: 2\n")
-    assert read_shipped(file, root=tmp_path).data == {"a": 2}
-
-
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
-    """The cache lies where a file is: nothing is kept, everything is read."""
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(yamlcache, "_folder", lambda: tmp_path / "file" / "below")
-    assert read_shipped(rules_dir() / "tables.yaml").data["version"] == 1
+    for number in (1, 2):
+        file.write_text(f"a: {number}\n")
+        assert read_shipped(file, root=tmp_path).data == {"a": number}
+    monkeypatch.setattr(yamlcache, "_folder", lambda: file / "below")
+    assert read_shipped(TABLES).data["version"] == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owner here")
 @pytest.mark.parametrize("how", ["another user's", "open to others", "a link"])
-def test_what_another_user_could_have_written_is_not_read(folder, monkeypatch, tmp_path, how):
+def test_what_another_user_could_have_written_is_not_read(kept, monkeypatch, tmp_path, how):
     """The rules of a forged cache are ignored, and what is kept is for this user's eyes."""
-    path = rules_dir() / "tables.yaml"
-    read_shipped(path)
-    (kept,) = folder.glob("*.json")
-    assert kept.stat().st_mode & 0o777 == 0o600
-    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     forged = '{"forged":1}'
     kept.write_text(forged)
-    assert read_shipped(path).data == {"forged": 1}, "the case is what it seems"
+    assert read_shipped(TABLES).data == {"forged": 1}, "the case is what it seems"
     if how == "open to others":
         kept.chmod(0o602)
     elif how == "a link":
@@ -102,7 +88,7 @@ def test_what_another_user_could_have_written_is_not_read(folder, monkeypatch, t
     else:
         owner = os.getuid() + 1
         monkeypatch.setattr(os, "getuid", lambda: owner)
-    assert read_shipped(path).data == read_yaml(path).data
+    assert read_shipped(TABLES).data == read_yaml(TABLES).data
     if how == "a link":
         assert (tmp_path / "forged").read_text() == forged
         assert not kept.is_symlink()
@@ -110,17 +96,19 @@ def test_what_another_user_could_have_written_is_not_read(folder, monkeypatch, t
 
 def test_what_was_found_to_have_its_shape_is_not_checked_again(folder, tmp_path, monkeypatch):
     """A faulty file is never kept as checked, and other code checks anew."""
-    shape = Keys(keys={"a": Integer()})
     file = tmp_path / "a.yaml"
+
+    def read(key="a"):
+        return read_shipped(file, root=tmp_path, shape=Keys(keys={key: Integer()}))
+
     file.write_text("a: text\n")
     for _ in range(2):
         with pytest.raises(InputError, match=r"a\.yaml:1:4"):
-            read_shipped(file, root=tmp_path, shape=shape)
+            read()
     file.write_text("a: 1\n")
     assert not read_shipped(file, root=tmp_path).checked, "kept, but nobody checked it"
-    assert read_shipped(file, root=tmp_path, shape=shape).checked
-    other = Keys(keys={"b": Integer()})
-    assert read_shipped(file, root=tmp_path, shape=other).checked, "one shape for each file"
+    assert read().checked
+    assert read("b").checked, "one shape for each file"
     monkeypatch.setattr(yamlcache, "_code", lambda: b"of another version")
     with pytest.raises(InputError, match="unknown key 'a'"):
-        read_shipped(file, root=tmp_path, shape=other)
+        read("b")

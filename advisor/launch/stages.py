@@ -81,8 +81,8 @@ class StageRunner(Struct, frozen=True, kw_only=True):
         groups = self._groups()
         self._refuse_missing_start()
         write_atomically(self.run.folder / PLAN_FILE, self.run.copy_text)
-        self.keeper.save()
         try:
+            self.keeper.save()
             if groups:
                 for extra in extras().values():
                     extra.before(self)

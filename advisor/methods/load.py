@@ -184,42 +184,41 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
                 names = [] if method is None else _names(method)
                 for number, name in enumerate(names):
                     again = Spot(document, ("id",)) if name in names[:number] else None
-                    if not (first := taken.get(name) or again):
-                        continue
-                    at = document.at(("quantizations" if again or name != path.stem else "id",))
-                    what = f"a method '{name}' exists already ({first.at()})"
-                    reader.faults.append(Fault(where=at, what=what, hint=OWN_NAME))
+                    if first := taken.get(name) or again:
+                        at = document.at(("quantizations" if again or name != path.stem else "id",))
+                        what = f"a method '{name}' exists already ({first.at()})"
+                        reader.faults.append(Fault(where=at, what=what, hint=OWN_NAME))
                 faults += reader.faults
                 if not reader.faults:
                     found[axis][path.stem] = method
                     taken |= dict.fromkeys(names, Spot(document, ("id",)))
-    if not faults:
-        faults = [fault for table in found.values() for fault in _wrong_refusals(table, found)]
-    tables = {
-        axis: dict(sorted(table.items(), key=lambda item: (item[1].order, item[0])))
-        for axis, table in found.items()
-    }
+    tables, is_sound = {}, not faults
+    for axis, table in found.items():
+        wrong = {
+            name: [*_wrong_refusals({name: one}, found)] for name, one in table.items() if is_sound
+        }
+        faults += [fault for ones in wrong.values() for fault in ones]
+        kept = (item for item in table.items() if not wrong.get(item[0]))
+        tables[axis] = dict(sorted(kept, key=lambda item: (item[1].order, item[0])))
     return Methods(tables["objective"], tables["update"], tuple(dict.fromkeys(faults)))
 
 
 def _wrong_refusals(
     table: Mapping[str, Method], found: Mapping[str, Mapping[str, Method]]
 ) -> Iterator[Fault]:
-    """Keys under `refuses` that there are not, and values that those keys never have.
-
-    The keys of all methods count, so this waits until all files are read.
+    """Keys under `refuses` that there are not, and values that those keys never have. The keys of
+    all methods count, so this waits until all files are read.
     """
     declared = [one.keys for table in found.values() for one in table.values()]
-    refusals = [
+    for spot, refusal in (
         (method.spot / "refuses" / number, refusal)
         for method in table.values()
         for number, refusal in enumerate(method.refuses)
-    ]
-    for spot, refusal in refusals:
+    ):
         keys = [keys[refusal.key] for keys in (stage_keys(), *declared) if refusal.key in keys]
         if not keys:
-            names = [*stage_keys(), *(name for keys in declared for name in keys)]
-            yield unknown_name("key", refusal.key, list(dict.fromkeys(names)), at=spot.at())
+            names = dict.fromkeys([*stage_keys(), *(name for keys in declared for name in keys)])
+            yield unknown_name("key", refusal.key, list(names), at=spot.at())
         for value in refusal.values:
             if keys and not any(key.accepts(value) for key in keys):
                 what = f"`{refusal.key}` is never {value_words(value)}"
@@ -227,8 +226,7 @@ def _wrong_refusals(
 
 
 def _names(method: Method) -> list[str]:
-    variants = method.variants if isinstance(method, Update) else ()
-    return [method.id, *(variant.id for variant in variants)]
+    return [method.id, *(variant.id for variant in getattr(method, "variants", ()))]
 
 
 def _wrong_declaration(

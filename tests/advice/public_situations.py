@@ -6,9 +6,8 @@ The situations and the grammar of the answers are in `tests/data_cases/situation
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -22,8 +21,7 @@ PER_TASK = "@per_task"
 CHAINS_WITH_OPTIONAL_SFT = ("dpo", "kto", "grpo")
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One situation, what was recommended, and how that compares with the experts."""
 
     situation: Mapping[str, Any]
@@ -31,11 +29,6 @@ class Outcome:
     verdict: str
     evidence: str
     strength: str
-
-    @property
-    def even(self) -> bool:
-        """Whether it belongs to the half that may be looked at while mending rules."""
-        return int(self.situation["id"][1:]) % 2 == 0
 
 
 def read_situations() -> list[dict[str, Any]]:
@@ -86,17 +79,12 @@ def examine() -> list[Outcome]:
     """Ask for the whole advice in every situation, in one process."""
     outcomes = []
     for situation in read_situations():
-        recommendation = advise_document(answers_of(situation))["recommendation"]
-        composition = recommendation["composition"]
-        outcomes.append(
-            Outcome(
-                situation=situation,
-                composition=composition,
-                verdict=verdict_of(situation, composition),
-                evidence=recommendation["evidence"],
-                strength=recommendation["strength"],
-            )
+        found = advise_document(answers_of(situation))["recommendation"]
+        composition, evidence, strength = (
+            found[key] for key in ("composition", "evidence", "strength")
         )
+        verdict = verdict_of(situation, composition)
+        outcomes.append(Outcome(situation, composition, verdict, evidence, strength))
     return outcomes
 
 
@@ -112,27 +100,18 @@ def compositions() -> dict[str, str]:
     return {situation["id"]: recommended(answers_of(situation)) for situation in read_situations()}
 
 
-def hit_rate(outcomes: list[Outcome]) -> float:
-    """The share of hits, 0 to 1."""
-    return sum(outcome.verdict == "hit" for outcome in outcomes) / len(outcomes)
-
-
 def groups(outcomes: list[Outcome]) -> Iterator[tuple[str, list[Outcome]]]:
-    """The rows of the table: all, both halves, then by the experts' confidence and kind,
-    and by the evidence and strength that the advice states."""
+    """Rows of the table: all, both halves, and groups by what experts and the advice state."""
     yield "all", outcomes
-    yield "even ids", [outcome for outcome in outcomes if outcome.even]
-    yield "odd ids", [outcome for outcome in outcomes if not outcome.even]
-    for confidence in ("high", "medium", "low"):
-        yield (
-            f"expert's confidence {confidence}",
-            [outcome for outcome in outcomes if outcome.situation["confidence"] == confidence],
-        )
-    for kind in sorted({outcome.situation["evidence_kind"] for outcome in outcomes}):
-        yield (
-            kind.replace("_", " "),
-            [outcome for outcome in outcomes if outcome.situation["evidence_kind"] == kind],
-        )
+    # Even ids are the half that may be looked at while mending rules.
+    for half, odd in (("even ids", 0), ("odd ids", 1)):
+        yield half, [one for one in outcomes if int(one.situation["id"][1:]) % 2 == odd]
+    for value in ("high", "medium", "low"):
+        members = [one for one in outcomes if one.situation["confidence"] == value]
+        yield f"expert's confidence {value}", members
+    for kind in sorted({one.situation["evidence_kind"] for one in outcomes}):
+        members = [one for one in outcomes if one.situation["evidence_kind"] == kind]
+        yield kind.replace("_", " "), members
     for name in ("evidence", "strength"):
         for value in sorted({getattr(outcome, name) for outcome in outcomes}):
             yield f"{name} {value}", [o for o in outcomes if getattr(o, name) == value]
@@ -142,8 +121,9 @@ def table(outcomes: list[Outcome]) -> str:
     """The table as Markdown."""
     lines = ["| situations | number | agree | ruled out |", "| --- | --- | --- | --- |"]
     for name, members in groups(outcomes):
-        ruled_out = sum(outcome.verdict == "hard miss" for outcome in members)
-        lines.append(f"| {name} | {len(members)} | {hit_rate(members):.0%} | {ruled_out} |")
+        said = [outcome.verdict for outcome in members]
+        hits, ruled_out = said.count("hit") / len(said), said.count("hard miss")
+        lines.append(f"| {name} | {len(said)} | {hits:.0%} | {ruled_out} |")
     return "\n".join(lines)
 
 

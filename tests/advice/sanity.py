@@ -5,12 +5,11 @@
 prints each law that some situation breaks, with the answers that show it.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -27,7 +26,7 @@ from advisor.ruleset.judge import conditions_on
 from advisor.ruleset.space import cuts_of
 from advisor.situation.build import situation_of
 from advisor.situation.types import Situation
-from tests.advice.situations import RULES, UNKNOWN_MACHINE, stated
+from tests.advice.situations import RULES, UNKNOWN_MACHINE, drawn, stated
 
 CPU = Hardware(
     kind="cpu", origin="probed", cpu_cores=8, cpu_bf16=True, ram_total_bytes=32 * 2**30,
@@ -53,25 +52,17 @@ def random_known(rng: random.Random) -> dict[str, Any]:
     """What somebody states of a situation: fact -> value."""
     facts = load_facts()
     known: dict[str, Any] = {"task": rng.choice(list(facts["task"].values))}
-
-    def maybe(share: float, name: str, values: Any) -> None:
-        if rng.random() < share:
-            known[name] = rng.choice(list(values))
-
-    maybe(0.45, "budget", facts["budget"].values)
+    known |= drawn(rng, (0.45, "budget"))
     if "budget" not in known:
-        maybe(0.3, "budget_usd", DOLLARS)
-        maybe(0.2, "budget_hours", HOURS)
-    maybe(0.4, "depth", facts["depth"].values)
-    maybe(0.25, "serve_with", facts["serve_with"].values)
-    maybe(0.25, "priority", facts["priority"].values)
-    maybe(0.15, "n_tasks", (2, 5, 12))
-    maybe(0.15, "teacher", facts["teacher"].values)
-    maybe(0.55, "model", MODELS)
-    maybe(0.85, "gpu", (*GPUS, "none", "unknown"))
+        known |= drawn(rng, (0.3, "budget_usd", DOLLARS), (0.2, "budget_hours", HOURS))
+    known |= drawn(
+        rng, (0.4, "depth"), (0.25, "serve_with"), (0.25, "priority"),
+        (0.15, "n_tasks", (2, 5, 12)), (0.15, "teacher"), (0.55, "model", MODELS),
+        (0.85, "gpu", (*GPUS, "none", "unknown")),
+    )  # fmt: skip
     if known.get("gpu") in GPUS:
-        maybe(0.3, "gpus", (1, 2, 4, 8))
-    maybe(0.85, "data_kind", facts["data_kind"].values)
+        known |= drawn(rng, (0.3, "gpus", (1, 2, 4, 8)))
+    known |= drawn(rng, (0.85, "data_kind"))
     if known.get("data_kind", "none") != "none":
         if rng.random() < 0.8:
             known["data_rows"] = round(10 ** rng.uniform(0.5, 6.3))
@@ -86,13 +77,9 @@ def random_known(rng: random.Random) -> dict[str, Any]:
 
 def situation_for(known: Mapping[str, Any], machine: Hardware = UNKNOWN_MACHINE) -> Situation:
     """The situation of these answers; `gpu: none` is a machine of eight cores and 32 GiB."""
-    named = {
-        name: value
-        for name, value in known.items()
-        if not (name == "gpu" and value in ("none", "unknown"))
-    }
-    probed = CPU if known.get("gpu") == "none" else machine
-    return situation_of(stated(**named), probed=probed)
+    unnamed = known.get("gpu") in ("none", "unknown")
+    named = {name: value for name, value in known.items() if name != "gpu" or not unnamed}
+    return situation_of(stated(**named), probed=CPU if known.get("gpu") == "none" else machine)
 
 
 class Answered:
@@ -103,10 +90,7 @@ class Answered:
         case = open_case(situation or situation_for(known), RULES)
         self.decision: Decision = case.decision
         self.case = replace(case, concessions=self.decision.concessions)
-
-    @property
-    def composition(self) -> str:
-        return str(self.decision.composition)
+        self.composition = str(self.decision.composition)
 
     @property
     def suggested_params(self) -> float | None:
@@ -114,7 +98,7 @@ class Answered:
         one = self.case.situation
         return one.model.params if one.suggestion is not None and one.model is not None else None
 
-    def changed(self, **changes: Any) -> Answered | None:
+    def changed(self, **changes: Any) -> Any:
         """The same with other answers (None takes one away), or None where that is refused."""
         known = {**self.known, **changes}
         try:
@@ -134,9 +118,6 @@ def is_lower(after: Answered, before: Answered) -> bool:
     return UPWARDS.index(other.scheme) < UPWARDS.index(one.scheme)
 
 
-Law = Callable[[Answered, random.Random], Iterator[tuple[str, str]]]
-
-
 def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits.
 
@@ -152,13 +133,11 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
         more["GPUs"] = {"gpus": known.get("gpus", 1) * rng.choice((2, 4))}
     if "budget" in known:
         words = ("low", "medium", "high")
-        higher = words[words.index(known["budget"]) + 1 :]
-        if higher:
+        if higher := words[words.index(known["budget"]) + 1 :]:
             more["money in words"] = {"budget": rng.choice(higher)}
-    if "budget_usd" in known:
-        more["dollars"] = {"budget_usd": rng.choice((known["budget_usd"] * 3, None))}
-    if "budget_hours" in known:
-        more["hours"] = {"budget_hours": rng.choice((known["budget_hours"] * 3, None))}
+    for what, limit in (("dollars", "budget_usd"), ("hours", "budget_hours")):
+        if limit in known:
+            more[what] = {limit: rng.choice((known[limit] * 3, None))}
     if known.get("data_rows"):
         factor = rng.choice((1.5, 4, 20))
         more["rows"] = {"data_rows": round(known["data_rows"] * factor)}
@@ -180,9 +159,7 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
 
 
 def what_is_assumed_may_be_said(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """One GPU, one task, the suggested model: stating what was assumed changes nothing, and of the
-    model no fact either.
-    """
+    """Stating one GPU, one task, the suggested model or a fact of it changes nothing."""
     known, situation = answer.known, answer.case.situation
     assumed: dict[str, dict[str, Any]] = {}
     if known.get("gpu") in GPUS and "gpus" not in known:
@@ -219,12 +196,8 @@ def one_row_more(answer: Answered, rng: random.Random) -> Iterator[tuple[str, st
 
 def a_denial_is_no_statement(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """Denying a signal leads nowhere that neither saying nothing nor a rule about the denial does."""
-    facts = load_facts()
-    unstated = [
-        fact
-        for fact in facts.values()
-        if fact.signal and fact.id not in (*answer.known, *TWO_SIDED)
-    ]
+    said = {*answer.known, *TWO_SIDED}
+    unstated = [fact for fact in load_facts().values() if fact.signal and fact.id not in said]
     if not unstated:
         return
     fact = rng.choice(unstated)
@@ -262,9 +235,7 @@ def free_memory_does_not_count(answer: Answered, rng: random.Random) -> Iterator
 
 
 def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """What is recommended fits its numbers: memory, dollars and hours as stated. A limit takes a
-    part of the data and not a smaller model, and one that is suggested fits by its upper end.
-    """
+    """What is recommended fits every stated limit, by fewer rows rather than a smaller model."""
     usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
     if usd is not None or hours is not None:
         free = answer.changed(budget_usd=None, budget_hours=None)
@@ -292,12 +263,9 @@ def flips_come_true(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
     """A change that is promised leads to the promised answer."""
     if rng.random() > 0.125:
         return
-    facts = {fact.answer or fact.id: fact.id for fact in load_facts().values()}
+    facts = {fact.answer or fact.id: fact.id for fact in load_facts().values()} | {"gpu": "gpu"}
     for flip in find_flips(answer.case, answer.decision):
-        change = {
-            "gpu" if name == "gpu" else facts.get(name, name): value
-            for name, value in flip.change.items()
-        }
+        change = {facts.get(name, name): value for name, value in flip.change.items()}
         if {"params_b", "checkpoint_kind"} & set(change):
             continue  # of a model, not of an answer
         if "gpu" in change:
@@ -319,16 +287,10 @@ def nothing_fits_means_nothing(answer: Answered, rng: random.Random) -> Iterator
             yield "a smaller model", f"while {one} fits"
 
 
-LAWS: tuple[Law, ...] = (
-    more_never_hurts,
-    what_is_assumed_may_be_said,
-    one_row_more,
-    a_denial_is_no_statement,
-    free_memory_does_not_count,
-    limits_are_kept,
-    flips_come_true,
-    nothing_fits_means_nothing,
-)
+LAWS = (
+    more_never_hurts, what_is_assumed_may_be_said, one_row_more, a_denial_is_no_statement,
+    free_memory_does_not_count, limits_are_kept, flips_come_true, nothing_fits_means_nothing,
+)  # fmt: skip
 
 
 def violations(seed: int) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -347,13 +309,13 @@ def violations(seed: int) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 def main() -> None:
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    counted: dict[str, int] = {}
+    counted: Counter[str] = Counter()
     for seed in range(first, first + number):
         for what, how, known in violations(seed):
-            counted[what] = counted.get(what, 0) + 1
+            counted[what] += 1
             if counted[what] <= 6:
                 print(f"{seed} {what}: {how}\n    {json.dumps(known)}", flush=True)
-    print(f"{number} situations: {counted or 'no law is broken'}")
+    print(f"{number} situations: {dict(counted) or 'no law is broken'}")
 
 
 if __name__ == "__main__":

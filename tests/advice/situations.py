@@ -1,9 +1,8 @@
 """Random situations: what a person may state, with data files and models that are known offline."""
 
-from __future__ import annotations
-
 import json
 import random
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -26,25 +25,18 @@ from advisor.situation.types import Situation
 RULES, GUIDE = load_rules(), load_rules(("document",))
 UNKNOWN_MACHINE = Hardware(kind="unknown", origin="unknown")
 MODELS = (
-    "Qwen/Qwen3-8B",
-    "Qwen/Qwen3-0.6B",
-    "meta-llama/Llama-3.1-8B-Instruct",
-    "meta-llama/Llama-3.1-70B",
-    "Qwen/Qwen3-30B-A3B",
-    "HuggingFaceTB/SmolLM2-135M-Instruct",
-)
+    "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-8B-Instruct",
+    "meta-llama/Llama-3.1-70B", "Qwen/Qwen3-30B-A3B", "HuggingFaceTB/SmolLM2-135M-Instruct",
+)  # fmt: skip
 GPUS = ("unknown", "RTX 4090", "RTX 3090", "A100 80GB", "T4", "RTX 4060 8GB", "none")
 ROWS = (20, 300, 1500, 30_000, 200_000)
 TOKENS = (50_000, 1_500_000, 30_000_000)
 FILES = {  # name -> one row, of every kind that a stage learns from
-    "paired.jsonl": {
-        "prompt": "Where is parcel {i}?",
-        "completion": "It is on its way, number {i}.",
-    },
+    "paired.jsonl": {"prompt": "Where is parcel {i}?", "completion": "It is on its way, number {i}."},
     "preference.jsonl": {"prompt": "Question {i}?", "chosen": "Good {i}.", "rejected": "Bad {i}."},
     "feedback.jsonl": {"prompt": "Question {i}?", "completion": "Answer {i}.", "label": True},
     "problems.jsonl": {"prompt": "What is {i} plus {i}?", "answer": "{i}"},
-}
+}  # fmt: skip
 
 
 def write_data(folder: Path) -> None:
@@ -52,62 +44,57 @@ def write_data(folder: Path) -> None:
     for name, row in FILES.items():
         with (folder / name).open("w") as file:
             for i in range(1200):
-                filled = {
-                    key: value.format(i=i) if isinstance(value, str) else bool(i % 2)
-                    for key, value in row.items()
-                }
-                file.write(json.dumps(filled) + "\n")
+                label = {"label": bool(i % 2)} if "label" in row else {}
+                filled = {key: str(value).format(i=i) for key, value in row.items()}
+                file.write(json.dumps(filled | label) + "\n")
     text = "\n\n".join(
         f"A paragraph about matter {i}, {'and more of it ' * 30}" for i in range(200)
     )
     (folder / "text.txt").write_text(text)
 
 
-def random_answers(seed: int, data: Path | None = None, *, runnable: bool = False) -> AnswerSet:
-    """What somebody states; with a folder of data files often one of them instead of its kind.
+def drawn(rng: random.Random, *rows: Any) -> dict[str, Any]:
+    """Of rows (share, fact, its values, if not all) what somebody states who states that share."""
+    facts = load_facts()
+    return {
+        name: rng.choice(list(*values or [facts[name].values]))
+        for share, name, *values in rows
+        if rng.random() < share
+    }
 
-    `runnable`: always with a model and a data file, so that most answers have a plan.
-    """
+
+def random_answers(seed: int, data: Path | None = None, *, runnable: bool = False) -> AnswerSet:
+    """What somebody states, often with one of `data`'s files; `runnable`: with model and file."""
     rng, facts = random.Random(seed), load_facts()
     known: dict[str, Any] = {"task": rng.choice(list(facts["task"].values))}
-
-    def maybe(share: float, name: str, values: Any) -> None:
-        if rng.random() < share:
-            known[name] = rng.choice(list(values))
-
-    maybe(0.5, "budget", facts["budget"].values)
+    known |= drawn(rng, (0.5, "budget"))
     if "budget" not in known:
-        maybe(0.4, "budget_usd", (5, 20))
-    maybe(0.4, "depth", facts["depth"].values)
-    maybe(0.3, "serve_with", facts["serve_with"].values)
-    maybe(0.3, "priority", facts["priority"].values)
-    maybe(0.15, "n_tasks", (2, 5, 12))
-    maybe(1 if runnable else 0.7, "model", MODELS)
+        known |= drawn(rng, (0.4, "budget_usd", (5, 20)))
+    known |= drawn(
+        rng, (0.4, "depth"), (0.3, "serve_with"), (0.3, "priority"), (0.15, "n_tasks", (2, 5, 12)),
+        (1 if runnable else 0.7, "model", MODELS),
+    )  # fmt: skip
     known["gpu"] = rng.choice(GPUS)
     if known["gpu"] not in ("unknown", "none"):
-        maybe(0.3, "gpus", (2, 3, 8))
+        known |= drawn(rng, (0.3, "gpus", (2, 3, 8)))
     if data is not None and (runnable or rng.random() < 0.6):
         known["data_path"] = str(data / rng.choice([*FILES, "text.txt"]))
     else:
-        maybe(0.7, "data_kind", facts["data_kind"].values)
-        maybe(0.6, "data_rows", ROWS)
-        maybe(0.4, "data_tokens", TOKENS)
+        amounts = (0.6, "data_rows", ROWS), (0.4, "data_tokens", TOKENS)
+        known |= drawn(rng, (0.7, "data_kind"), *amounts)
     signals = [fact.id for fact in facts.values() if fact.signal]
-    stated = rng.sample(signals, rng.choice((0, 0, 1, 1, 2)))
+    said = rng.sample(signals, rng.choice((0, 0, 1, 1, 2)))
     denied = rng.sample(signals, rng.choice((0, 0, 0, 1)))
-    known |= {name: False for name in denied if name not in stated}
-    if stated:
-        known["signals"] = tuple(stated)
-    origin = rng.choice(("flag", "file", "asked"))
+    known |= {name: False for name in denied if name not in said}
+    if said:
+        known["signals"] = tuple(said)
+    return stated(rng.choice(("flag", "file", "asked")), **known)
+
+
+def stated(origin: Any = "flag", /, **known: Any) -> AnswerSet:
+    """These answers, given as flags or from elsewhere."""
     return AnswerSet(
         known={name: Answer(value=value, origin=origin) for name, value in known.items()}
-    )
-
-
-def stated(**known: Any) -> AnswerSet:
-    """These answers, given as flags."""
-    return AnswerSet(
-        known={name: Answer(value=value, origin="flag") for name, value in known.items()}
     )
 
 
@@ -139,11 +126,18 @@ def fitted(composition: str, situation: Situation) -> FittedStage:
 def random_advice(
     seed: int, data: Path | None, *, runnable: bool = False, flips: bool = True
 ) -> Advice | None:
-    """The advice on random_answers, computed once in a process for all tests that read it; None
-    where what was stated contradicts itself.
-    """
+    """The advice on random_answers, computed once a process; None if they contradict themselves."""
     try:
         answers = random_answers(seed, data, runnable=runnable)
         return advice_on(situation_of(answers, probed=UNKNOWN_MACHINE), flips=flips)
     except InputError:
         return None
+
+
+def random_advices(
+    seeds: Iterable[int], data: Path | None, **how: bool
+) -> Iterator[tuple[int, Advice]]:
+    """Each seed with its random advice, where what was stated does not contradict itself."""
+    for seed in seeds:
+        if (advice := random_advice(seed, data, **how)) is not None:
+            yield seed, advice

@@ -1,10 +1,7 @@
-"""Rows share a sequence where that keeps the batch that the rules ask for; else rows of similar
-length share a micro-batch.
-"""
-
-from __future__ import annotations
+"""Rows share a sequence where the rules' batch is kept; else similar lengths share a batch."""
 
 import random
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +15,7 @@ from advisor.advice.search.packing import GAINS, MULTIPLE, SAME_ROWS, Packing, p
 from advisor.data.lengths import Lengths
 from advisor.estimate import run
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
-from advisor.ground.types import DataProfile, TokenStats
+from advisor.ground.types import DataProfile
 from advisor.render.answer.needs import padding_words
 from tests.advice.situations import asked
 from tests.advice.situations import fitted as fitted_stage
@@ -30,13 +27,10 @@ np = pytest.importorskip("numpy")  # only trainers need it
 ON_CPU = {"gpu": "none", "model": "HuggingFaceTB/SmolLM2-135M-Instruct", "composition": "sft+lora"}
 
 
-def stats_of(lengths) -> TokenStats:
-    found = Lengths(measured=len(lengths), processed=int(sum(lengths)))
-    for length in lengths:
-        found.rows[int(length)] = found.rows.get(int(length), 0) + 1
-    stats = found.stats()
-    assert stats is not None
-    return replace(stats, counted_by="the model's tokenizer")
+def stats_of(lengths):
+    counts = Counter(map(int, lengths))
+    found = Lengths(measured=len(lengths), processed=int(sum(lengths)), rows=counts)
+    return replace(found.stats(), counted_by="the model's tokenizer")
 
 
 def chat_lengths(count=2000, seed=0):
@@ -71,6 +65,8 @@ def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
     assert "rows in " in comments["grad_accum"]
     assert "would be padding; now none" in comments["packing"]
     assert comments["group_by_length"].startswith("if this model lets packed rows see each other")
+    (said,) = padding_words(SimpleNamespace(stages=[stage]))
+    assert "Padding: none, since short rows share a sequence (about 6" in said
 
 
 @pytest.mark.parametrize(
@@ -84,15 +80,17 @@ def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
     ],
 )
 def test_elsewhere_rows_of_similar_length_share_a_batch(case):
-    """On the CPU, for models that carry a state, where a GPU's share of a step is less than a
-    sequence, with a prefix, and for rows of one length: the batch counts rows, as the rule says.
-    """
+    """Where rows are not packed the batch counts rows, and one line says so if it matters."""
     values, stage = fitted(**case)
     assert not values.get("packing")
     assert values["group_by_length"] is True
     cards = case.get("gpus", 1)
     assert values["micro_batch_size"] * values["grad_accum"] * cards == 16
     assert "if this model" not in comment_of(stage.reasons["group_by_length"])
+    said = padding_words(SimpleNamespace(stages=[stage]))
+    similar = "since rows of similar length share a batch (about "
+    hardly = {"lengths", "composition"} & {*case}
+    assert [similar in line for line in said] == ([] if hardly else [True])
 
 
 def test_rows_that_fit_in_memory_alone_are_not_packed(monkeypatch):
@@ -106,33 +104,31 @@ def test_rows_that_fit_in_memory_alone_are_not_packed(monkeypatch):
     assert values["micro_batch_size"] * values["grad_accum"] == 16
 
 
+@pytest.mark.parametrize(("grouped", "within"), [(False, 0.06), (True, 0.12)])
 @pytest.mark.parametrize("micro", [4, 16])
-def test_padding_is_estimated_as_it_is_counted(micro):
+def test_padding_is_estimated_as_it_is_counted(micro, grouped, within):
     """Of rows at random and of grouped ones, within a few per cent of the trainer's own batches."""
     lengths = chat_lengths()
-    stats = stats_of(lengths)
     batches = Batches(lengths.astype(np.int32), micro, 16, 0, True)
-    for grouped, within in ((False, 0.06), (True, 0.12)):
-        expected = padded_tokens(
-            stats, seq_len=1024, micro=micro, per_step=16, rows=len(lengths), grouped=grouped
-        )
-        shuffled = np.random.default_rng(0).permutation(len(lengths))
-        counted = batches.computed(batches.order(0) if grouped else shuffled)
-        assert expected == pytest.approx(counted / len(lengths), rel=within)
+    shuffled = np.random.default_rng(0).permutation(len(lengths))
+    expected = padded_tokens(
+        stats_of(lengths), seq_len=1024, micro=micro, per_step=16, rows=len(lengths),
+        grouped=grouped,
+    )  # fmt: skip
+    counted = batches.computed(batches.order(0) if grouped else shuffled)
+    assert expected == pytest.approx(counted / len(lengths), rel=within)
 
 
-def test_padding_is_in_the_estimated_time():
+def test_padding_is_in_the_estimated_time(monkeypatch):
     """Grouped rows take less time than rows at random, of which fewer are taken at once."""
     values, grouped = fitted(**ON_CPU)
     assert values["micro_batch_size"] > 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            run,
-            "padded_tokens",
-            lambda *args, **given: padded_tokens(*args, **given | {"grouped": False}),
-        )
-        random_rows = fitted(**ON_CPU)[1]
-    assert random_rows.cost.duration_s > 1.1 * grouped.cost.duration_s
+
+    def at_random(*args, **given):
+        return padded_tokens(*args, **given | {"grouped": False})
+
+    monkeypatch.setattr(run, "padded_tokens", at_random)
+    assert fitted(**ON_CPU)[1].cost.duration_s > 1.1 * grouped.cost.duration_s
 
 
 @examples(2)
@@ -157,14 +153,3 @@ def test_a_packed_step_keeps_its_rows(median, spread, count, rows, cards):
     _, ends = bins_of(lengths.astype(np.int32), found.seq_len)
     if count > 20 * each and each >= GAINS:
         assert each == pytest.approx(len(lengths) / len(ends), rel=0.25)
-
-
-def test_the_answer_says_what_is_saved():
-    """One short line where it matters, none where rows have one length anyway."""
-    for keys, text in (
-        ({}, "Padding: none, since short rows share a sequence (about 6"),
-        (ON_CPU, "since rows of similar length share a batch (about "),
-        ({"lengths": np.full(2000, 300)}, None),
-    ):
-        said = padding_words(SimpleNamespace(stages=[fitted(**keys)[1]]))
-        assert [text in line for line in said] == ([] if text is None else [True]), said

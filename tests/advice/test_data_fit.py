@@ -1,10 +1,6 @@
 """Data that do not suit the task are noticed before anything is advised."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -18,37 +14,31 @@ from advisor.situation.data import misfit, row_words
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
 REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
 PROGRAM = "def total_{0}(rows):\n    return sum(row.price for row in rows)\n"
-FORM = '{{"order": {0}, "city": "Bonn"}}'
-CALL = '{{"name": "find_order", "arguments": {{"number": {0}}}}}'
 
 
-def write(folder: Path, rows: list[dict[str, Any]]) -> str:
-    path = folder / "rows.jsonl"
+def write(folder, rows, name="rows"):
+    path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
-def stated(task: str, path: str, **data: Any) -> dict[str, Any]:
+def stated(task, path, **data):
     return {"task": task, "data": {"path": path, **data}, "gpu": {"name": "RTX 4090"}}
 
 
-def document_of(task: str, path: str, **data: Any) -> dict[str, Any]:
-    return advise_document(stated(task, path, **data))
-
-
-def pairs(answer: str) -> list[dict[str, Any]]:
+def pairs(answer):
     return [{"question": ASKED.format(n), "answer": answer.format(n)} for n in range(300)]
 
 
-ROWS: dict[str, list[dict[str, Any]]] = {
+ROWS = {
     "categories": [
         {"body": ASKED.format(n), "category": ("Billing", "Shipping", "Returns")[n % 3]}
         for n in range(300)
     ],
     "replies": pairs(REPLIED),
     "code": pairs(PROGRAM),
-    "forms": pairs(FORM),
-    "calls": pairs(CALL),
+    "forms": pairs('{{"order": {0}, "city": "Bonn"}}'),
+    "calls": pairs('{{"name": "find_order", "arguments": {{"number": {0}}}}}'),
     "short answers": [
         {"question": ASKED.format(n), "answer": ("spam", "no spam")[n % 2]} for n in range(300)
     ],
@@ -59,20 +49,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 SUITED = [
-    ("customer_service", "replies"),
-    ("customer_service", "documents"),
-    ("qa", "documents"),
-    ("domain_expertise", "documents"),
-    ("classification", "categories"),
-    ("classification", "short answers"),
-    ("code", "code"),
-    ("structured_output", "forms"),
-    ("tool_use", "calls"),
-    ("chat_assistant", "preferences"),
-    ("other", "categories"),
-    ("multi_department", "categories"),
-    ("reasoning", "replies"),
-]
+    *((task, "documents") for task in ("customer_service", "qa", "domain_expertise")),
+    *((task, "categories") for task in ("classification", "other", "multi_department")),
+    *((task, "replies") for task in ("customer_service", "reasoning")),
+    ("classification", "short answers"), ("code", "code"), ("structured_output", "forms"),
+    ("tool_use", "calls"), ("chat_assistant", "preferences"),
+]  # fmt: skip
 UNSUITED = [
     ("customer_service", "categories", "a category, and no reply", True),
     ("qa", "categories", "a category, and no reply", True),
@@ -92,8 +74,9 @@ UNSUITED = [
 
 @pytest.mark.parametrize(("task", "rows"), SUITED)
 def test_data_that_suit_the_task_need_no_words(tmp_path, task, rows):
-    """Nothing is said where the rows are what the task learns from."""
+    """Rows that suit the task need no words, nor do three answers, too few to be categories."""
     assert misfit(task, profile(write(tmp_path, ROWS[rows]))) is None
+    assert misfit("classification", profile(write(tmp_path, ROWS["replies"][:3]))) is None
 
 
 @pytest.mark.parametrize(("task", "rows", "says", "blocks"), UNSUITED)
@@ -106,27 +89,23 @@ def test_data_that_do_not_suit_the_task_are_named_with_a_row(tmp_path, task, row
     assert row_words(found) in wrong.text
     assert wrong.blocks is blocks
     assert task not in wrong.suits
-    document = document_of(task, path)
+    document = advise_document(stated(task, path))
     assert document["warnings"][0] == f"data: {wrong.text}"
     if document["recommendation"]["stages"]:
         assert any("data that suit the task" in key for key in document["missing"]) is blocks
     assert not (blocks and document["plan"])
 
 
-def test_a_stated_mapping_takes_the_data_as_they_are(tmp_path):
-    """Whoever names the columns has looked at them; the warning stays."""
+def test_a_stated_mapping_or_force_takes_the_data_as_they_are(call, tmp_path):
+    """Whoever names the columns has looked at them, and --force is a word too; the warning stays."""
+    path = write(tmp_path, ROWS["categories"])
     mapping = {"text": "body", "label": "category"}
-    document = document_of("customer_service", write(tmp_path, ROWS["categories"]), mapping=mapping)
-    assert document["plan"] is not None
+    document = advise_document(stated("customer_service", path, mapping=mapping))
+    asked = ("--json", "--task", "customer_service", "--gpu", "RTX 4090", "--data", path)
+    refused, forced = (json.loads(call(*asked, *more)[1]) for more in ((), ("--force",)))
+    plans = [one["plan"] for one in (document, refused, forced)]
+    assert [plan is not None for plan in plans] == [True, False, True]
     assert "no reply" in document["warnings"][0]
-
-
-def test_force_is_a_word_too(call, tmp_path):
-    """--force makes the plan that was refused."""
-    asked = ("--json", "--task", "customer_service", "--gpu", "RTX 4090")
-    asked += ("--data", write(tmp_path, ROWS["categories"]))
-    assert json.loads(call(*asked)[1])["plan"] is None
-    assert json.loads(call(*asked, "--force")[1])["plan"] is not None
 
 
 @pytest.mark.parametrize(
@@ -139,15 +118,13 @@ def test_force_is_a_word_too(call, tmp_path):
 def test_the_task_decides_which_columns_are_taken(tmp_path, task, mapping):
     """A table with a text, its category and a reply holds what either task needs."""
     rows = [{**row, "Agent Reply": REPLIED.format(n)} for n, row in enumerate(ROWS["categories"])]
-    advice = advise(stated(task, write(tmp_path, rows)))
-    assert advice.situation.data is not None
-    assert advice.situation.data.mapping == mapping
+    assert advise(stated(task, write(tmp_path, rows))).situation.data.mapping == mapping
 
 
 def test_a_guess_is_pinned_in_the_plan(tmp_path):
     """A run reads the columns that the person was shown."""
     rows = [{"Frage": ASKED.format(n), "Antwort": REPLIED.format(n)} for n in range(300)]
-    document = document_of("qa", write(tmp_path, rows))
+    document = advise_document(stated("qa", write(tmp_path, rows)))
     assert document["plan"]["data"]["mapping"] == {"question": "Frage", "answer": "Antwort"}
     assert "`Frage`" in document["warnings"][0]
 
@@ -161,75 +138,56 @@ def test_columns_nobody_can_tell_apart_are_an_error_with_the_whole_command(tmp_p
     path = write(tmp_path, rows)
     with pytest.raises(InputError) as caught:
         advise(stated("qa", path))
-    hint = caught.value.faults[0].hint
-    assert f"advise --task qa --data {path} --map question=f1 answer=f2" in hint
-
-
-def teams(folder: Path) -> Path:
-    for name in ("hr", "it", "legal"):
-        (folder / f"{name}.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in pairs(f"{name}: {REPLIED}"))
-        )
-    return folder
+    command = f"advise --task qa --data {path} --map question=f1 answer=f2"
+    assert command in caught.value.faults[0].hint
 
 
 def test_a_folder_of_files_says_how_to_name_the_teams(tmp_path):
     """One data set, and the flags to split it; other tasks read the folder as it is."""
-    path = str(teams(tmp_path))
-    advice = advise(stated("multi_department", path))
+    paths = {
+        name: write(tmp_path, pairs(f"{name}: {REPLIED}"), name) for name in ("hr", "it", "legal")
+    }
+    advice, other = (advise(stated(task, str(tmp_path))) for task in ("multi_department", "qa"))
     assert advice.situation.tasks == {}
     (said,) = (text for text in advice.warnings if "one for each file" in text)
-    assert all(f"--tasks {name}={tmp_path / name}.jsonl" in said for name in ("hr", "it", "legal"))
-    assert advise(stated("qa", path)).situation.data.rows == 900
+    assert all(f"--tasks {name}={path}" in said for name, path in paths.items())
+    assert other.situation.data.rows == 900
 
 
 @pytest.mark.parametrize(
-    ("text", "code"),
+    ("check", "text", "found"),
     [
-        (PROGRAM.format(1), True),
-        ("SELECT name FROM customers WHERE city = 'Bonn';", True),
-        ("```python\nprint(1)\n```", True),
-        ("for (int i = 0; i < n; i++) {\n  total += a[i];\n}", True),
-        ("#!/bin/sh\nfor f in *.txt; do\n  echo $f;\ndone", True),
-        ("const f = (x) => x + 1;\nexport default f;", True),
-        ("<div class='a'>\n  <p>text</p>\n</div>;", True),
-        (REPLIED.format(3), False),
-        ("Dear Kim,\nthank you for your order; it arrives tomorrow (before noon).\nBest", False),
-        ("Use the following steps: open the menu, choose File, then Save.", False),
-        ("The class of 1999 met in Bonn. Return the form by May.", False),
+        (is_code, PROGRAM.format(1), True),
+        (is_code, "SELECT name FROM customers WHERE city = 'Bonn';", True),
+        (is_code, "```python\nprint(1)\n```", True),
+        (is_code, "for (int i = 0; i < n; i++) {\n  total += a[i];\n}", True),
+        (is_code, "#!/bin/sh\nfor f in *.txt; do\n  echo $f;\ndone", True),
+        (is_code, "const f = (x) => x + 1;\nexport default f;", True),
+        (is_code, "<div class='a'>\n  <p>text</p>\n</div>;", True),
+        # Letters with semicolons and brackets are prose.
+        (is_code, REPLIED.format(3), False),
+        (is_code, "Dear Kim,\nthank you for your order; it arrives tomorrow (before noon).\nBest", False),
+        (is_code, "Use the following steps: open the menu, choose File, then Save.", False),
+        (is_code, "The class of 1999 met in Bonn. Return the form by May.", False),
+        # JSON, XML, tables and named lines are layouts.
+        (has_layout, '{"a": 1}', True),
+        (has_layout, "<a><b/></a>", True),
+        (has_layout, "Name: Kim\nCity: Bonn", True),
+        (has_layout, "| a | b |\n|---|---|\n| 1 | 2 |", True),
+        (has_layout, "{not json}", False),
+        (has_layout, REPLIED.format(3), False),
     ],
-)
-def test_program_text_is_known_by_its_signs(text, code):
-    """Several languages; letters with semicolons and brackets are prose."""
-    assert bool(is_code(text)) is code
-
-
-@pytest.mark.parametrize(
-    ("text", "layout"),
-    [
-        ('{"a": 1}', True),
-        ("<a><b/></a>", True),
-        ("Name: Kim\nCity: Bonn", True),
-        ("| a | b |\n|---|---|\n| 1 | 2 |", True),
-        ("{not json}", False),
-        (REPLIED.format(3), False),
-    ],
-)
-def test_layouts_that_a_program_reads(text, layout):
-    """JSON, XML, tables and named lines are layouts."""
-    assert bool(has_layout(text)) is layout
-
-
-def test_a_few_rows_are_not_judged(tmp_path):
-    """Of three answers nobody can tell whether they are categories."""
-    assert misfit("classification", profile(write(tmp_path, ROWS["replies"][:3]))) is None
+)  # fmt: skip
+def test_programs_and_layouts_are_known_by_their_signs(check, text, found):
+    """In several languages and formats that a program reads."""
+    assert bool(check(text)) is found
 
 
 def test_a_row_is_shown_shortened_on_one_line(tmp_path):
     """Line breaks and long texts do not leave their line."""
     rows = [{"question": "a\nb " * 90, "answer": f"{n}\tc"} for n in range(9)]
-    words = row_words(profile(write(tmp_path, rows)))
-    assert "\n" not in words
-    assert len(words) < 120
-    assert words.endswith('..." -> "0 c"')
-    assert row_words(replace(profile(write(tmp_path, rows)), sample=None)) == "an empty row"
+    found = profile(write(tmp_path, rows))
+    assert "\n" not in row_words(found)
+    assert len(row_words(found)) < 120
+    assert row_words(found).endswith('..." -> "0 c"')
+    assert row_words(replace(found, sample=None)) == "an empty row"

@@ -56,24 +56,16 @@ def test_a_scenario_is_answered_as_the_guide_does(stated, layers):
 
 
 def test_every_method_of_the_guide_is_answered_for():
-    """Each appears as the recommendation or with a reason why not."""
+    """Each is recommended or has a reason why not, which is two numbers for what does not fit."""
     document = answer("--task customer_service --budget low --gpu 'RTX 4090' --model Qwen/Qwen3-8B")
-    said = [
-        document["recommendation"]["composition"],
-        *(item["composition"] for item in document["alternatives"]),
-    ]
+    said = [one["composition"] for one in (document["recommendation"], *document["alternatives"])]
     for scheme in ("full", "adapter", "lora", "qlora", "prefix"):
         assert any(text.endswith(f"+{scheme}") for text in said), scheme
     assert any("rm>ppo" in text for text in said)
     assert all(item["because"] for item in document["alternatives"])
-
-
-def test_what_does_not_fit_says_so_in_numbers():
-    """Full fine-tuning of 8B on 24 GiB is ruled out by two numbers."""
-    full = alternative(answer("--task qa --gpu 'RTX 4090' --model Qwen/Qwen3-8B"), "sft+full")
-    assert full["verdict"] == "too_big"
+    full = alternative(document, "sft+full")
     reason = full["because"][0]
-    assert reason["unit"] == "GiB"
+    assert (full["verdict"], reason["unit"]) == ("too_big", "GiB")
     assert reason["needs"] > 60  # 8 bytes a weight of 8.19e9 weights alone are 61 GiB
     assert 23 < reason["has"] < 24.1
 
@@ -113,8 +105,8 @@ PAIRS = "--task qa --data-kind paired --data-rows 5000 "
 )
 def test_several_cards_share_every_stage_in_one_way(model, card, cards):
     """A whole model on each card wherever some method fits so; else one over all of them."""
-    found = answer(SEVERAL_STAGES, "--model", model, "--gpu", card, "--gpus", cards)
-    found = found["recommendation"]
+    document = answer(SEVERAL_STAGES, "--model", model, "--gpu", card, "--gpus", cards)
+    found = document["recommendation"]
     used = {settings["sharding"]["value"] for settings in found["settings"]}
     assert found["estimate"]["fits"] == "fits"
     assert used == ({"fsdp"} if "70B" in model else {"ddp"})
@@ -216,9 +208,8 @@ def test_without_hardware_the_settings_are_those_that_need_least(tmp_path):
     """One row at a time, recomputed; a card that is named gets what fits it."""
     path = tmp_path / "pairs.jsonl"
     row = {"chosen": "A good answer.", "rejected": "Bad."}
-    path.write_text(
-        "".join(json.dumps({"prompt": f"Question {i}?", **row}) + "\n" for i in range(600))
-    )
+    rows = [json.dumps({"prompt": f"Question {i}?", **row}) for i in range(600)]
+    path.write_text("\n".join(rows))
     flags = f"--task chat_assistant --model Qwen/Qwen3-8B --depth alignment --data {path} --gpu"
     unknown, large = (answer(flags, gpu) for gpu in ("unknown", "H200"))
     stages = unknown["plan"]["stages"]

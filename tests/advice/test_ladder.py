@@ -1,16 +1,20 @@
-"""What gives way before a model counts as too big: settings and formats first, then rows, never
-silently.
-"""
-
-from __future__ import annotations
+"""Settings, formats, then rows give way, never silently; a micro-batch is fast in little memory."""
 
 import json
 import random
 from itertools import product
+from unittest.mock import Mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from advisor.advice.planning import comment_of
+from advisor.advice.search.micro_batches import HARDLY_FASTER, fastest_that_fits, trials_of
+from advisor.advice.search.settings import MICRO_BATCHES
+from advisor.estimate.memory.bands import HEAD_ROOM, memory_fits
+from advisor.estimate.types import Estimate, MemoryEstimate
+from advisor.ground.units import GIB
 from advisor.render.words import what_to_do
 from tests.advice.situations import advised, asked, fitted
 
@@ -32,24 +36,21 @@ def test_a_rank_that_rules_choose_gives_way_before_the_scheme():
 def test_stages_that_train_one_module_give_way_together():
     """A module that is smaller in one stage is as small in the next."""
     stated = {"task": "chat_assistant", "data_kind": "preference", "data_rows": 20_000}
-    smaller = 0
     gpus = ("RTX 4060 8GB", "RTX 4070 12GB", "T4", "RTX 4090")
+    chosen = []
     for model, gpu in product(("Qwen/Qwen3-8B", "Qwen/Qwen3-14B"), gpus):
         advice = advised(**stated, model=model, gpu=gpu)
         for one in (advice.recommendation, *advice.alternatives):
-            ranks = {
-                stage.reasons["rank"].value
-                for stage in one.stages
-                if "rank" in stage.reasons and stage.stage.objective != "rm"
-            }
+            stages = [stage.reasons for stage in one.stages if stage.stage.objective != "rm"]
+            ranks = {reasons["rank"].value for reasons in stages if "rank" in reasons}
             assert len(ranks) < 2, (model, gpu, str(one.composition))
-            smaller += len(one.stages) > 1 and bool(ranks) and max(ranks) < 64
-    assert smaller
+            chosen += ranks if len(one.stages) > 1 else ()
+    assert min(chosen) < 64
 
 
 def test_what_is_a_little_too_big_may_fit():
-    """Inside the estimate's band the answer is to try, with a warning."""
-    found = too_big = smaller = 0
+    """Inside the estimate's band the answer is to try, with a warning, unless it is hardly likely."""
+    likely = []
     for params in (21.5, 22.0, 22.5, 23.0, 23.5, 24.0, 24.5, 25.0, 25.5):
         advice = advised(
             task="qa", model="a model", model_params_b=params, gpu="T4",
@@ -58,16 +59,13 @@ def test_what_is_a_little_too_big_may_fit():
         cost = advice.recommendation.estimate
         if cost.fits != "may_fit":
             continue
-        if not cost.is_near:  # hardly likely: no run is tried for it
-            smaller += 1
+        likely.append(cost.is_likely if cost.is_near else None)
+        if not cost.is_near:  # no run is tried for it
             assert "smaller_model" in str(advice.recommendation.composition)
             continue
-        found += 1
         assert cost.memory.need_low_bytes <= cost.limit_bytes < cost.memory.need_high_bytes
-        too_big += not cost.is_likely
         assert any("may not fit" in warning for warning in advice.warnings)
-    assert found > too_big > 0
-    assert smaller
+    assert {*likely} == {True, False, None}
 
 
 def test_rows_are_left_out_last_and_never_silently(tmp_path):
@@ -83,12 +81,11 @@ def test_rows_are_left_out_last_and_never_silently(tmp_path):
     models = ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B")
     for gpu, model in product(("RTX 4060 8GB", "T4"), models):
         advice = advised(task="qa", model=model, gpu=gpu, data_path=str(path))
-        for stage in advice.recommendation.stages:
-            if stage.left_out:
-                cut += 1
-                assert stage.reasons["truncation"].value == "drop"
-                assert any(stage.left_out in warning for warning in advice.warnings)
-                assert "of the 500 rows" in stage.left_out
+        for stage in [stage for stage in advice.recommendation.stages if stage.left_out]:
+            cut += 1
+            assert stage.reasons["truncation"].value == "drop"
+            assert any(stage.left_out in warning for warning in advice.warnings)
+            assert "of the 500 rows" in stage.left_out
     assert cut
 
 
@@ -114,27 +111,23 @@ def test_a_limit_that_is_not_enough_trains_on_a_part():
 @pytest.mark.parametrize("limit", ["budget_usd", "budget_hours"])
 def test_more_money_or_time_is_never_less_data(limit):
     """The part grows with the limit until all of the data is read, under the same scheme."""
-    before = 0.0
+    shares = []
     for amount in (0.2, 1, 3, 10, 20, 60, 100, 150, 200, 1000):
         advice = advised(**PROMPTS, **{limit: amount})
         assert str(advice.recommendation.composition) == "grpo+lora", amount
         (stage,) = advice.recommendation.stages
-        share = 1.0 if stage.part is None else stage.part.share
-        assert share >= before
-        before = share
-    assert before == 1.0
+        shares.append(1.0 if stage.part is None else stage.part.share)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
 
 
 def test_no_money_at_all_is_a_machine_of_ones_own():
     """$0 rents nothing: the GPU counts as the person's own, and the answer says so."""
     stated = {**PROMPTS, "data_kind": "paired", "data_rows": 5_000, "data_tokens": 2_000_000}
-    free = advised(**stated, budget_usd=0)
-    low = advised(**stated, budget="low")
+    free, low = (advised(**stated, **limit) for limit in ({"budget_usd": 0}, {"budget": "low"}))
     assert str(free.recommendation.composition) == str(low.recommendation.composition)
     assert any("a budget of $0" in warning for warning in free.warnings)
 
-
-# --------------------------------------------------------------------------- formats
 
 FLOAT32 = ("float32", "mixed", "adamw_fused")
 SPLIT = ("bfloat16", "pure", "adamw_split")
@@ -172,15 +165,9 @@ def formats(stage):
     ],
 )  # fmt: skip
 def test_the_memory_decides_the_format(composition, model, gpu, wanted, fits):
-    """float32 weights where they fit, else bfloat16 weights in two halves, else bfloat16 weights
-    rounded at random; never bfloat16 weights with an optimizer that rounds updates away.
-    """
+    """float32 weights if they fit, else two bfloat16 halves, else bfloat16 rounded at random."""
     stage = fitted_on(model, gpu, composition)
     assert (formats(stage), stage.cost.fits) == (wanted, fits)
-
-
-def test_a_processor_keeps_float32():
-    """In which precision it computes depends on the processor."""
     assert formats(fitted_on("Qwen/Qwen3-4B", "none"))[::2] == ("float32", "adamw_fused")
 
 
@@ -197,9 +184,98 @@ def test_the_comment_says_what_the_format_before_would_need():
     assert "and there are 79.6 GiB" in text
 
 
+@pytest.mark.parametrize("gpu", ["H100", "RTX 4090"])
 @pytest.mark.parametrize("objective", ["dpo", "sft>rm>ppo", "grpo", "rm", "kto"])
-def test_every_objective_keeps_small_updates(objective):
+def test_every_objective_keeps_small_updates(objective, gpu):
     """Preference and reinforcement stages at 1e-6 and less need it most."""
-    for gpu in ("H100", "RTX 4090"):
-        stage = fitted_on("Qwen/Qwen3-1.7B", gpu, f"{objective}+full")
-        assert formats(stage) in (FLOAT32, SPLIT, STOCHASTIC)
+    stage = fitted_on("Qwen/Qwen3-1.7B", gpu, f"{objective}+full")
+    assert formats(stage) in (FLOAT32, SPLIT, STOCHASTIC)
+
+
+BAND = 0.12
+
+
+def cost(need_gib, limit_gib):
+    """An estimate with a band of 12 %."""
+    need = round(need_gib * GIB)
+    memory = MemoryEstimate(
+        moments=(), low_bytes=need, high_bytes=need, need_bytes=need,
+        need_low_bytes=round(need * (1 - BAND)), need_high_bytes=round(need * (1 + BAND)),
+    )  # fmt: skip
+    limit = round(limit_gib * GIB)
+    return Estimate(fits=memory_fits(memory, limit), memory=memory, limit_bytes=limit)
+
+
+@st.composite
+def searches(draw):
+    """Trials: more rows need more and are no slower; recomputing needs less and is no faster."""
+    base, row, again = draw(st.floats(1, 60)), draw(st.floats(0.05, 10)), draw(st.floats(0.02, 1))
+    launches, slower = draw(st.floats(0, 4)), draw(st.floats(1, 1.5))
+    trials = trials_of(16, MICRO_BATCHES, recompute=True)
+    need = {one: base + one.micro * row * (again if one.recompute else 1) for one in trials}
+    pace = {one: (1 + launches / one.micro) * (slower if one.recompute else 1) for one in trials}
+    return trials, need, pace, draw(st.sampled_from([8, 16, 24, 48, 80]))
+
+
+def search(trials, need, pace, limit, *, trains_all=False):
+    return fastest_that_fits(
+        trials,
+        cost_of=lambda one: cost(need[one], limit),
+        pace_of=pace.__getitem__,
+        on_cpu=True,  # no more than the head-room is left free
+        trains_all=trains_all,
+    )
+
+
+@given(searches())
+def test_what_is_chosen_is_nearly_as_fast_as_what_fits_and_needs_least(found):
+    """Nothing that surely fits is 5 % faster; nothing that is as near to it needs less."""
+    trials, need, pace, limit = found
+    chosen = search(*found)
+    least = min(need.values())
+    if cost(least, limit).fits not in ("fits", "tight"):
+        assert need[chosen.trial] == least
+        return
+    roomy = [
+        one
+        for one in trials
+        if need[one] <= limit - chosen.spare_bytes / GIB and need[one] * (1 + BAND) <= limit
+    ]
+    assert chosen.trial in roomy or need[chosen.trial] == least
+    fastest = min(pace[one] for one in roomy)
+    assert pace[chosen.trial] <= HARDLY_FASTER * fastest * (1 + 1e-9)
+    near = [one for one in roomy if pace[one] <= HARDLY_FASTER * fastest]
+    assert need[chosen.trial] == min(need[one] for one in near)
+    assert chosen.trial.micro * chosen.trial.grad_accum == 16
+    assert chosen.spare_bytes <= round(HEAD_ROOM * limit * GIB)
+
+
+@given(searches())
+def test_no_trial_is_asked_about_twice(found):
+    """No trial is estimated or timed twice: thousands of searches stand behind an answer."""
+    trials, need, pace, limit = found
+    cost_of = Mock(side_effect=lambda one: cost(need[one], limit))
+    pace_of = Mock(side_effect=pace.__getitem__)
+    fastest_that_fits(trials, cost_of=cost_of, pace_of=pace_of, on_cpu=True, trains_all=True)
+    costs, paces = ([call.args for call in one.call_args_list] for one in (cost_of, pace_of))
+    assert len(costs) <= len(set(costs)) + 1  # the whole batch at once may be asked about again
+    assert len(paces) == len(set(paces))
+
+
+def test_recomputing_that_costs_nothing_is_taken():
+    """Memory stays free; where it costs, one row is enough if more take as long for each."""
+    trials = trials_of(16, MICRO_BATCHES, recompute=True)
+    need = {one: 18 + one.micro * (0.7 if one.recompute else 6) for one in trials}
+    found = search(trials, need, {one: 10 + 0.3 * one.recompute for one in trials}, 80)
+    assert (found.trial.micro, found.trial.recompute) == (1, True)
+    assert found.recompute_saves_memory_only
+    bound = search(trials, need, {one: 1 + 0.3 * one.recompute for one in trials}, 80)
+    assert (bound.trial.micro, bound.trial.recompute) == (1, False)
+
+
+def test_the_whole_batch_at_once_may_need_least():
+    """Full tuning with a single micro-batch keeps no gradients beside its activations."""
+    trials = trials_of(4, MICRO_BATCHES[2:], recompute=True)
+    need = {one: 20 + one.micro * 0.5 + (8 if one.grad_accum > 1 else 0) for one in trials}
+    found = search(trials, need, dict.fromkeys(trials, 1.0), 24, trains_all=True)
+    assert (found.trial.micro, found.trial.grad_accum) == (4, 1)

@@ -16,7 +16,7 @@ EXPERTS = {  # bytes of the experts' matrices in 16 bit
     "mistralai/Mixtral-8x7B-Instruct-v0.1": 32 * 8 * 3 * 4096 * 14336 * 2,  # 84.0 GiB
     "openai/gpt-oss-20b": 24 * 32 * 3 * 2880 * 2880 * 2,  # 35.6 GiB
 }
-GPUS = {"RTX 4090": 24, "RTX A6000": 48, "A100 80GB": 80}
+GPUS = {"RTX 4090": 24 * GIB, "RTX A6000": 48 * GIB, "A100 80GB": 80 * GIB}
 # Where something fits: what is recommended. Everywhere else the experts alone are too big.
 RUNS = {
     ("Qwen/Qwen3-30B-A3B", "A100 80GB"): "sft+lora",
@@ -29,12 +29,8 @@ RUNS = {
 def answers(tmp_path_factory):
     """What is stated beside model and GPU: forty requests with their answers."""
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({"prompt": f"Where is {i}?", "completion": f"It is at {i}."}) + "\n"
-            for i in range(60)
-        )
-    )
+    rows = [{"prompt": f"Where is {i}?", "completion": f"It is at {i}."} for i in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"task": "customer_service", "data": {"path": str(path)}}
 
 
@@ -43,13 +39,11 @@ def candidate(advice, name):
     return found[name]
 
 
-@pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("model", EXPERTS)
-def test_what_is_recommended_holds_its_experts_in_16_bit(model, gpu, answers):
+@pytest.mark.parametrize(("gpu", "room"), GPUS.items())
+@pytest.mark.parametrize(("model", "experts"), EXPERTS.items())
+def test_what_is_recommended_holds_its_experts_in_16_bit(model, experts, gpu, room, answers):
     """Where experts alone fill the GPU nothing is recommended, and QLoRA says what they take."""
     advice = advise({**answers, "model": model, "gpu": {"name": gpu}})
-    room = GPUS[gpu] * GIB
-    experts = EXPERTS[model]
     four_bit = candidate(advice, "sft+qlora").estimate.memory
     left = {term.name: term.size_bytes for term in four_bit.peak.terms}[LEFT_EXPERTS]
     assert experts < left < 1.01 * experts  # routers, and biases of gpt-oss, are the rest
@@ -66,16 +60,13 @@ def test_what_is_recommended_holds_its_experts_in_16_bit(model, gpu, answers):
             assert f"{experts / GIB:.1f} GiB of it for experts that stay in 16 bit" in said
         return
     assert str(advice.recommendation.composition) == wanted
-    need = advice.recommendation.estimate.memory.need_bytes
-    assert experts < need <= room
+    assert experts < advice.recommendation.estimate.memory.need_bytes <= room
     assert advice.recommendation.estimate.is_likely
 
 
 @pytest.mark.parametrize(("model", "gpu"), [*RUNS, ("Qwen/Qwen3-8B", "A100 80GB")])
 def test_a_plan_corrects_attention_and_shared_layers(model, gpu, answers):
-    """Its LoRA leaves experts and router alone, says so, and its base is not quantised; a dense
-    model has all its linear layers corrected.
-    """
+    """LoRA leaves experts and router alone and says so; a dense model has all layers corrected."""
     document = advise_document({**answers, "model": model, "gpu": {"name": gpu}})
     (stage,) = document["plan"]["stages"]
     mixes = model in EXPERTS
@@ -95,18 +86,19 @@ def test_a_checkpoint_in_mxfp4_is_trained_in_16_bit(answers):
     assert "cannot be quantised a second time" in four_bit.because[0].text
     assert str(advice.recommendation.composition) == "sft+lora"
     assert any("written out in 16 bit" in warning for warning in advice.warnings)
-    settings = advice.recommendation.stages[0].reasons
-    assert settings["attention"].value == "eager"
+    assert advice.recommendation.stages[0].reasons["attention"].value == "eager"
 
 
-def test_a_packed_checkpoint_is_neither_trained_whole_nor_quantised(answers):
+@pytest.mark.parametrize(
+    "model", ["TheBloke/Mixtral-8x7B-Instruct-v0.1-GPTQ", "acme/Writer-7B-AWQ"]
+)
+def test_a_packed_checkpoint_is_neither_trained_whole_nor_quantised(model, answers):
     """GPTQ, by the catalogue or by the name: LoRA beside it, and a word on what it needs."""
-    for model in ("TheBloke/Mixtral-8x7B-Instruct-v0.1-GPTQ", "acme/Writer-7B-AWQ"):
-        advice = advise({**answers, "model": model, "gpu": {"name": "H200"}})
-        assert str(advice.recommendation.composition) == "sft+lora"
-        for name in ("sft+full", "sft+qlora"):
-            assert "its checkpoint is stored in" in candidate(advice, name).because[0].text
-        assert any("package that the training extra" in warning for warning in advice.warnings)
+    advice = advise({**answers, "model": model, "gpu": {"name": "H200"}})
+    assert str(advice.recommendation.composition) == "sft+lora"
+    for name in ("sft+full", "sft+qlora"):
+        assert "its checkpoint is stored in" in candidate(advice, name).because[0].text
+    assert any("package that the training extra" in warning for warning in advice.warnings)
 
 
 def test_a_4_bit_base_that_just_fits_a_mixture_says_how_little_it_saves(answers):

@@ -1,6 +1,4 @@
-"""Each remedy leads somewhere: a first step to paste, a way at home and one at a provider, what it
-costs, how to tell that it is not enough, and what helps then.
-"""
+"""Each remedy: a step to paste, at home and hosted, its cost, its measure, and what helps then."""
 
 import json
 import shlex
@@ -21,38 +19,41 @@ LEADS_TO = {
     "constrained_decoding": ("--task", "structured_output", "--data-kind", "none"),
     "bigger_model": ("--task", "reasoning", "--signal", "base_model_never_succeeds"),
 }
-# The last resort where nothing fits has its ways out, and another tool steps of its own.
-WITHOUT_STEPS = {"smaller_model", OTHER_TOOL}
-WITH_STEPS = set(remedies()) - WITHOUT_STEPS
 TRAINED = ("--task", "qa", "--data-kind", "paired", "--data-rows", "3000")
-SIGNALS = {fact.id for fact in load_facts().values() if fact.signal}
 
 
 def steps_of(call, *flags):
     code, out, _ = call("--json", "--gpu", "unknown", *flags)
     assert code == 0
-    return json.loads(out)["recommendation"]
+    found = json.loads(out)["recommendation"]
+    return found["composition"], found["next_steps"]
 
 
 @pytest.mark.parametrize("name", LEADS_TO)
 def test_a_remedy_has_a_first_step(call, name):
-    """Local and hosted, with commands, cost, a score, and a line to come back with."""
-    recommendation = steps_of(call, *LEADS_TO[name])
-    assert recommendation["composition"] == name
-    (steps,) = recommendation["next_steps"]
+    """Both ways have whole commands to paste, a cost and a score, in a dozen lines or so."""
+    composition, (steps,) = steps_of(call, *LEADS_TO[name])
+    assert composition == name
     assert [way["where"] for way in steps["ways"]] == ["local", "hosted"]
     assert all(way["commands"] and way["cost"] for way in steps["ways"])
     assert "advise check" in steps["helps_then"]
     assert steps["measure"]
     assert all(source["url"].startswith("https://") for source in steps["sources"])
+    code, out, _ = call("--gpu", "unknown", *LEADS_TO[name], "--why")
+    assert code == 0
+    assert len(out.split("What to do next")[1].split("\n\n")[0].strip().splitlines()) <= 14
+    for way in remedy(name).ways:
+        assert all(f"      {command}\n" in out for command in way.commands)
 
 
 def test_every_remedy_of_the_gate_has_a_file_and_steps():
-    """The flags, signals and answers that they name exist."""
+    """The flags, signals and answers that they name exist; an unknown one is told with them."""
     answered = {name for names, _ in REMEDIES_OF_GATE.values() for name in names}
-    assert answered | WITHOUT_STEPS == set(remedies())
-    known = {fact.flag for fact in load_facts().values()} | {"--signal"}
-    for one in map(remedy, WITH_STEPS):
+    # The last resort where nothing fits has its ways out, and another tool steps of its own.
+    assert answered | {"smaller_model", OTHER_TOOL} == set(remedies())
+    facts = load_facts()
+    known = {fact.flag for fact in facts.values()} | {"--signal"}
+    for one in map(remedy, set(remedies()) - {"smaller_model", OTHER_TOOL}):
         assert one.first
         assert one.measure
         words = shlex.split(one.helps_then.replace("`", "'").replace("'s ", "s "))
@@ -60,74 +61,51 @@ def test_every_remedy_of_the_gate_has_a_file_and_steps():
         assert flags
         assert flags <= known
         named = [words[i + 1].rstrip(".") for i, word in enumerate(words) if word == "--signal"]
-        assert {*named, *one.again.get("signals", ())} <= SIGNALS
-        assert set(one.again) - {"signals"} <= set(load_facts())
+        assert all(facts[name].signal for name in (*named, *one.again.get("signals", ())))
+        assert set(one.again) - {"signals"} <= set(facts)
         assert one.again["data_path"] in one.write
         assert one.again["data_path"] in one.helps_then
-
-
-def test_what_must_stay_in_the_house_is_not_sent_out(call):
-    """Whoever puts privacy first is shown the local way alone."""
-    recommendation = steps_of(call, *LEADS_TO["rag"], "--priority", "privacy")
-    (steps,) = recommendation["next_steps"]
-    assert [way["where"] for way in steps["ways"]] == ["local"]
-    _, out, _ = call("--gpu", "unknown", *LEADS_TO["rag"], "--priority", "privacy")
-    assert "provider" not in out.split("Why rag")[0]
-
-
-def test_which_half_does_what(call):
-    """Beside training the search's steps say what each half is for."""
-    asked = "--task customer_service --data-kind paired --data-rows 3000 --depth style"
-    recommendation = steps_of(call, *asked.split(), "--signal", "facts_change_often")
-    assert recommendation["composition"].startswith("rag & ")
-    (steps,) = recommendation["next_steps"]
-    assert any("Two halves" in text for text in steps["also"])
-    assert steps["helps_then"] == ""
-
-
-def test_training_alone_has_no_such_steps(call):
-    """They belong to what trains nothing."""
-    assert steps_of(call, *TRAINED)["next_steps"] == []
-
-
-def test_an_unknown_remedy_is_told():
-    """With those there are."""
     with pytest.raises(InputError, match="prompting, rag"):
         remedy("hoping")
 
 
-def test_the_page_is_short(call):
-    """A dozen lines or so at 80 columns; whole commands on lines of their own."""
-    for name, flags in LEADS_TO.items():
-        code, out, _ = call("--gpu", "unknown", *flags, "--why")
-        assert code == 0
-        part = out.split("What to do next")[1].split("\n\n")[0]
-        assert len(part.strip().splitlines()) <= 14, name
-        for way in remedy(name).ways:
-            assert all(f"      {command}\n" in out for command in way.commands)
+def test_what_must_stay_in_the_house_is_not_sent_out(call):
+    """Whoever puts privacy first is shown the local way alone."""
+    flags = (*LEADS_TO["rag"], "--priority", "privacy")
+    _, (steps,) = steps_of(call, *flags)
+    assert [way["where"] for way in steps["ways"]] == ["local"]
+    _, out, _ = call("--gpu", "unknown", *flags)
+    assert "provider" not in out.split("Why rag")[0]
+
+
+def test_which_half_does_what(call):
+    """Beside training the search's steps say what each half is for; training alone has none."""
+    asked = "--task customer_service --data-kind paired --data-rows 3000 --depth style"
+    composition, (steps,) = steps_of(call, *asked.split(), "--signal", "facts_change_often")
+    assert composition.startswith("rag & ")
+    assert any("Two halves" in text for text in steps["also"])
+    assert steps["helps_then"] == ""
+    assert steps_of(call, *TRAINED)[1] == []
 
 
 @pytest.mark.parametrize("flags", [("--json",), ()])
 def test_a_plan_asked_for_where_nothing_is_trained(call, tmp_path, flags):
-    """Exit code 3 with the whole answer, and no file."""
-    code, out, err = call(*flags, "--gpu", "unknown", *LEADS_TO["rag"], "--plan", "p.yaml")
+    """It is exit code 3 with the whole answer and no file; `advise run` too starts nothing."""
+    asked = (*flags, "--gpu", "unknown", *LEADS_TO["rag"])
+    code, out, err = call(*asked, "--plan", "p.yaml")
     assert (code, (tmp_path / "p.yaml").exists()) == (3, False)
     assert "trains nothing" in err
+    code, of_run, err = call("run", *asked)
+    assert code == 3
+    assert "nothing was started" in err
     if flags:
         document = json.loads(out)
         assert document["plan"] is None
         assert "trains nothing" in document["missing"][0]
+        assert json.loads(of_run)["recommendation"]["composition"] == "rag"
     else:
         assert "No training is needed" in out
         assert "advise check examples.jsonl" in out
-
-
-def test_a_run_asked_for_where_nothing_is_trained(call):
-    """`advise run` says the same, and starts nothing."""
-    code, out, err = call("run", "--json", "--gpu", "unknown", *LEADS_TO["rag"])
-    assert code == 3
-    assert json.loads(out)["recommendation"]["composition"] == "rag"
-    assert "nothing was started" in err
 
 
 def test_why_prints_the_whole_answer(call):
@@ -171,12 +149,11 @@ def test_what_was_chosen_by_hand_is_what_the_next_line_trains(call):
 
 def test_a_smaller_model_is_one_of_some_size(call):
     """No change to a model of 0 parameters is promised."""
-    _, out, _ = call(
-        *("--json", "--task", "code", "--budget", "low", "--gpu", "A100 40GB"),
-        *("--data-kind", "paired", "--data-rows", "21210", "--data-tokens", "3181500"),
-        *("--gpus", "4", "--signal", "base_model_never_succeeds"),
-        *("--signal", "host_memory_limited=no"),
+    flags = (
+        "--json --task code --budget low --gpu 'A100 40GB' --gpus 4 --data-kind paired"
+        " --data-rows 21210 --data-tokens 3181500 --signal base_model_never_succeeds"
+        " --signal host_memory_limited=no"
     )
-    changes = [flip["change"] for flip in json.loads(out)["flips"]]
+    changes = [flip["change"] for flip in json.loads(call(*shlex.split(flags))[1])["flips"]]
     sizes = [change.get("params_b", change.get("model_params_b")) for change in changes]
     assert [size for size in sizes if size is not None] == [0.5]

@@ -1,11 +1,7 @@
 """A comment in a plan agrees with the value beside it, also after --set."""
 
-from __future__ import annotations
-
 import random
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pytest
 
@@ -18,14 +14,15 @@ from advisor.plan.comments import BY_SET, comments_after, comments_of
 from advisor.plan.keys import key_specs
 from advisor.plan.read import set_values
 from advisor.plan.write import plan_data, plan_text
-from tests.advice.situations import RULES, asked, fitted, random_advice
+from tests.advice.situations import RULES, asked, fitted, random_advices
 from tests.conftest import scaled
 
+WITH_PLANS = {"runnable": True, "flips": False}
 WORDS = {"one": 1, "once": 1, "two": 2, "twice": 2, "three": 3, "four": 4, "five": 5}
 COUNT = "|".join(WORDS)
 NUMBER = r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
 # What a comment beside a key may say about its value: a number, or from one number to another.
-CLAIMS: Mapping[str, str] = {
+CLAIMS = {
     "epochs": rf"^(\d+) passes|\b({COUNT})(?: to ({COUNT}))? (?:pass|passes|times|documented)\b|\b(?:used|read) ({COUNT})\b",
     "rank": rf"\branks? (?:from )?{NUMBER}(?: to {NUMBER})?",
     "beta": rf"\bbeta between {NUMBER} and {NUMBER}|\bbeta {NUMBER}|, {NUMBER} is usual",
@@ -36,86 +33,75 @@ CLAIMS: Mapping[str, str] = {
 }
 
 
-def number(text: str) -> float:
+def number(text):
     return WORDS[text] if text in WORDS else float(text.replace(",", ""))
 
 
-def disagreements(
-    values: Mapping[str, Any], because: Mapping[str, str], cards: int
-) -> Iterator[str]:
-    """Each comment that names a number which the value beside it does not have."""
+def disagreements(values, because, cards):
+    """Each comment that says what the value beside it, or those beside that, deny."""
+    micro, accum = values["micro_batch_size"], values["grad_accum"]
+    held_out = re.match(r"([\d,]+) of ([\d,]+) rows", because.get("holdout", ""))
     for key, text in because.items():
-        value = values.get(key)
+        value, wrong = values.get(key), []
         claims = [
             [number(part) for part in match.groups() if part]
             for match in re.finditer(CLAIMS.get(key, r"(?!)"), text)
         ]
-        if claims and not any(min(claim) <= value <= max(claim) for claim in claims):
-            yield f"{key}: {value}  # {text}"
-        per_step = re.match(r"(\d+) rows? a step", text)
-        rows = values["micro_batch_size"] * values["grad_accum"] * cards
-        if per_step and int(per_step[1]) != rows:
-            yield f"{key}: {value}  # {text}, and {rows} are read"
-        found = re.match(r"([\d,]+) of ([\d,]+) rows(, a fifth)?", text)
-        if found:
+        if claims:
+            wrong.append(not any(min(claim) <= value <= max(claim) for claim in claims))
+        if found := re.match(r"(\d+) rows? a step", text):
+            wrong.append(int(found[1]) != micro * accum * cards)
+        if found := re.match(r"([\d,]+) of ([\d,]+) rows(, a fifth)?", text):
             held, of = number(found[1]), number(found[2])
-            if abs(held - value * of) > 0.5 + held / 1000 or (found[3] and held != of // 5):
-                yield f"{key}: {value}  # {text}"
-        steps = re.search(r"this leaves about ([\d,]+)|: about ([\d,]+) optimizer steps", text)
-        trained = _trained_rows(because)
-        if steps and trained and not values.get("packing"):
+            wrong.append(abs(held - value * of) > 0.5 + held / 1000)
+            wrong.append(found[3] and held != of // 5)
+        steps = re.search(r"(?:this leaves about ([\d,]+)|: about ([\d,]+) optimizer steps)", text)
+        if steps and held_out and not values.get("packing"):
+            trained = number(held_out[2]) - number(held_out[1])
             epochs = values.get("epochs", 1.0)
-            counted = steps_in(trained, per_step=rows, epochs=epochs)
+            counted = steps_in(trained, per_step=micro * accum * cards, epochs=epochs)
             told = number(steps[1] or steps[2])
-            if told < counted or (told > counted and not values.get("replay")):
-                yield f"{key}: {value}  # {text}, and there are {counted} steps"
-        found = re.search(r"reads at most ([\d,]+) tokens", text)
-        if found and value != number(found[1]):
-            yield f"{key}: {value}  # {text}"
-        found = re.match(r"holds [^(]*\(([\d,]+) tokens", text)
-        if found and value < number(found[1]):
-            yield f"{key}: {value}  # {text}"
-        if (
-            ("the whole batch at once" in text and values["grad_accum"] != 1)
-            or (text.startswith("the smallest") and value != 1)
-            or ("recomputes activations" in text and value is not True)
-            or ("enough memory without recomputing" in text and value is not False)
-        ):
-            yield f"{key}: {value}  # {text}, in {values['grad_accum']} parts"
+            wrong.append(told < counted or (told > counted and not values.get("replay")))
+        if found := re.search(r"reads at most ([\d,]+) tokens", text):
+            wrong.append(value != number(found[1]))
+        if found := re.match(r"holds [^(]*\(([\d,]+) tokens", text):
+            wrong.append(value < number(found[1]))
+        wrong += [
+            "the whole batch at once" in text and accum != 1,
+            text.startswith("the smallest") and value != 1,
+            "recomputes activations" in text and value is not True,
+            "enough memory without recomputing" in text and value is not False,
+        ]
+        if any(wrong):
+            yield f"{key}: {value}  # {text}, with {micro} x {accum} rows, {cards} cards"
 
 
-def _trained_rows(because: Mapping[str, str]) -> float | None:
-    """The rows of a pass, by what is said of those held out."""
-    found = re.match(r"([\d,]+) of ([\d,]+) rows", because.get("holdout", ""))
-    return None if found is None else number(found[2]) - number(found[1])
-
-
-def test_the_check_finds_what_it_is_for():
+@pytest.mark.parametrize(
+    ("key", "value", "text", "agrees"),
+    [
+        ("epochs", 1.0, "few rows are read three times (sft/epochs-small)", False),
+        ("epochs", 4, "two passes are usual, one to three documented", False),
+        ("rank", 64, "rank 8 to 16 holds what up to about 10,000 rows teach", False),
+        ("grad_accum", 4, "16 rows a step: usual", False),
+        ("seq_len", 512, "holds the longest row (600 tokens)", False),
+        ("micro_batch_size", 2, "the whole batch at once", False),
+        ("epochs", 3, "5 passes instead of the usual 1", False),
+        ("holdout", 0.05, "18 of 91 rows, a fifth", False),
+        ("learning_rate", 1e-5, "rates between 5e-6 to 8e-6 are documented", False),
+        ("epochs", 3, "read three times", True),
+    ],
+)
+def test_the_check_finds_what_it_is_for(key, value, text, agrees):
     """What an earlier version wrote fails."""
-    batch = {"micro_batch_size": 2, "grad_accum": 4}
-    for key, value, text in (
-        ("epochs", 1.0, "few rows are read three times (sft/epochs-small)"),
-        ("epochs", 4, "two passes are usual, one to three documented"),
-        ("rank", 64, "rank 8 to 16 holds what up to about 10,000 rows teach"),
-        ("grad_accum", 4, "16 rows a step: usual"),
-        ("seq_len", 512, "holds the longest row (600 tokens)"),
-        ("micro_batch_size", 2, "the whole batch at once"),
-        ("epochs", 3, "5 passes instead of the usual 1"),
-        ("holdout", 0.05, "18 of 91 rows, a fifth"),
-        ("learning_rate", 1e-5, "rates between 5e-6 to 8e-6 are documented"),
-    ):
-        assert list(disagreements({**batch, key: value}, {key: text}, 1)), text
-    assert not list(disagreements({**batch, "epochs": 3}, {"epochs": "read three times"}, 1))
+    values = {"micro_batch_size": 2, "grad_accum": 4, key: value}
+    assert ([*disagreements(values, {key: text}, 1)] == []) is agrees
 
 
 @pytest.mark.parametrize("batch", range(6))
 def test_every_reason_of_a_setting_agrees_with_it(batch, situation_files):
     """Whatever chose the value: a rule, a refusal, the fit search, the stage before."""
     stages = 0
-    for seed in range(batch, scaled(120), 6):
-        advice = random_advice(seed, situation_files, flips=False)
-        if advice is None:
-            continue
+    for seed, advice in random_advices(range(batch, scaled(120), 6), situation_files, flips=False):
         cards = max(1, len(advice.situation.hardware.gpus))
         for candidate in (advice.recommendation, *advice.alternatives):
             for stage in candidate.stages:
@@ -134,22 +120,17 @@ def test_every_reason_of_a_setting_agrees_with_it(batch, situation_files):
     assert stages > scaled(100)
 
 
-def test_no_batch_is_smaller_than_the_trainer_takes():
+@pytest.mark.parametrize(("objective", "rows"), [("kto", 4), ("sft", 1)])
+def test_no_batch_is_smaller_than_the_trainer_takes(objective, rows):
     """KTO needs four rows in a micro-batch, also where fewer would fit better."""
     situation = asked(task="chat_assistant", model="Qwen/Qwen3-8B", gpu="RTX 4060 8GB")
-    for name, rows in (("kto", 4), ("sft", 1)):
-        assert fitted(f"{name}+qlora", situation).reasons["micro_batch_size"].value == rows
+    assert fitted(f"{objective}+qlora", situation).reasons["micro_batch_size"].value == rows
 
 
 def test_what_is_said_of_a_micro_batch_is_true(situation_files):
-    """Of the largest that leaves so much free the next larger one leaves less; where more rows at
-    once save no time, the next larger one is no more than 5 % faster.
-    """
+    """The next larger one leaves less memory free than said, or is no more than 5 % faster."""
     largest = no_faster = 0
-    for seed in range(scaled(120)):
-        advice = random_advice(seed, situation_files, runnable=True, flips=False)
-        if advice is None:
-            continue
+    for seed, advice in random_advices(range(scaled(120)), situation_files, **WITH_PLANS):
         for found, stage in ((one, stage) for one in advice.alternatives for stage in one.stages):
             plain = {key: chosen.value for key, chosen in stage.reasons.items()}
             micro = stage.reasons["micro_batch_size"]
@@ -177,35 +158,25 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
 
 
 CHANGES = {
-    "epochs": (1, 2, 5),
-    "learning_rate": (1e-6, 3e-3),
-    "micro_batch_size": (1, 2, 3),
-    "grad_accum": (1, 3),
-    "seq_len": (128, 256),
-    "rank": (4, 200),
-    "max_steps": (7,),
-    "holdout": (0.01, 0.3),
-    "warmup": (0,),
-    "quantization": ("null",),
+    "epochs": (1, 2, 5), "learning_rate": (1e-6, 3e-3), "micro_batch_size": (1, 2, 3),
+    "grad_accum": (1, 3), "seq_len": (128, 256), "rank": (4, 200), "max_steps": (7,),
+    "holdout": (0.01, 0.3), "warmup": (0,), "quantization": ("null",),
     "gradient_checkpointing": ("true", "false"),
-}
-
-
-COUNTS_STEPS = ("micro_batch_size", "grad_accum", "epochs", "max_steps", "holdout", "packing")
+}  # fmt: skip
+COUNTS_STEPS = (
+    "micro_batch_size", "grad_accum", "epochs", "max_steps", "holdout", "packing", "seq_len",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("batch", range(4))
 def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, situation_files):
     """Every other comment still agrees with its value, or says what it was chosen before."""
     changed_plans = 0
-    for seed in range(batch, scaled(280), 4):
-        rng = random.Random(seed)
-        advice = random_advice(seed, situation_files, runnable=True, flips=False)
-        if advice is None or not advice.recommendation.composition.chain:
+    for seed, advice in random_advices(range(batch, scaled(280), 4), situation_files, **WITH_PLANS):
+        rng, chosen = random.Random(seed), advice.recommendation
+        if not chosen.composition.chain or missing_for_plan(advice, chosen):
             continue
-        if missing_for_plan(advice, advice.recommendation):
-            continue
-        plan, comments = make_plan(advice, advice.recommendation, RULES)
+        plan, comments = make_plan(advice, chosen, RULES)
         keys = rng.sample(sorted(CHANGES), rng.choice((1, 1, 2, 3)))
         texts = [f"stages.0.{key}={rng.choice(CHANGES[key])}" for key in keys]
         try:
@@ -216,25 +187,19 @@ def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, situati
         found = comments_of(text, name="plan.yaml")
         stage = plan_data(changed, found)["stages"][0]
         before = plan_data(plan, comments)["stages"][0]
-        beside = {
-            place[2]: said
-            for place, said in found.items()
-            if place[:2] == ("stages", 0) and len(place) > 2
-        }
+        beside = {key: said for (*place, key), said in found.items() if place == ["stages", 0]}
         above = found["stages", 0].split("\n")[0]
         product = re.search(r"^([\d,]+) .* = (\d+) .* x (\d+) .* x (\d+) ", above)
         assert product, above
-        count, *factors = [int(number(part)) for part in product.groups()]
-        assert count == factors[0] * factors[1] * factors[2]
-        assert factors[0] == changed.stages[0].micro_batch_size
-        assert factors[1] == changed.stages[0].grad_accum
+        count, micro, accum, cards = (int(number(part)) for part in product.groups())
+        assert count == micro * accum * cards
+        assert micro == changed.stages[0].micro_batch_size
+        assert accum == changed.stages[0].grad_accum
         # The steps in all were those of the plan before.
-        assert ("about" in above) <= all(
-            stage[key] == before.get(key) for key in (*COUNTS_STEPS, "seq_len") if key in stage
-        )
-        for key in stage:
-            if stage[key] != before.get(key):
-                assert beside[key] == BY_SET, (seed, key)
+        same = all(stage[key] == before.get(key) for key in COUNTS_STEPS if key in stage)
+        assert same or "about" not in above
+        other = [key for key in stage if stage[key] != before.get(key)]
+        assert [key for key in other if beside[key] != BY_SET] == [], seed
         kept = {key: said for key, said in beside.items() if BY_SET not in said}
         wrong = list(disagreements(stage, kept, changed.launch.processes))
         assert not wrong, (seed, texts, wrong)

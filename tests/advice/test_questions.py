@@ -1,6 +1,4 @@
-"""Which questions may be left out: never one that could matter, by comparison with every
-completion.
-"""
+"""Questions that cannot matter may be left out, by comparison with every completion."""
 
 import random
 from itertools import product
@@ -26,14 +24,11 @@ READ = ("checkpoint_kind", "params_b", "gpus")  # read from the answers to `mode
 
 def domain(ruleset, fact_id):
     """Every value of a fact that some rule tells apart, and None."""
-    conditions = [
-        condition
-        for rules in ruleset.rules.values()
-        for rule in rules
-        for condition in rule.when
-        if condition.fact == fact_id
-    ]
-    return [cell.value for cell in cells_of(ruleset.facts[fact_id], conditions)]
+    conditions = (
+        condition for rules in ruleset.rules.values() for rule in rules for condition in rule.when
+    )
+    asked = [condition for condition in conditions if condition.fact == fact_id]
+    return [cell.value for cell in cells_of(ruleset.facts[fact_id], asked)]
 
 
 def closed(ruleset, facts):
@@ -57,8 +52,7 @@ def possible(ruleset, facts):
 ASKED = [
     fact.id
     for fact in RULES.facts.values()
-    if fact.origin == "asked"
-    and fact.order is not None
+    if (fact.origin, fact.order is None) == ("asked", False)
     and fact.type in ("choice", "number", "flag")
 ]
 
@@ -162,7 +156,11 @@ def test_a_question_is_asked_where_it_may_matter(layers, facts, question, opened
     assert still_matters(LAYERS[layers], facts, question, opened) is matters
 
 
-def test_only_a_remedy_is_left_where_nothing_may_be_trained():
+def test_what_is_settled_is_the_chain_and_the_modules():
+    """Pairs for support lead to one chain whatever is open; without data only a remedy is left."""
+    facts = {**STYLE, "n_tasks": 1, "facts_change_often": False, "prompting_tried": False}
+    assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
+    assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None
     assert not may_train(RULES, NO_DATA, ANY)
     assert may_train(RULES, {**STYLE, "prompting_tried": False}, ["model", "gpu"])
 
@@ -180,10 +178,3 @@ def test_nothing_is_over_a_limit_that_nobody_set():
         for fit in ("fits", "tight", "too_big")
     )  # fmt: skip
     assert still_matters(RULES, facts, "serve_with", ["serve_with"]) == brute
-
-
-def test_what_is_settled_is_the_chain_and_the_modules():
-    """Pairs for support lead to one chain whatever is open; nothing known does not."""
-    facts = {**STYLE, "n_tasks": 1, "facts_change_often": False, "prompting_tried": False}
-    assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
-    assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None

@@ -1,6 +1,4 @@
-"""Which weights move, and whether the base is quantised (that more of anything never brings a lower
-scheme is a law in sanity.py).
-"""
+"""Which weights move, and whether the base is quantised (that more never lowers it: sanity.py)."""
 
 from itertools import product
 
@@ -14,9 +12,6 @@ from advisor.ruleset.facts import load_facts
 from advisor.situation.build import situation_of
 from tests.advice.situations import GUIDE, RULES, advised, asked, stated
 
-KINDS = ("paired", "raw_text", "preference", "unpaired_feedback", "prompts_with_verifier")
-ORDER = {"full": 3, "lora": 2, "qlora": 1}  # by what they can learn; others serve another end
-
 
 def decided(**known):
     return open_case(asked(**known), RULES).decision
@@ -29,18 +24,13 @@ def test_a_newcomer_with_little_money_gets_lora_where_it_fits(card):
     found = advised(**known, gpu=card)
     assert str(found.recommendation.composition) == "sft+lora"
     assert found.facts["fits_lora"] == "fits"
-    texts = [
-        reason.text for one in (found.recommendation, *found.alternatives) for reason in one.because
-    ]
-    assert not any("not known" in text for text in texts)
+    every = (found.recommendation, *found.alternatives)
+    assert not any("not known" in reason.text for one in every for reason in one.because)
 
 
 @pytest.mark.parametrize("origin", ["probed", "stated"])
 def test_a_known_gpu_alone_keeps_the_guides_answer(origin):
-    """Task and budget are what two scenarios of the guide state. As long as nothing is said of the
-    data, what fits is not known of a suggestion, on a probed GPU as on a named one; the reasons
-    say why.
-    """
+    """With no word about the data, what fits a suggestion is unknown, and the reasons say so."""
     named = {"task": "qa", "budget": "low", "gpu": "RTX 4090"}
     probed = replace(asked(**named).hardware, origin="probed")
     if origin == "probed":
@@ -58,20 +48,22 @@ def test_several_gpus_are_never_worse_than_one_of_them():
         "task": "qa", "data_kind": "paired", "data_rows": 3000, "model": "Qwen/Qwen3-8B",
         "gpu": "RTX 4090",
     }  # fmt: skip
-    used = set()
+    order, used = {"full": 3, "lora": 2, "qlora": 1}, set()  # by what they can learn
     for tenths in range(190, 250, 5):
         one, two = (
             open_case(asked(**known, gpu_memory_gib=tenths / 10, gpus=count), RULES)
             for count in (1, 2)
         )
-        schemes = [case.decision.composition.scheme for case in (one, two)]
-        assert ORDER[schemes[1]] >= ORDER[schemes[0]]
+        alone, both = (order[case.decision.composition.scheme] for case in (one, two))
+        assert both >= alone
         stages = two.cost_of(two.decision.composition)[0]
         used.add("ddp" if "sharding" in stages[0].reasons else "alone")
     assert used == {"ddp", "alone"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in load_facts()["data_kind"].values if kind != "none"]
+)
 @pytest.mark.parametrize("task", ["multi_department", "chat_assistant", "reasoning", "qa"])
 def test_each_tenant_gets_a_lora(task, kind):
     """Whatever the model learns from, as long as a model that writes is trained."""
@@ -111,23 +103,25 @@ def test_what_is_stated_decides_what_is_trained(known, composition):
     assert str(decided(**known).composition) == composition
 
 
+def is_last_resort(found):
+    return found.composition.quantization is None or found.facts["fits_lora"] == "too_big"
+
+
 @pytest.mark.parametrize("gib", [3, 4, 5, 6, 8, 12, 24])
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"])
 def test_a_small_base_is_quantised_only_where_it_does_not_fit_otherwise(model, gib):
     """Whatever there is of money and rows."""
+    known = {"task": "code", "data_kind": "paired", "model": model, "gpu": "RTX 4090"}
     for budget, rows in product(load_facts()["budget"].values, (300, 5000, 200_000)):
-        found = decided(
-            task="code", data_kind="paired", data_rows=rows, model=model, budget=budget,
-            gpu="RTX 4090", gpu_memory_gib=gib,
-        )  # fmt: skip
-        assert found.composition.quantization is None or found.facts["fits_lora"] == "too_big"
+        found = decided(**known, data_rows=rows, budget=budget, gpu_memory_gib=gib)
+        assert is_last_resort(found), (budget, rows)
 
 
-def test_four_bit_is_the_last_resort_on_a_processor():
+@pytest.mark.parametrize("gib", [4, 8, 16, 32, 64])
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B"])
+def test_four_bit_is_the_last_resort_on_a_processor(model, gib):
     """LoRA wherever it fits at all, however little money there is."""
     named = {"task": "qa", "data_kind": "paired", "data_rows": 900, "budget": "low"}
-    for gib, model in product((4, 8, 16, 32, 64), ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B")):
-        machine = Hardware(kind="cpu", origin="probed", cpu_cores=4, ram_total_bytes=gib * GIB)
-        situation = situation_of(stated(**named, model=model), probed=machine)
-        found = open_case(situation, RULES).decision
-        assert found.composition.quantization is None or found.facts["fits_lora"] == "too_big"
+    machine = Hardware(kind="cpu", origin="probed", cpu_cores=4, ram_total_bytes=gib * GIB)
+    situation = situation_of(stated(**named, model=model), probed=machine)
+    assert is_last_resort(open_case(situation, RULES).decision)

@@ -1,6 +1,4 @@
-"""What this tool does not train is said, with where to go; what it trains is never refused by its
-name.
-"""
+"""What this tool cannot train is said, with where to go; what it can is never refused by name."""
 
 import json
 import random
@@ -21,7 +19,7 @@ from tests.advice.situations import (
     UNKNOWN_MACHINE,
     advice_on,
     advised,
-    random_advice,
+    random_advices,
     random_answers,
     stated,
 )
@@ -81,49 +79,37 @@ INSIDE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_what_a_name_tells(name):
-    """Each kind is recognised by its names, alone or inside a description."""
+@pytest.mark.parametrize(("name", "kind"), [*OUTSIDE.items(), *((name, None) for name in INSIDE)])
+def test_what_a_name_tells(name, kind):
+    """Each kind is recognised in a description, unless the word also names a model or compares."""
     found = out_of_scope(name)
-    assert found.kind == OUTSIDE[name]
-    assert found.where
-    assert all(source.url.startswith("https://") for source in found.sources)
-
-
-@pytest.mark.parametrize("name", INSIDE)
-def test_names_decide_and_not_words(name):
-    """A word that also names a model, a comparison, or a text model beside it: in scope."""
-    assert out_of_scope(name) is None
+    assert (found and found.kind) == kind
+    if found is not None:
+        assert found.where
+        assert all(source.url.startswith("https://") for source in found.sources)
 
 
 def test_no_text_model_of_the_catalogue_is_refused():
-    """Every catalogued model is in scope by its id and by its short name, but for those whose
-    configuration is of another kind; the short way for ids says what the patterns say.
-    """
+    """Catalogued models are in scope by id and short name, unless their model_type is not."""
     types = {name for kind in scope_file()["kinds"] for name in kind.get("model_types", ())}
     checked = 0
     for hub_id in catalogue_ids():
         model_type = organisation_models(hub_id.split("/")[0].lower())[hub_id].get("model_type")
         refused = model_type in types
         checked += not refused
+        sorts = model_type is not None and kind_of_type(model_type) == ENCODER
         for name in (hub_id, hub_id.split("/", 1)[1]):
-            sorts = model_type is not None and kind_of_type(model_type) == ENCODER
             found = out_of_scope(name, "classification" if sorts else None)
             assert (found is not None) is refused, name
     assert checked >= 100
 
 
 def test_a_named_family_never_leads_to_training():
-    """Whatever else is stated, a model out of scope is answered by another tool: no composition
-    that trains, no plan, no promised change, and a suggestion in its place only in words.
-    """
+    """A model out of scope leads to another tool, and to no training, plan or promised change."""
     rng = random.Random(5)
-    names = list(OUTSIDE)
     for seed in range(scaled(60)):
-        known = dict(random_answers(seed).known)
-        name = rng.choice(names)
-        known["model"] = Answer(value=name, origin="flag")
-        known.pop("model_params_b", None)
+        name = rng.choice([*OUTSIDE])
+        known = {**random_answers(seed).known, "model": Answer(value=name, origin="flag")}
         task = known["task"].value
         if out_of_scope(name, task) is None:  # small embedding models sort texts
             assert task == "classification"
@@ -140,11 +126,8 @@ def test_a_named_family_never_leads_to_training():
 
 def test_a_text_model_is_never_another_tools_matter(situation_files):
     """Random situations with models of the catalogue never end at another tool."""
-    for seed in range(scaled(60)):
-        advice = random_advice(seed, situation_files)
-        if advice is None:
-            continue
-        assert "other_tool" not in advice.recommendation.composition.remedies
+    for seed, advice in random_advices(range(scaled(60)), situation_files):
+        assert "other_tool" not in advice.recommendation.composition.remedies, seed
 
 
 @pytest.mark.parametrize("gpu", ["TPU v5e", "Trainium", "Gaudi 2", "Ascend 910B"])
@@ -156,12 +139,17 @@ def test_a_device_that_is_not_trained_on(gpu):
     assert advice.situation.outside.where
 
 
-def test_small_embedding_models_sort_texts():
+@pytest.mark.parametrize(
+    ("name", "is_outside"),
+    [
+        *((name, False) for name in ("all-MiniLM", "BAAI/bge-m3", "a sentence transformer")),
+        ("Qwen/Qwen3-Embedding-0.6B", True),
+    ],
+)
+def test_small_embedding_models_sort_texts(name, is_outside):
     """With labelled texts such a model trains as any other encoder; a large one does not."""
-    for name in ("all-MiniLM", "BAAI/bge-m3", "a sentence transformer"):
-        assert out_of_scope(name, "qa") is not None
-        assert out_of_scope(name, "classification") is None
-    assert out_of_scope("Qwen/Qwen3-Embedding-0.6B", "classification") is not None
+    assert out_of_scope(name, "qa") is not None
+    assert (out_of_scope(name, "classification") is not None) is is_outside
 
 
 @pytest.mark.parametrize(
@@ -181,24 +169,22 @@ def test_the_original_of_a_packed_copy(name, original):
     assert original in out_of_scope(name).where
 
 
-def test_a_folder_tells_by_its_files(tmp_path):
+@pytest.mark.parametrize(
+    ("file", "text", "kind"),
+    [
+        ("config.json", '{"model_type": "whisper"}', "speech_model"),
+        ("config.json", '{"model_type": "qwen2_5_vl"}', "vision_model"),
+        ("model_index.json", "{}", "image_generator"),
+        ("modules.json", "[]", "embedding_model"),
+        ("config.json", '{"model_type": "qwen3"}', None),
+        ("config.json", "{broken", None),  # another step says what is wrong with it
+    ],
+)
+def test_a_folder_tells_by_its_files(tmp_path, file, text, kind):
     """A configuration of another kind, a pipeline of diffusers, a sentence transformer."""
-    for name, file, text in (
-        ("ears", "config.json", json.dumps({"model_type": "whisper"})),
-        ("eyes", "config.json", json.dumps({"model_type": "qwen2_5_vl"})),
-        ("paint", "model_index.json", "{}"),
-        ("search", "modules.json", "[]"),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text(text)
-    kinds = {name: out_of_scope(str(tmp_path / name)).kind for name in ("ears", "eyes", "paint")}
-    assert kinds == {"ears": "speech_model", "eyes": "vision_model", "paint": "image_generator"}
-    assert out_of_scope(str(tmp_path / "search")).kind == "embedding_model"
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    assert out_of_scope(str(tmp_path / "text")) is None
-    (tmp_path / "text" / "config.json").write_text("{broken")
-    assert out_of_scope(str(tmp_path / "text")) is None  # another step says what is wrong with it
+    (tmp_path / file).write_text(text)
+    found = out_of_scope(str(tmp_path))
+    assert (found and found.kind) == kind
 
 
 def test_every_kind_is_a_value_of_the_fact_and_has_models_that_exist():
@@ -209,44 +195,42 @@ def test_every_kind_is_a_value_of_the_fact_and_has_models_that_exist():
     assert instead <= {*catalogue_ids()}
 
 
+ASKED = ("--json", "--task", "qa", "--gpu", "L4", "--model")
+
+
 def test_the_document_says_what_and_where(call):
     """Exit code 0 without a plan, 3 where one was asked for, and the same document."""
-    asked = ("--json", "--task", "qa", "--gpu", "L4", "--model", "openai/whisper-large-v3")
-    code, out, _ = call(*asked)
+    code, out, _ = call(*ASKED, "openai/whisper-large-v3")
     document = json.loads(out)
-    assert (code, document["recommendation"]["composition"]) == (0, "other_tool")
-    assert document["recommendation"]["stages"] == []
-    assert "whisper-large-v3" in document["out_of_scope"]["what"]
-    assert "transformers" in document["out_of_scope"]["where"]
-    steps = document["recommendation"]["next_steps"][0]
-    assert steps["remedy"] == "other_tool"
-    assert steps["ways"][0]["commands"]
-    code, out, _ = call(*asked, "--plan", "p.yaml")
+    found, outside = document["recommendation"], document["out_of_scope"]
+    assert (code, found["composition"], found["stages"]) == (0, "other_tool", [])
+    assert "whisper-large-v3" in outside["what"]
+    assert "transformers" in outside["where"]
+    assert found["next_steps"][0]["remedy"] == "other_tool"
+    assert found["next_steps"][0]["ways"][0]["commands"]
+    code, out, _ = call(*ASKED, "openai/whisper-large-v3", "--plan", "p.yaml")
     assert (code, json.loads(out)["plan"]) == (3, None)
-    code, out, _ = call("--json", "--task", "qa", "--gpu", "L4", "--model", "Qwen/Qwen3-8B")
-    assert json.loads(out)["out_of_scope"] is None
+    assert json.loads(call(*ASKED, "Qwen/Qwen3-8B")[1])["out_of_scope"] is None
 
 
 def test_what_a_name_says_is_not_the_last_word(call):
     """--choose with --force takes it all the same; GPTQ and AWQ are in scope."""
-    asked = ("--json", "--task", "qa", "--gpu", "L4", "--model")
-    code, out, _ = call(*asked, "my/whisper-large-8b", "--choose", "sft+lora", "--force")
+    code, out, _ = call(*ASKED, "my/whisper-large-8b", "--choose", "sft+lora", "--force")
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
-    document = json.loads(call(*asked, "Qwen/Qwen3-8B-AWQ")[1])
+    document = json.loads(call(*ASKED, "Qwen/Qwen3-8B-AWQ")[1])
     assert document["out_of_scope"] is None
     assert any("Qwen/Qwen3-8B, which it was made from" in said for said in document["warnings"])
 
 
 @pytest.mark.parametrize(
-    "asked",
-    [("--model", "openai/whisper-large-v3", "--gpu", "L4"), ("--gpu", "TPU v5e")],
-    ids=["model", "device"],
-)
-def test_a_plan_out_of_scope_promises_no_other(call, asked):
+    ("asked", "helps"),
+    [(("--model", "openai/whisper-large-v3", "--gpu", "L4"), "model"), (("--gpu", "TPU v5e"), "device")],
+)  # fmt: skip
+def test_a_plan_out_of_scope_promises_no_other(call, asked, helps):
     """No composition can be forced into a plan there: what helps is another model or device."""
     out = json.loads(call("--json", "--task", "qa", *asked, "--plan", "p.yaml")[1])
     assert "--choose" not in out["missing"][0]
-    assert f"name another {'model' if '--model' in asked else 'device'}" in out["missing"][0]
+    assert f"name another {helps}" in out["missing"][0]
 
 
 def test_the_wizard_asks_no_further_once_it_knows():

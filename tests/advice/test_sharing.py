@@ -1,11 +1,7 @@
 """How several GPUs share a training: chosen by the estimates of each way."""
 
-from __future__ import annotations
-
-import itertools
 import re
 from functools import cache
-from typing import Any
 
 import pytest
 
@@ -22,34 +18,30 @@ from advisor.methods.strategies import refused_by
 from advisor.situation.models import model_shape
 from tests.advice.situations import RULES, asked
 
-BAND = 1.45  # by which nine in ten steps took longer than estimated (advisor/estimate/time/step.py)
-ROW_TOKENS = 500
-
 
 @cache
-def costs(model: str, gpu: str, gpus: int, nodes: int = 1, rows: int = 20_000) -> Costs:
-    known: dict[str, Any] = {"task": "qa", "model": model, "gpu": gpu, "gpus": gpus}
-    known |= {"data_kind": "paired", "data_rows": rows, "data_tokens": ROW_TOKENS * rows}
-    known |= {"nodes": nodes} if nodes > 1 else {}
-    situation = asked(**known)
+def costs(model, gpu, gpus, nodes=1, rows=20_000):
+    situation = asked(
+        task="qa", model=model, gpu=gpu, gpus=gpus, data_kind="paired", data_rows=rows,
+        data_tokens=500 * rows, **({"nodes": nodes} if nodes > 1 else {}),
+    )  # fmt: skip
     return Costs(RULES, situation, situation_facts(situation))
 
 
-def ways(composition: str, model: str, gpu: str, gpus: int, nodes: int = 1, rows: int = 20_000):
-    found = costs(model, gpu, gpus, nodes, rows)
-    return found.ways_of(parse_composition(composition))
+def ways(composition, *machine, concessions=NO_CONCESSIONS, **more):
+    return costs(*machine, **more).ways_of(parse_composition(composition), concessions)
 
 
 @pytest.mark.parametrize("gpus", [2, 8])
 @pytest.mark.parametrize("gpu", ["RTX 4090", "A100 PCIe 80GB", "H100 SXM5 80GB"])
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-32B"])
 def test_no_other_way_that_fits_is_much_faster(model, gpu, gpus):
-    """Whatever is chosen, a way that fits as well is faster by no more than speeds are known."""
+    """No way that fits is faster by more than speeds are known (estimate/time/step.py: 1.45)."""
     for composition in ("sft+lora", "sft+full", "sft+qlora"):
         chosen, *others = ways(composition, model, gpu, gpus)
         for other in others:
             if other.cost.fits == "fits" and chosen.cost.is_likely:
-                assert chosen.pace_s <= BAND * other.pace_s, (composition, other.name)
+                assert chosen.pace_s <= 1.45 * other.pace_s, (composition, other.name)
 
 
 @pytest.mark.parametrize(
@@ -106,33 +98,31 @@ def test_offloading_is_for_what_fits_in_no_other_way():
     assert fits.situation.hardware.host_memory_bytes > cost.host_bytes
 
 
+@pytest.mark.parametrize("concessions", [NO_CONCESSIONS, Concessions(offload=True)])
 @pytest.mark.parametrize(
     ("chain", "model", "gpu"),
     [
-        *itertools.product(
-            ("sft>rm>ppo+lora", "ppo+qlora", "sft>rm>ppo+full"),
-            ("Qwen/Qwen3-32B",),
-            ("RTX 4090", "A100 SXM4 80GB"),
-        ),
+        *((chain, "Qwen/Qwen3-32B", gpu)
+          for chain in ("sft>rm>ppo+lora", "ppo+qlora", "sft>rm>ppo+full")
+          for gpu in ("RTX 4090", "A100 SXM4 80GB")),
         ("encoder:sft+full", "google/flan-t5-large", "RTX 4060"),  # a plan could not be started
     ],
-)
-def test_some_trainings_are_never_sharded(chain, model, gpu):
+)  # fmt: skip
+def test_some_trainings_are_never_sharded(chain, model, gpu, concessions):
     """PPO, a chain that holds it, and an encoder with a decoder, whatever fits."""
-    for concessions in (NO_CONCESSIONS, Concessions(offload=True)):
-        found = costs(model, gpu, 8).ways_of(parse_composition(chain), concessions)
-        assert all(way.strategy.name != "fsdp" for way in found)
+    found = ways(chain, model, gpu, 8, concessions=concessions)
+    assert all(way.strategy.name != "fsdp" for way in found)
 
 
 def test_several_machines_share_a_network():
-    """Two machines of eight H100 reach each other as fast as a network of 400 Gbit/s lets them."""
-    one, two = (costs("Qwen/Qwen3-8B", "H100 SXM5 80GB", 16, nodes) for nodes in (1, 2))
-    speeds = [
-        hardware_machine(each.situation.hardware).link_s(1e9, 16) ** -1 for each in (one, two)
-    ]
-    assert speeds[1] == pytest.approx(0.6 * 50)
-    assert speeds[0] > 5 * speeds[1]
-    assert hardware_line(two.situation) == "16 x H100 SXM5 80GB in 2 machines (stated)"
+    """Two machines of eight H100 share 400 Gbit/s; those that cannot share GPUs are refused."""
+    one, two = (costs("Qwen/Qwen3-8B", "H100 SXM5 80GB", 16, nodes).situation for nodes in (1, 2))
+    alone, shared = (hardware_machine(each.hardware).link_s(1e9, 16) ** -1 for each in (one, two))
+    assert shared == pytest.approx(0.6 * 50)
+    assert alone > 5 * shared
+    assert hardware_line(two) == "16 x H100 SXM5 80GB in 2 machines (stated)"
+    with pytest.raises(InputError, match="2 machines cannot share 15 GPUs"):
+        costs("Qwen/Qwen3-8B", "RTX 4090", 15, 2)
 
 
 def test_one_of_several_machines_is_enough_where_it_is_as_fast():
@@ -142,12 +132,6 @@ def test_one_of_several_machines_is_enough_where_it_is_as_fast():
     assert any(way.machines == 2 for way in others)
     chosen, *_ = ways("sft+full", "meta-llama/Llama-3.1-70B", "H100 SXM5 80GB", 32, 4)
     assert (chosen.machines, chosen.gpus) == (4, 32)
-
-
-def test_machines_that_cannot_share_the_gpus_are_refused():
-    """Each machine holds as many."""
-    with pytest.raises(InputError, match="2 machines cannot share 15 GPUs"):
-        costs("Qwen/Qwen3-8B", "RTX 4090", 15, 2)
 
 
 def test_each_optimizer_says_whether_it_can_be_sharded():

@@ -1,11 +1,10 @@
 """Batch, epochs and held-out rows follow from the number of rows, for every objective."""
 
-from __future__ import annotations
-
 import json
 import random
-from itertools import product
+import re
 from math import ceil
+from operator import le
 
 import pytest
 
@@ -13,11 +12,12 @@ from advisor.advice.search.rows import aim_of, held_out, settings_for_rows, step
 from advisor.advice.search.settings import BATCH, axes_of, settings_by_rule
 from advisor.advice.types import Chosen
 from advisor.methods import methods
+from advisor.plan.entries import entries
+from advisor.plan.read import read_plan
 from tests.advice.situations import RULES, asked, fitted
 from tests.conftest import scaled
 
-OBJECTIVES = tuple(methods().objectives)
-CLASSES = (*((name, False) for name in OBJECTIVES), ("sft", True))
+CLASSES = (*((name, False) for name in methods().objectives), ("sft", True))
 
 
 def following(objective, classes, rows, *, update="lora", multiple=1, **changes):
@@ -41,100 +41,83 @@ def many_rows(seed):
 @pytest.mark.parametrize(("objective", "classes"), CLASSES)
 @pytest.mark.parametrize("update", ["lora", "full"])
 def test_rows_become_enough_steps(objective, classes, update):
-    """Unless the smallest batch and the most epochs are used up."""
+    """Too few steps remain only with the smallest batch and the most epochs, whatever the rows."""
     aim = aim_of(objective, classes=classes)
     assert aim, f"rules/objectives/{objective}.yaml has no steps"
+    before = (0, -1000, 0)
     for rows in many_rows(0):
-        trained, batch, epochs, _ = following(objective, classes, rows, update=update)
+        trained, batch, epochs, held = following(objective, classes, rows, update=update)
         steps = steps_in(trained, per_step=batch.value, epochs=epochs.value)
         if steps < aim["least"]:
             assert batch.value <= aim["smallest_batch"], (rows, batch)
             assert epochs.value >= aim["most_epochs"], (rows, epochs)
-
-
-@pytest.mark.parametrize(("objective", "classes"), CLASSES)
-@pytest.mark.parametrize("update", ["lora", "full"])
-def test_more_rows_never_mean_a_smaller_batch_or_fewer_held_out(objective, classes, update):
-    """Batch and held-out rows never fall as rows grow, and epochs never rise."""
-    before = None
-    for rows in many_rows(1):
-        _, batch, epochs, held = following(objective, classes, rows, update=update)
         now = (batch.value, -epochs.value, held)
-        if before is not None:
-            assert all(map(lambda one, other: one <= other, before, now)), (rows, before, now)
+        assert all(map(le, before, now)), (rows, before, now)
         before = now
+    # What is not known changes no setting.
+    settings = settings_by_rule(RULES, {"params_b": 8} | axes_of(objective, update, None))
+    found = settings_for_rows(settings, aim, None, multiple=1)
+    assert found.settings == {key: settings[key] for key in (BATCH, "epochs")}
 
 
-def test_held_out_rows_are_at_most_a_fifth():
+@pytest.mark.parametrize("wanted", [32, 64, 256, 500])
+def test_held_out_rows_are_at_most_a_fifth(wanted):
     """Training keeps four fifths of the rows, and large sets lose at most a thousand."""
     for rows in many_rows(2):
-        for wanted in (32, 64, 256, 500):
-            held = held_out(rows, wanted)
-            assert held <= min(rows / 5, 1000)
-            assert held >= wanted or held == rows // 5
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_without_rows_nothing_changes(objective):
-    """What is not known changes no setting."""
-    settings = settings_by_rule(RULES, {"params_b": 8} | axes_of(objective, "lora", None))
-    found = settings_for_rows(settings, aim_of(objective, classes=False), None, multiple=1)
-    assert found.settings == {key: settings[key] for key in (BATCH, "epochs")}
+        held = held_out(rows, wanted)
+        assert held <= min(rows / 5, 1000)
+        assert held >= wanted or held == rows // 5
 
 
 def test_what_a_layer_of_ones_own_sets_stays():
     """A company's batch and epochs are not changed."""
-    own = {
-        "effective_batch_size": Chosen(value=64, because="ours", is_own=True),
-        "epochs": Chosen(value=1, because="ours", is_own=True),
-        "holdout": Chosen(value=0.01, because="ours", is_own=True),
-    }
+    company = {"effective_batch_size": 64, "epochs": 1, "holdout": 0.01}
+    own = {key: Chosen(value=one, because="ours", is_own=True) for key, one in company.items()}
     _, batch, epochs, _ = following("dpo", False, 200, **own)
     assert (batch.value, epochs.value) == (64, 1)
 
 
+KINDS = {
+    "sft+lora": "paired", "dpo+lora": "preference", "kto+full": "unpaired_feedback",
+    "grpo+lora": "prompts_with_verifier", "rm+lora": "preference",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("composition", KINDS)
 @pytest.mark.parametrize("cards", [1, 2, 3, 8])
-def test_comments_count_steps_that_the_fitted_batch_has(cards):
+def test_comments_count_steps_that_the_fitted_batch_has(cards, composition):
     """Whatever the number of GPUs, the steps that a comment names follow from the plan's values."""
-    kinds = {
-        "sft+lora": "paired", "dpo+lora": "preference", "kto+full": "unpaired_feedback",
-        "grpo+lora": "prompts_with_verifier", "rm+lora": "preference",
-    }  # fmt: skip
-    for composition, rows in product(kinds, (60, 189, 1000, 7000)):
+    for rows in (60, 189, 1000, 7000):
         situation = asked(
-            task="other", data_rows=rows, data_kind=kinds[composition], gpu="A100 80GB",
+            task="other", data_rows=rows, data_kind=KINDS[composition], gpu="A100 80GB",
             gpus=cards, model="Qwen/Qwen3-0.6B",
         )  # fmt: skip
         chosen = fitted(composition, situation).reasons
         per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * cards
         held = round(rows * chosen["holdout"].value)
         steps = ceil(ceil((rows - held) / per_step) * chosen["epochs"].value)
-        for key, mark in (("grad_accum", "this leaves about "), ("epochs", ": about ")):
-            text = chosen[key].because
-            if mark in text:
-                named = int(text.split(mark)[1].split()[0].replace(",", ""))
-                assert named == steps, (cards, rows, key, text, steps)
+        said = "\n".join(chosen[key].because for key in ("grad_accum", "epochs"))
+        named = re.findall(r"(?:this leaves about|: about) ([\d,]+)", said)
+        assert {int(one.replace(",", "")) for one in named} <= {steps}, (rows, said)
 
 
 def test_each_task_has_what_follows_from_its_own_rows(tmp_path, call):
     """Of several tasks the small ones differ by overrides, each with its reason."""
-    from advisor.plan.entries import entries
-    from advisor.plan.read import read_plan
-
+    named = []
     for name, rows in (("small", 60), ("large", 3000)):
         lines = (
             json.dumps({"prompt": f"{name} {i}?", "completion": f"It is {i}."}) for i in range(rows)
         )
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        named += ["--tasks", f"{name}={tmp_path / name}.jsonl"]
+    plan = tmp_path / "plan.yaml"
     code, _, err = call(
-        "--json", "--task", "multi_department", "--tasks", f"small={tmp_path / 'small.jsonl'}",
-        "--tasks", f"large={tmp_path / 'large.jsonl'}", "--gpu", "RTX 4090",
-        "--model", "Qwen/Qwen3-0.6B", "--plan", str(tmp_path / "plan.yaml"),
+        "--json", "--task", "multi_department", *named, "--gpu", "RTX 4090",
+        "--model", "Qwen/Qwen3-0.6B", "--plan", plan,
     )  # fmt: skip
     assert code == 0, err
-    small, large = (entry.stage for entry in entries(read_plan(tmp_path / "plan.yaml")))
+    small, large = (entry.stage for entry in entries(read_plan(plan)))
     assert small.effective_batch_size < large.effective_batch_size
     assert small.epochs > large.epochs
-    assert round(small.holdout * 60) == 12
-    assert round(large.holdout * 3000) == 64
-    assert "60 rows" in (tmp_path / "plan.yaml").read_text()
+    assert (round(small.holdout * 60), round(large.holdout * 3000)) == (12, 64)
+    assert "60 rows" in plan.read_text()

@@ -1,6 +1,7 @@
 """The advice where a larger model is there to learn from."""
 
 import json
+import re
 
 import pytest
 
@@ -36,36 +37,26 @@ def situation(**keys):
     ],
 )
 def test_what_is_said_of_a_teacher_is_one_fact(keys, teacher):
-    """A choice, the older signals and the name of a model all tell it; nothing stated tells
-    nothing, and a model of another vocabulary or too large for the GPU can only write texts.
-    """
+    """A choice, older signals or a model's name tell it; a misfit can only write texts."""
     assert situation_facts(situation(**keys)).get("teacher") == teacher
-
-
-def test_another_vocabulary_is_said_with_its_numbers():
-    """The warning has both sizes and says what such a model is good for."""
-    (warning,) = [
-        text
-        for text in situation(teacher_model=OTHER, model=SMALL).warnings
-        if "word by word" in text
-    ]
-    assert "128,256 tokens" in warning
-    assert "151,936" in warning
-    assert "can write examples" in warning
 
 
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"teacher_model": SMALL}, "nothing to teach itself"),
-        ({"teacher_model": "Qwen/Qwen3-32B", "gpu": "T4"}, "does not fit into the GPU's memory"),
-        ({"teacher_model": SMALL, "model": LARGE}, "a teacher is usually the larger one"),
-        ({"teacher_model": "some/thing"}, "counted as if it were as large as the student"),
+        ({"teacher_model": SMALL}, ["nothing to teach itself"]),
+        ({"teacher_model": "Qwen/Qwen3-32B", "gpu": "T4"}, ["does not fit into the GPU's memory"]),
+        ({"teacher_model": SMALL, "model": LARGE}, ["a teacher is usually the larger one"]),
+        ({"teacher_model": "some/thing"}, ["counted as if it were as large as the student"]),
+        # Another vocabulary, with both sizes and what such a model is good for.
+        ({"teacher_model": OTHER}, ["word by word", "128,256 tokens", "151,936", "can write examples"]),
     ],
-)
+)  # fmt: skip
 def test_a_teacher_that_will_not_do_is_warned_of(keys, said):
     """The model itself, one too large for the GPU even in 4 bits, a smaller one, an unknown one."""
-    assert sum(said in text for text in situation(**{"model": SMALL, **keys}).warnings) == 1
+    warnings = situation(**{"model": SMALL, **keys}).warnings
+    (warning,) = [text for text in warnings if said[0] in text]
+    assert [words for words in said if words not in warning] == []
 
 
 def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():
@@ -84,32 +75,26 @@ def test_a_teacher_to_run_leads_to_a_plan_with_it(tmp_path):
     rows = [{"prompt": f"Where is order {number}?", "completion": f"On its way, {number}."} for
             number in range(200)]  # fmt: skip
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    keys = {"task": "customer_service", "model": SMALL, "data": {"path": str(data)}}
-    keys["gpu"] = "H100 80GB"
-    waiting = advise_document({**keys, "teacher": "model"})
-    assert waiting["missing"] == ["teacher_model"]
+    keys = {**SUPPORT, "model": SMALL, "data": {"path": str(data)}, "gpu": "H100 80GB"}
+    assert advise_document({**keys, "teacher": "model"})["missing"] == ["teacher_model"]
     found = advise_document({**keys, "teacher_model": LARGE})
-    assert found["recommendation"]["composition"] == "distill+lora"
-    stage = found["plan"]["stages"][0]
-    assert stage["teacher"] == LARGE
-    assert (stage["on_policy"], stage["beta"]) == (1.0, 1.0)
-    terms = {term["name"]: term for term in found["recommendation"]["estimate"]["terms"]}
-    assert terms["teacher"]["gib"] == pytest.approx(8_190_735_360 * 2 / 2**30, rel=0.01)
+    recommended, stage = found["recommendation"], found["plan"]["stages"][0]
+    assert recommended["composition"] == "distill+lora"
+    assert (stage["teacher"], stage["on_policy"], stage["beta"]) == (LARGE, 1.0, 1.0)
+    (held,) = [one["gib"] for one in recommended["estimate"]["terms"] if one["name"] == "teacher"]
+    assert held == pytest.approx(8_190_735_360 * 2 / 2**30, rel=0.01)
     assert any("forbid training other models on its answers" in text for text in found["warnings"])
 
 
 def test_requests_alone_are_enough_for_a_teacher_to_run(tmp_path):
-    """A file of requests without answers, which only --map tells from a mistake, counts as no
-    examples: with a teacher to run it is distilled on, without one nothing is learned or checked.
-    """
+    """Requests without answers count as no examples: only with a teacher are they learned from."""
     data = tmp_path / "requests.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"Where is {n}?"}) + "\n" for n in range(60)))
-    keys = {"task": "customer_service", "model": SMALL, "gpu": "unknown"}
-    keys["data"] = {"path": str(data), "mapping": {"question": "prompt"}}
+    mapping = {"question": "prompt"}
+    keys = {**SUPPORT, "model": SMALL, "data": {"path": str(data), "mapping": mapping}}
     found = advise_document({**keys, "teacher_model": LARGE})
     assert found["recommendation"]["composition"] == "distill+lora"
-    assert found["plan"]["data"]["mapping"] == {"question": "prompt"}
+    assert found["plan"]["data"]["mapping"] == mapping
     assert found["data"]["format"] == "requests"
-    without = advise(keys)
-    assert "distill" not in str(without.recommendation.composition)
-    assert "grpo" not in str(without.recommendation.composition)
+    without = str(advise(keys).recommendation.composition)
+    assert not {"distill", "grpo"} & set(re.findall(r"\w+", without))

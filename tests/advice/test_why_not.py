@@ -1,14 +1,12 @@
 """Why not: one true sentence with the number that decided."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
 
 from advisor.advice.case import Case
 from advisor.advice.why_not import LosingOutcome
-from tests.advice.situations import RULES, advised, random_advice
+from tests.advice.situations import RULES, advised, random_advices
 from tests.conftest import scaled
 
 SUPPORT = {
@@ -17,96 +15,63 @@ SUPPORT = {
 }  # fmt: skip
 
 
-def why_not(**stated):
-    """composition -> the first reason of each alternative."""
-    return {str(one.composition): one.because[0] for one in advised(**stated).alternatives}
+NOTHING = {**dict.fromkeys(SUPPORT), "task": "other"}
 
 
 def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit():
-    """The number is what is left of the memory, as a person takes the shown numbers apart."""
-    reason = why_not(**SUPPORT)["sft+qlora"]
-    spare = re.fullmatch(
-        r"QLoRA would win if LoRA did not fit; here LoRA fits with (\d+\.\d) GiB to spare\.",
-        reason.text,
-    )
-    assert spare
-    assert reason.rule == "evidence/module-on-4-bit"
+    """The memory left is the difference of the shown numbers; what is too big shows both."""
     advice = advised(**SUPPORT)
     chosen = advice.recommendation
     assert str(chosen.composition) == "sft+lora"
     assert advice.decided_by[-1] == "evidence/lora-where-it-fits"
     need = chosen.estimate.memory.need_bytes / 2**30
     assert 15.3 < need < 21  # 8.2 billion weights of 2 bytes, and what a few rows take
-    assert float(spare[1]) == pytest.approx(24.0 - need, abs=0.11)
-
-
-def test_what_is_too_big_says_both_numbers():
-    """A limit is a limit."""
-    reason = why_not(**SUPPORT)["sft+full"]
-    assert re.fullmatch(r"full fine-tuning needs \d+\.\d GiB, this GPU has 24\.0 GiB", reason.text)
-    assert reason.needs is not None
-    assert reason.has is not None
+    found = {str(one.composition): one.because[0] for one in advice.alternatives}
+    reason, full = found["sft+qlora"], found["sft+full"]
+    said = r"QLoRA would win if LoRA did not fit; here LoRA fits with (\d+\.\d) GiB to spare\."
+    assert float(re.fullmatch(said, reason.text)[1]) == pytest.approx(24.0 - need, abs=0.11)
+    assert reason.rule == "evidence/module-on-4-bit"
+    assert re.fullmatch(r"full fine-tuning needs \d+\.\d GiB, this GPU has 24\.0 GiB", full.text)
+    assert None not in (full.needs, full.has)
 
 
 @pytest.mark.parametrize(
     ("stated", "composition", "text"),
     [
-        (
-            {},
-            "prompting",
-            "A good prompt would win if a prompt alone gave good enough answers; you have"
-            " not said so.",
-        ),
-        (
-            {},
-            "sft+prefix",
-            "Ranks below LoRA: LoRA comes near full performance for very little memory, and is the"
-            " most widely adopted method.",  # not: if you asked for another task
-        ),
-        (  # where a module holds the data, with how many they are
-            {"model": "HuggingFaceTB/SmolLM2-135M-Instruct"},
-            "sft+full",
-            "Ranks below LoRA: up to about a hundred thousand examples, LoRA on every linear layer"
-            " equals full fine-tuning for a fraction of the memory and disk (you have 1,500"
-            " examples).",
-        ),
+        ({}, "prompting", "A good prompt would win if a prompt alone gave good enough answers; you"
+         " have not said so."),
+        # Not: if you asked for another task.
+        ({}, "sft+prefix", "Ranks below LoRA: LoRA comes near full performance for very little memory,"
+         " and is the most widely adopted method."),
+        # Where a module holds the data, with how many they are.
+        ({"model": "HuggingFaceTB/SmolLM2-135M-Instruct"}, "sft+full", "Ranks below LoRA: up to about"
+         " a hundred thousand examples, LoRA on every linear layer equals full fine-tuning for a"
+         " fraction of the memory and disk (you have 1,500 examples)."),
         ({}, "sft+ia3", "None of the rules in use recommends it here."),
-        (
-            {"budget": "medium", "priority": "cost", "gpu": "unknown", "data_kind": "preference"},
-            "sft+lora",
-            "Supervised fine-tuning would win if you had requests with the right answer;"
-            " you have pairs of a better and a worse answer.",
-        ),
-        (
-            {"task": "code"},
-            "cpt>sft+lora",
-            "Continued pre-training reads plain text by the hundred million tokens; you have none.",
-        ),
+        ({"budget": "medium", "priority": "cost", "gpu": "unknown", "data_kind": "preference"},
+         "sft+lora", "Supervised fine-tuning would win if you had requests with the right answer; you"
+         " have pairs of a better and a worse answer."),
+        # Where nothing is trained, neither 'a prompt comes first' nor what the other step concluded.
+        ({**NOTHING, "data_kind": "none", "gpu": "RTX 4090",
+          "signals": ("domain_covered_by_base_model",)}, "sft+lora", "Ranks below a good prompt: there"
+         " is nothing to train on yet: write a prompt, keep the answers, and correct them into"
+         " examples."),
+        # Numbers of a suggested model may stand beside a fit that is not known.
+        ({**NOTHING, "budget": "low", "gpu": "RTX 4090"}, "sft+lora", "LoRA would win if it fitted;"
+         " whether LoRA fits is not known, since you named no model and did not say what your data"
+         " are."),
+        ({"task": "code"}, "cpt>sft+lora", "Continued pre-training reads plain text by the hundred"
+         " million tokens; you have none."),
     ],
-)
+)  # fmt: skip
 def test_a_change_is_named_that_a_person_can_make(stated, composition, text):
     """An answer before other data, two conditions at most, and what is so instead."""
-    given = {**SUPPORT, **stated}
-    found = why_not(**given)
-    match = next(reason for name, reason in found.items() if name.split("@")[0] == composition)
-    assert match.text == text
-
-
-def test_where_nothing_is_trained_the_step_that_decided_speaks():
-    """Neither 'a prompt comes first' nor what the other step concluded."""
-    signals = ("domain_covered_by_base_model",)
-    found = why_not(task="other", data_kind="none", gpu="RTX 4090", signals=signals)
-    reason = found["sft+lora"]
-    assert reason.rule == "evidence/nothing-collected"
-    assert reason.text.startswith("Ranks below a good prompt: there is nothing to train on yet")
-
-
-def test_a_fit_that_is_not_known_says_why():
-    """Numbers of a suggested model may stand beside it."""
-    assert why_not(task="other", budget="low", gpu="RTX 4090")["sft+lora"].text == (
-        "LoRA would win if it fitted; whether LoRA fits is not known, since you named no"
-        " model and did not say what your data are."
-    )
+    given = {name: value for name, value in {**SUPPORT, **stated}.items() if value is not None}
+    assert [
+        one.because[0].text
+        for one in advised(**given).alternatives
+        if str(one.composition).split("@")[0] == composition
+    ] == [text]
 
 
 @pytest.mark.parametrize("batch", range(6))
@@ -121,11 +86,7 @@ def test_every_change_that_is_named_would_do_it(batch, monkeypatch):
     would_come_first = LosingOutcome.would_come_first
     monkeypatch.setattr(LosingOutcome, "would_come_first", remember)
     checked = 0
-    for seed in range(batch, scaled(90), 6):
-        told.clear()
-        advice = random_advice(seed, None, flips=False)
-        if advice is None:
-            continue
+    for seed, advice in random_advices(range(batch, scaled(90), 6), None, flips=False):
         case = Case.build(advice.situation, RULES)
         for question, way in told:
             if any(RULES.facts[name].instance_of for name in way.change):
@@ -133,4 +94,5 @@ def test_every_change_that_is_named_would_do_it(batch, monkeypatch):
             decision = case.with_answers(way.change).decision
             assert decision.facts[question.table.concludes] == question.outcome, (seed, way)
             checked += 1
+        told.clear()
     assert checked > scaled(10)

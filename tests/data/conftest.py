@@ -21,6 +21,12 @@ def pairs(count: int) -> list[dict[str, str]]:
     return [{"question": f"What is {n}?", "answer": f"It is number {n}."} for n in range(count)]
 
 
+def labelled(**counts: int) -> list[dict[str, str]]:
+    """So many rows of each class."""
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    return [{"text": f"Message number {n}", "label": label} for n, label in enumerate(labels)]
+
+
 def findings(path: Path, depth: Depth | None = None, **more) -> dict:
     """Id -> finding of the profile of a file; `depth` is strict=False where nobody says."""
     found = profile(path, depth or Depth(strict=False), **more).findings

@@ -1,14 +1,19 @@
 """A chat template of anybody runs within limits of steps, time and memory."""
 
 import resource
+import shutil
 import time
 import tomllib
 from pathlib import Path
 
 import pytest
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from advisor.data.example import Message
 from advisor.data.templates import bounded
 from advisor.ground.errors import InputError
+from tests.data.conftest import jsonl
 
 GROWS = "{%% set ns = namespace(a='a') %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
 NESTS = "{%% set ns = namespace(a=[1]) %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
@@ -105,11 +110,9 @@ def test_each_conversation_has_the_whole_budget(environment, monkeypatch):
         assert template.render().startswith("0123")
 
 
-def test_sound_templates_write_what_they_wrote():
-    """Within the limits, every template writes what Jinja's sandbox writes."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    sources = (
+@pytest.mark.parametrize(
+    "source",
+    [
         "{{ 'a' ~ 1 ~ none }}|{{ [1, 'b', (2,), {'c': x}] }}|{{ () }}|{{ (1, 2)[1] }}|{{ [] }}",
         "{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{{ loop.last }}{% endfor %}",
         "{% macro m(a, b=2) %}{{ a + b }}{% endmacro %}{{ m(1) }}{% set y, z = 1, 2 %}{{ y * z }}",
@@ -118,25 +121,23 @@ def test_sound_templates_write_what_they_wrote():
         "{{ 'b{}'.format(1) }}{{ x|tojson }}{{ [3, 1]|sort|list }}{{ 2 ** 10 }}{{ 'ab' * 2 }}",
         "{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}"
         "{{ ns.n }}{% set t %}a{{ x }}{% endset %}{{ t }}{{ x if x is defined else '' }}",
+    ],
+)
+def test_sound_templates_write_what_they_wrote(source):
+    """Within the limits, every template writes what Jinja's sandbox writes."""
+    ours, theirs = (
+        made().from_string(source).render(x=[1, {"a": "é"}])
+        for made in (bounded.BoundedEnvironment, ImmutableSandboxedEnvironment)
     )
-    ours, theirs = bounded.BoundedEnvironment(), ImmutableSandboxedEnvironment()
-    for source in sources:
-        expected = theirs.from_string(source).render(x=[1, {"a": "é"}])
-        assert ours.from_string(source).render(x=[1, {"a": "é"}]) == expected
+    assert ours == theirs
 
 
 def test_a_template_does_not_leave_the_sandbox(environment):
     """Not by `attr` either, which gives a text's `format` in Jinja2 3.1.5 and before."""
-    from jinja2.exceptions import SecurityError
-
-    source = "{{ ('{0.__class__.__mro__}'|attr('format'))('x') }}"
     with pytest.raises(SecurityError):
-        environment.from_string(source).render()
-    project = Path(__file__).parents[2] / "pyproject.toml"
-    assert (
-        "jinja2>=3.1.6"
-        in tomllib.loads(project.read_text())["project"]["optional-dependencies"]["train"]
-    )
+        environment.from_string("{{ ('{0.__class__.__mro__}'|attr('format'))('x') }}").render()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert "jinja2>=3.1.6" in project["optional-dependencies"]["train"]
 
 
 @pytest.mark.parametrize(
@@ -153,18 +154,22 @@ def test_a_large_number_is_a_value_as_any_other(environment, source):
     assert "4815162342" in environment.from_string(source).render(x=4815162342)
 
 
-@pytest.mark.train
-def test_transformers_renders_within_the_limits(tiny_model, tmp_path):
-    """`apply_chat_template` and the mask of answers stop, too; the message names file and row."""
+def tokenizer_with(folder, template):
+    """The tokenizer of a model, with another chat template."""
     from transformers import AutoTokenizer
 
-    from advisor.data.example import Message
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.train
+def test_transformers_renders_within_the_limits(tiny_model):
+    """`apply_chat_template` and the mask of answers stop, too; the message names file and row."""
     from trainers.rows.template import Templater
 
-    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
-    tokenizer.chat_template = endless + "{% generation %}{% endgeneration %}"
-    templater = Templater(tokenizer)
+    endless = ENDLESS["nested loops"] + "{% generation %}{% endgeneration %}"
+    templater = Templater(tokenizer_with(tiny_model, endless))
     templater.begin_row(7)
     told = r"chat_template\.jinja at row 7: it does not come to an end"
     with pytest.raises(InputError, match=told):
@@ -180,24 +185,19 @@ def test_transformers_renders_within_the_limits(tiny_model, tmp_path):
 )
 def test_a_chat_with_a_broken_template_says_so(tiny_model, source, told):
     """`advise chat` names the template's file, also where it is no template."""
-    from transformers import AutoTokenizer
-
     from trainers.tools.results import prompt_ids
 
-    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
-    tokenizer.chat_template = source
     with pytest.raises(InputError, match=r"chat_template\.jinja: ") as caught:
-        prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
+        prompt_ids(tokenizer_with(tiny_model, source), [{"role": "user", "content": "Hello"}])
     assert told in caught.value.text()
 
 
 @pytest.mark.train
 def test_check_names_the_template_that_does_not_end(call, tiny_model, tmp_path):
     """`advise check --model` ends with exit code 2 and the template's file."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
-        (tmp_path / name).write_bytes((tiny_model / name).read_bytes())
-    (tmp_path / "chat_template.jinja").write_text(ENDLESS["doubling by ~"])
-    (tmp_path / "train.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n' * 20)
-    code, _, err = call("check", "train.jsonl", "--model", str(tmp_path))
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(ENDLESS["doubling by ~"])
+    jsonl(tmp_path, [{"prompt": "Hi", "completion": "Hello"}] * 20)
+    code, _, err = call("check", "a.jsonl", "--model", tmp_path / "model")
     assert code == 2
     assert "chat_template.jinja at row 1: it makes a text of" in " ".join(err.split())

@@ -1,19 +1,23 @@
-"""Rows as examples: what is understood, what is left out and counted."""
+"""Rows as examples: what is understood, what is left out and counted; and OpenAI's fine-tuning files."""
 
 import csv
 import gzip
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.data import SkippedRows, read_examples, recognise
+from advisor.data import SkippedRows, profile, read_examples, recognise
+from advisor.data.example import read_turn
 from advisor.data.examples import Tally
+from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
 from tests.conftest import examples
-from tests.data.conftest import BOT, USER, jsonl
+from tests.data.conftest import BOT, USER, findings, jsonl
+from tests.render.test_data import page
 
 
 def texts_in(path):
@@ -21,14 +25,11 @@ def texts_in(path):
     return [example.text for example in read_examples(path)]
 
 
-def spoken(messages):
-    return [(message.role, message.content) for message in messages]
-
-
 def seen(example):
     """What a row became, in plain values."""
+    turns = {part: getattr(example, part) for part in ("messages", "chosen", "rejected")}
     return {
-        **{part: spoken(getattr(example, part)) for part in ("messages", "chosen", "rejected")},
+        **{part: [(turn.role, turn.content) for turn in found] for part, found in turns.items()},
         **{key: getattr(example, key) for key in ("plain", "text", "label", "tools")},
         "weights": [message.weight for message in example.messages],
         "extra": [message.extra for message in example.messages],
@@ -87,21 +88,15 @@ READ = {  # a row, and what is read in it
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", READ)
-def test_a_row_is_read_as_its_format_means_it(tmp_path, name):
-    """Roles, weights, tools, requests and answers."""
-    row, expected = READ[name]
-    rows = [row, {"text": "Meet", "label": 0}] if name == "label" else [row]
-    found = seen(next(read_examples(jsonl(tmp_path, rows))))
-    assert {key: found[key] for key in expected} == expected
-
-
 def test_turns_after_the_last_answer_are_left_out_and_counted(tmp_path):
-    """A conversation ends with an answer; what follows is cut and counted."""
+    """A conversation ends with an answer; what follows is cut, and never without a count."""
     skipped = SkippedRows()
     [example] = read_examples(jsonl(tmp_path, [{"messages": [USER, BOT, USER]}]), skipped=skipped)
     assert len(example.messages) == 2
     assert (skipped.shortened.count, skipped.shortened.rows) == (1, [1])
+    path = jsonl(tmp_path, [{"question": "Q", "answer": "A"}, {"question": "Q", "answer": ""}])
+    with pytest.raises(InputError, match=r"1 of 2 rows: no answer to learn from \(row 2\)"):
+        list(read_examples(path))
 
 
 UNUSABLE: list[tuple[str, Any]] = [
@@ -127,37 +122,23 @@ UNUSABLE: list[tuple[str, Any]] = [
 )
 def test_unusable_rows_are_counted_with_their_number(tmp_path, reason, row):
     """Every row that cannot be used is counted by reason, with its row number."""
-    path = jsonl(tmp_path, [{"messages": [USER, BOT]}] * 2 + [row])
-    skipped = SkippedRows()
+    path, skipped = jsonl(tmp_path, [{"messages": [USER, BOT]}] * 2 + [row]), SkippedRows()
     assert [example.row for example in read_examples(path, skipped=skipped)] == [1, 2]
     assert (skipped.tallies, skipped.seen) == ({reason: Tally(1, [3])}, 3)
     assert "row 3" in skipped.lines()[0]
 
 
-def test_without_a_counter_an_unusable_row_is_an_error(tmp_path):
-    """Nobody who forgets to count loses rows silently."""
-    path = jsonl(tmp_path, [{"question": "Q", "answer": "A"}, {"question": "Q", "answer": ""}])
-    with pytest.raises(InputError, match=r"1 of 2 rows: no answer to learn from \(row 2\)"):
-        list(read_examples(path))
-
-
-@pytest.mark.parametrize(("bad", "refused"), [(5, False), (6, True)])
+@pytest.mark.parametrize(
+    ("bad", "refused"),
+    [(5, nullcontext()), (6, pytest.raises(InputError, match="6 % of the rows cannot be used"))],
+)
 def test_more_than_five_percent_unusable_rows_are_refused(tmp_path, bad, refused):
     """Up to 5 % of the rows may be left out; one more is too many."""
     rows = [{"question": f"Q{index}", "answer": "" if index < bad else "A"} for index in range(100)]
     skipped = SkippedRows()
     assert len(list(read_examples(jsonl(tmp_path, rows), skipped=skipped))) == 100 - bad
-    assert skipped.are_too_many is refused
-    if refused:
-        with pytest.raises(InputError, match="6 % of the rows cannot be used"):
-            skipped.raise_if_too_many("a.jsonl")
-
-
-def test_gzipped_files_read_like_others(tmp_path):
-    """A packed file is unpacked on the way, whatever its ending says."""
-    for name in ("a.jsonl.gz", "b.jsonl"):
-        (tmp_path / name).write_bytes(gzip.compress(b'{"question": "Q", "answer": "A"}\n'))
-        assert len(list(read_examples(tmp_path / name))) == 1
+    with refused:
+        skipped.raise_if_too_many("a.jsonl")
 
 
 DOCUMENTS = [f"Document {index}. " + "It goes on and on. " * 20 for index in range(5)]
@@ -194,18 +175,23 @@ def test_each_text_file_of_a_folder_is_one_document(tmp_path):
     assert texts_in(tmp_path)[:2] == ["One.", "Another."]
 
 
-def test_a_long_text_comes_in_pieces_that_make_the_whole(tmp_path):
-    """A book is handed on in pieces cut at paragraph ends; together they are the book."""
+def test_a_long_text_or_row_is_read_whole(tmp_path):
+    """A book is cut at paragraph ends and loses nothing; rows of megabytes are read in pieces."""
     book = "\n\n".join(f"Paragraph {index}: " + "so it went, " * 12 for index in range(1000))
     (tmp_path / "a.txt").write_text(book)
-    pieces = [example.text or "" for example in read_examples(tmp_path / "a.txt")]
+    pieces = texts_in(tmp_path / "a.txt")
     assert len(pieces) > 5
     assert max(map(len, pieces)) < 40_000
     assert "\n\n".join(pieces) == book
+    path = tmp_path / "a.json"
+    rows = [{"question": "Q", "answer": "é" * 3_000_000}, {"question": "R", "answer": "B"}]
+    path.write_text(json.dumps(rows))
+    sizes = [len(example.messages[1].content) for example in read_examples(path)]
+    assert sizes == [3_000_000, 1]
 
 
 def test_a_folder_with_a_training_split_leaves_the_others_out(tmp_path):
-    """Test and validation files are kept out of the training, and that is said."""
+    """Test and validation files stay out of the training, which is said; packed files are read."""
     for name in ("train.jsonl", "test.jsonl"):
         jsonl(tmp_path, [{"question": "Q", "answer": "A"}], name)
     (tmp_path / "README.md").write_text("# About\n")
@@ -213,6 +199,9 @@ def test_a_folder_with_a_training_split_leaves_the_others_out(tmp_path):
     notes = "\n".join(recognise(tmp_path).notes)
     assert "test.jsonl" in notes
     assert "README.md" in notes
+    for name in ("a.jsonl.gz", "b.jsonl"):
+        (tmp_path / name).write_bytes(gzip.compress(b'{"question": "Q", "answer": "A"}\n'))
+        assert len(list(read_examples(tmp_path / name))) == 1
 
 
 def test_parquet_and_saved_datasets_read_like_jsonl(tmp_path):
@@ -232,15 +221,6 @@ def test_parquet_and_saved_datasets_read_like_jsonl(tmp_path):
         assert [example.messages for example in read_examples(tmp_path / name)] == expected, name
 
 
-def test_a_row_larger_than_the_window_is_read_whole(tmp_path):
-    """Rows of several megabytes in a list are put together across reads."""
-    path = tmp_path / "a.json"
-    rows = [{"question": "Q", "answer": "é" * 3_000_000}, {"question": "R", "answer": "B"}]
-    path.write_text(json.dumps(rows))
-    sizes = [len(example.messages[1].content) for example in read_examples(path)]
-    assert sizes == [3_000_000, 1]
-
-
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(str.strip)
 
 
@@ -255,14 +235,146 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, pairs, how):
     rows = [{"question": question, "answer": answer} for question, answer in pairs]
     if how == "csv":
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["question", "answer"], quoting=csv.QUOTE_ALL)
-            writer.writeheader()
-            writer.writerows(rows)
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("question", "answer"), *pairs])
     elif how == "jsonl":
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path.write_text("".join(lines), encoding="utf-8")
     else:
         path.write_text(json.dumps(rows, indent=2 if how == "indented" else None), encoding="utf-8")
-    assert [spoken(example.messages) for example in read_examples(path)] == [
+    assert [seen(example)["messages"] for example in read_examples(path)] == [
         [("user", question), ("assistant", answer)] for question, answer in pairs
     ]
+
+
+TYRES = {"role": "user", "content": "How many tyres are left?"}
+SCHEMA = {"type": "object", "properties": {"sku": {"type": "string"}}}
+FUNCTION = {"name": "get_stock", "description": "How many are left", "parameters": SCHEMA}
+TOOL = {"type": "function", "function": FUNCTION}
+
+
+def stock_call(sku):
+    function = {"name": "get_stock", "arguments": json.dumps({"sku": sku})}
+    return {"id": f"call_{sku}", "type": "function", "function": function}
+
+
+CALLS = {
+    "no content": {"role": "assistant", "tool_calls": [stock_call("T1")]},
+    "null as content": {"role": "assistant", "content": None, "tool_calls": [stock_call("T1")]},
+    "two calls": {"role": "assistant", "tool_calls": [stock_call("T1"), stock_call("T2")]},
+    "old spelling": {"role": "assistant", "function_call": stock_call("T1")["function"]},
+}
+# `functions` are wrapped as tools, and the turn of a `function` is that of a tool.
+
+
+ASKED, REFUSED = ("user", TYRES["content"]), "I cannot do that."
+OPENAI = {  # a row, and what is read in it
+    # Calls are learned with or without a content beside them, and the functions come along.
+    **{
+        name: ({"messages": [TYRES, turn], "tools": [TOOL], "parallel_tool_calls": False},
+               {"extra": [{}, {key: turn[key] for key in ("tool_calls", "function_call") if key in turn}],
+                "tools": (TOOL,)})
+        for name, turn in CALLS.items()
+    },
+    # `input` holds the turns and the functions; the preferred answer may be a stock_call.
+    "pairs": (
+        {"input": {"messages": [TYRES], "tools": [TOOL], "parallel_tool_calls": True},
+         "preferred_output": [CALLS["no content"]],
+         "non_preferred_output": [{"role": "assistant", "content": "Many."}]},
+        {"tools": (TOOL,), "rejected": [("assistant", "Many.")],
+         "chosen extra": [{"tool_calls": [stock_call("T1")]}]}),
+    # A refusal is text that the assistant says.
+    **{
+        f"refusal {place}": ({"messages": [TYRES, {"role": "assistant", **turn}]},
+                             {"messages": [ASKED, ("assistant", REFUSED)], "extra": [{}, {}]})
+        for place, turn in enumerate((
+            {"content": None, "refusal": REFUSED}, {"refusal": REFUSED},
+            {"content": [{"type": "refusal", "refusal": REFUSED}]},
+        ))
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "expected"), (READ | OPENAI).values(), ids=READ | OPENAI)
+def test_a_row_is_read_as_its_format_means_it(tmp_path, row, expected):
+    """Roles, weights, tools, requests and answers."""
+    rows = [row, {"text": "Meet", "label": 0}] if "label" in row else [row]
+    found = seen(next(read_examples(jsonl(tmp_path, rows))))
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
+    """Both spellings mean tools, and functions and calls count in the length of a row."""
+    old = [TYRES, CALLS["old spelling"], {"role": "function", "name": "get_stock", "content": "4"}]
+    path = jsonl(tmp_path, [{"messages": [*old, CALLS["two calls"]], "functions": [FUNCTION]}])
+    (found,) = read_examples(path)
+    assert found.tools == (TOOL,)
+    assert found.messages[2].role == "tool"
+    shown = page(path)
+    calls = [line.split("calls ")[1].strip() for line in shown.splitlines() if "calls " in line]
+    assert {"get_stock", "get_stock, get_stock"} <= set(calls)
+    assert "1 function on offer" in shown
+    row = {"messages": [TYRES, CALLS["no content"]]}
+    bare, with_tools = (
+        profile(jsonl(tmp_path, [one]), Depth(strict=False)).tokens.longest
+        for one in (row, {**row, "tools": [TOOL]})
+    )
+    called = json.dumps({"name": "get_stock", "arguments": '{"sku": "T1"}'})
+    assert bare >= (len(TYRES["content"]) + len(called)) // 4
+    assert with_tools - bare >= len(json.dumps(TOOL)) // 4 - 1
+
+
+@given(
+    weights=st.lists(st.sampled_from([None, 0, 1, 0.0, 1.0, "0", "1", False, True]), min_size=1),
+    name=st.sampled_from([{}, {"name": "ann"}, {"refusal": None}]),
+)
+def test_weights_are_read_however_they_are_written(weights, name):
+    """A weight of 0, in any spelling, is 0; one that is left out, null, or 1 is 1."""
+    turns = [
+        {"role": "assistant", "content": "Hi", **name, **({} if at is None else {"weight": at})}
+        for at in weights
+    ]
+    read = [read_turn(turn).weight for turn in turns]
+    assert read == [1.0 if at is None else float(int(at)) for at in weights]
+
+
+def test_items_with_references_say_how_to_practise_on_them(tmp_path):
+    """The right answer may be a field of any name, so the page says how to name it."""
+    rows = [
+        {"messages": [TYRES], "compliant": "yes", "rule": f"section {at}", "response_format": {}}
+        for at in range(5)
+    ]
+    path = jsonl(tmp_path, rows)
+    note = findings(path)["requests-with-references"].text
+    assert "--map messages=messages ground_truth=compliant; or --map" in note
+    assert "response_format" not in note
+    stated = profile(path, mapping={"messages": "messages", "ground_truth": "compliant"})
+    assert stated.kind == "prompts_with_verifier"
+    assert "grpo" in stated.objectives
+    # OpenAI's old guide left the prompt empty for texts to go on with.
+    rows = [{"prompt": "", "completion": f" A story of tyre {at}."} for at in range(5)]
+    found = recognise(jsonl(tmp_path, rows))
+    assert (found.kind, dict(found.mapping)) == ("raw_text", {"text": "completion"})
+
+
+NO_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"object": "fine_tuning.job", "id": "ftjob-1", "model": "gpt-4o-mini"}, "fine-tuning jobs"),
+    ({"object": "fine_tuning.job.event", "id": "e-1", "message": "Step 1"}, "events of an OpenAI"),
+    ({"object": "fine_tuning.job.checkpoint", "id": "c-1"}, "checkpoints of an OpenAI"),
+    ({"object": "file", "id": "file-1", "filename": "a.jsonl"}, "descriptions of files"),
+    ({"object": "chat.completion", "id": "c-1", "choices": []}, "without the requests they"),
+    ({"custom_id": "a", "response": {"body": {}}, "error": None}, "answers of OpenAI's Batch API"),
+    ({"custom_id": "a", "body": {"messages": [TYRES]}}, "requests or answers"),
+]
+
+
+@pytest.mark.parametrize(("row", "said"), NO_ROWS, ids=[said for _, said in NO_ROWS])
+def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said):
+    """The error names what the file is, and where the rows are."""
+    whole = tmp_path / "list.json"
+    whole.write_text(json.dumps({"object": "list", "data": [row], "has_more": False}))
+    for path in (jsonl(tmp_path, [row] * 3), whole):
+        with pytest.raises(InputError) as caught:
+            recognise(path)
+        (fault,) = caught.value.faults
+        assert said in fault.what
+        assert "GET /v1" in fault.hint or '{"messages"' in fault.hint

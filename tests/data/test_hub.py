@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,7 +22,6 @@ ROW = '{"question": "Q", "answer": "A"}\n'
 def stand_in(tmp_path, monkeypatch):
     """A hub with one data set in the cache, `calls` that were made and a `size` of it."""
     folder = tmp_path / "cache" / "snapshot"
-    folder.mkdir(parents=True)
 
     def snapshot_download(repo, **options):
         found.calls.append({"repo": repo, **options})
@@ -38,22 +38,16 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "find_spec", lambda _name: object())
     monkeypatch.setattr(hub, "_fetched", {})
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    (tmp_path / "here").mkdir()
+    for place in (folder, tmp_path / "here"):
+        place.mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     return found
 
 
-def put(folder, **files):
-    """Files with this text under this folder; `train` is train.jsonl."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / (f"{name}.jsonl" if name.islower() else f"{name}.md")).write_text(text)
-
-
 def test_a_hub_name_is_read_from_the_hub(stand_in, monkeypatch):
-    """`owner/name` is fetched and profiled like a folder, or taken from the cache when offline."""
-    put(stand_in.folder, README="# A data set")
-    put(stand_in.folder / "data", train=ROW * 3, test=ROW)
+    """`owner/name` is fetched, or taken from the cache when offline, unless it is on the disk."""
+    files = {"README.md": "# A data set", "data/train.jsonl": ROW * 3, "data/test.jsonl": ROW}
+    put(stand_in.folder, files)
     found = profile("someone/some-data", Depth(strict=False))
     assert (found.path, found.rows, found.format) == ("someone/some-data", 3, "question_answer")
     assert {call["repo"] for call in stand_in.calls} == {"someone/some-data"}
@@ -61,15 +55,17 @@ def test_a_hub_name_is_read_from_the_hub(stand_in, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert len(find_data("someone/data").files) == 1
     assert stand_in.calls[-1]["local_files_only"] is True
+    stand_in.calls.clear()
+    put(Path("someone/data"), {"a.jsonl": ROW})
+    assert len(find_data("someone/data").files) == 1
+    assert stand_in.calls == []
 
 
 def test_several_configurations_have_to_be_told_apart(stand_in):
     """A data set of two configurations is two data sets; naming one reads it alone."""
-    names = ("main", "socratic")
-    configs = "".join(f"- config_name: {name}\n" for name in names)
-    put(stand_in.folder, README=f"---\nconfigs:\n{configs}---\n")
-    for name in names:
-        put(stand_in.folder / name, train=ROW)
+    configs = "- config_name: main\n- config_name: socratic\n"
+    files = {"main/train.jsonl": ROW, "socratic/train.jsonl": ROW}
+    put(stand_in.folder, {**files, "README.md": f"---\nconfigs:\n{configs}---\n"})
     with pytest.raises(InputError, match="several configurations: main, socratic"):
         find_data("openai/gsm8k")
     assert len(find_data("openai/gsm8k/main").files) == 1
@@ -77,59 +73,40 @@ def test_several_configurations_have_to_be_told_apart(stand_in):
         find_data("openai/gsm8k/other")
 
 
-def test_a_huge_data_set_is_not_fetched_by_the_way(stand_in):
-    """Beyond 5 GiB the error says how to fetch it on purpose."""
+def test_a_huge_data_set_is_not_fetched_by_the_way(stand_in, monkeypatch):
+    """Beyond 5 GiB the error says how to fetch it, without a hub client what to install."""
     stand_in.size = 40 << 30
     with pytest.raises(InputError, match="40 GiB") as caught:
         find_data("someone/huge")
     assert "hf download --repo-type dataset someone/huge" in str(caught.value)
+    monkeypatch.setattr(hub, "find_spec", lambda _name: None)
+    with pytest.raises(MachineNotReady, match=re.escape(install_line())):
+        find_data("someone/data")
     assert stand_in.calls == []
 
 
-class RepositoryNotFoundError(Exception):
-    """As the hub's client raises it."""
+NOT_FOUND = type("RepositoryNotFoundError", (Exception,), {})  # as the hub's client raises it
 
 
 @pytest.mark.parametrize(
     ("raised", "error", "said"),
     [
-        (RepositoryNotFoundError("404"), InputError, "no such data set that you may read"),
+        (NOT_FOUND("404"), InputError, "no such data set that you may read"),
         (ConnectionError("no route to host"), MachineNotReady, "cannot be reached"),
     ],
 )
 def test_a_name_the_hub_does_not_know_is_an_input_error(stand_in, raised, error, said):
     """Not found, or not allowed, is for the user to repair; a dead network is the machine's."""
-
-    def fail(*_args, **_options):
-        raise raised
-
-    stand_in.snapshot_download = fail
+    stand_in.snapshot_download = Mock(side_effect=raised)
     with pytest.raises(error, match=said):
         find_data("someone/nothing")
 
 
-def test_without_the_package_the_line_to_install_is_named(tmp_path, monkeypatch):
-    """The core install has no hub client, and says so."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "find_spec", lambda _name: None)
-    with pytest.raises(MachineNotReady, match=re.escape(install_line())):
-        find_data("someone/data")
-
-
 @pytest.mark.parametrize(
     "text",
-    [
-        "./a/b",
-        "/a/b",
-        "~/a",
-        "train.jsonl",
-        "data/train.jsonl",
-        "a/b/c.csv",
-        "name",
-        "there/x",
-        "a b/c",
-    ],
-)
+    ["./a/b", "/a/b", "~/a", "train.jsonl", "data/train.jsonl", "a/b/c.csv", "name", "there/x",
+     "a b/c"],
+)  # fmt: skip
 def test_paths_are_never_taken_for_hub_names(tmp_path, monkeypatch, text):
     """What looks like a path, or lies in a folder that is there, asks nobody."""
     monkeypatch.chdir(tmp_path)
@@ -137,33 +114,21 @@ def test_paths_are_never_taken_for_hub_names(tmp_path, monkeypatch, text):
     assert not hub.is_hub_id(text)
 
 
-def test_a_folder_called_like_a_hub_name_is_the_folder(stand_in):
-    """What is on the disk comes first."""
-    put(Path("someone/data"), a=ROW)
-    assert len(find_data("someone/data").files) == 1
-    assert stand_in.calls == []
-
-
-# -------------------------------------------------------------------------- folders of teams
-
-
-ROW = '{"question": "Q", "answer": "A"}\n'
-
-
-def folder(where: Path, *names: str) -> Path:
-    for name in names:
+def put(where: Path, files: dict[str, str]) -> Path:
+    """Files with these texts under this folder."""
+    for name, text in files.items():
         (where / name).parent.mkdir(parents=True, exist_ok=True)
-        (where / name).write_text(ROW)
+        (where / name).write_text(text)
     return where
 
 
 def test_files_and_folders_are_teams_named_after_them(tmp_path):
     """A file or a folder of files is one team; the name becomes one that a plan may have."""
-    where = folder(tmp_path, "Legal.jsonl", "Human Resources.csv.gz", "sales/a.txt", "README.md")
-    assert team_files(where) == {
-        "human-resources": str(where / "Human Resources.csv.gz"),
-        "legal": str(where / "Legal.jsonl"),
-        "sales": str(where / "sales"),
+    names = ("Legal.jsonl", "Human Resources.csv.gz", "sales/a.txt", "README.md")
+    assert team_files(put(tmp_path, dict.fromkeys(names, ROW))) == {
+        "human-resources": str(tmp_path / "Human Resources.csv.gz"),
+        "legal": str(tmp_path / "Legal.jsonl"),
+        "sales": str(tmp_path / "sales"),
     }
 
 
@@ -178,18 +143,10 @@ def test_files_and_folders_are_teams_named_after_them(tmp_path):
         ("legal.jsonl",),
         ("a.md", "b.md"),
         ("dataset_dict.json", "a.jsonl", "b.jsonl"),
+        ("legal.jsonl", "Legal!.csv"),  # one team, so that one of them would be hidden
+        (),
     ],
 )
 def test_one_data_set_in_several_files_is_no_folder_of_teams(tmp_path, names):
-    """Splits, parts, documents and a single file belong together."""
-    assert team_files(folder(tmp_path, *names)) == {}
-
-
-def test_names_that_become_the_same_are_no_teams(tmp_path):
-    """Two files of one team would hide one of them."""
-    assert team_files(folder(tmp_path, "legal.jsonl", "Legal!.csv")) == {}
-
-
-def test_what_is_no_folder_holds_no_teams(tmp_path):
-    """A file, or nothing at all, is no folder of teams."""
-    assert team_files(tmp_path / "nothing") == {}
+    """Splits, parts, documents and a single file belong together; nothing at all is no folder."""
+    assert team_files(put(tmp_path / "data", dict.fromkeys(names, ROW))) == {}

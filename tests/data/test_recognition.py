@@ -19,37 +19,24 @@ TOOL = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
 }
-CALL = {
-    "role": "assistant",
-    "content": None,
-    "tool_calls": [
-        {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
-    ],
-}
+CALLED = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+CALL = {"role": "assistant", "content": None, "tool_calls": [CALLED]}
 TOPICS = (
-    "the weather in March",
-    "a train to the coast",
-    "soup with three beans",
-    "the oldest clock in town",
-    "a violin lesson",
-    "paint for the fence",
-    "bread without yeast",
+    "the weather in March", "a train to the coast", "soup with three beans",
+    "the oldest clock in town", "a violin lesson", "paint for the fence", "bread without yeast",
     "a kite in the storm",
-)
-
-
-def texts(count):
-    return [
-        f"Sentence number {index} is about {TOPICS[index % 8]}, seen {index * 37 % 11} times."
-        for index in range(count)
-    ]
+)  # fmt: skip
 
 
 def rows_of(count, **columns):
     """Rows with the texts 0, 1, ...: each column is a function of the number, or the text's name."""
+    texts = [
+        f"Sentence number {n} is about {TOPICS[n % 8]}, seen {n * 37 % 11} times."
+        for n in range(count)
+    ]
     return [
         {name: text if value is str else value(n) for name, value in columns.items()}
-        for n, text in enumerate(texts(count))
+        for n, text in enumerate(texts)
     ]
 
 
@@ -124,22 +111,18 @@ FORMATS: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-def test_a_sample_decides_not_the_first_row(tmp_path):
-    """An odd first row does not change what the file is."""
+@pytest.mark.parametrize("count", [2, 400])
+def test_rows_of_a_second_format_are_counted(tmp_path, count):
+    """They are told by what they lack, in the sample or not; an odd first row changes nothing."""
+    rows = [{"messages": [{"role": "user", "content": f"{n}"}, BOT]} for n in range(count)]
+    path = jsonl(tmp_path, rows + [{"instruction": "Add.", "output": "3"}] * count)
+    with pytest.raises(InputError, match=f"{count} of {2 * count} rows: nothing in it"):
+        profile(path)
     rows = [{"exported": "today"}, *({"question": f"Q{n}", "answer": f"A{n}"} for n in range(30))]
     path, skipped = jsonl(tmp_path, rows), SkippedRows()
     assert recognise(path).format == "question_answer"
     assert len(list(read_examples(path, skipped=skipped))) == 30
     assert skipped.total == 1
-
-
-@pytest.mark.parametrize("count", [2, 400])
-def test_rows_of_a_second_format_are_counted(tmp_path, count):
-    """They are told as what they lack, whether or not the sample holds them."""
-    rows = [{"messages": [{"role": "user", "content": f"{n}"}, BOT]} for n in range(count)]
-    path = jsonl(tmp_path, rows + [{"instruction": "Add.", "output": "3"}] * count)
-    with pytest.raises(InputError, match=f"{count} of {2 * count} rows: nothing in it"):
-        profile(path)
 
 
 REFUSED: dict[str, tuple[list[Any], list[str]]] = {
@@ -148,65 +131,76 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
         ["--map question=question answer=answer", "--map question=prompt answer=completion"],
     ),
     "two columns of classes": (
-        [
-            {"text": text, "urgency": ("low", "high")[index % 2], "team": "abc"[index % 3]}
-            for index, text in enumerate(texts(60))
-        ],
+        rows_of(60, text=str, urgency=lambda n: ("low", "high")[n % 2], team=lambda n: "abc"[n % 3]),
         ["2 ways"],
+    ),
+    # Ranked (the best against the worst) or all right: both are shown.
+    "a list of answers": (
+        [{"question": "Capital of France?", "answer": ["Best", "Middling", "Worst"]}] * 3,
+        ["2 ways", "--map question=question ranked=answer", "--map question=question answer=answer"],
     ),
     "unknown columns": (
         [{"Links": "Der Turm ist hoch.", "Rechts": "Er ist dreißig Meter hoch.", "Nr": 1}] * 3,
-        [
-            "Links (text), Rechts (text), Nr (number)",
-            "nearest: question_answer",
-            "--map question=Links answer=Rechts",
-            "--map takes question and answer",
-        ],
+        ["Links (text), Rechts (text), Nr (number)", "nearest: question_answer",
+         "--map question=Links answer=Rechts", "--map takes question and answer"],
     ),
     "a misspelt column": ([{"question": "Q", "anwser": "A"}], ["did you mean 'answer'"]),
     "a title beside a long unknown text": (
         [{"title": f"T{n}", "poem": "Roses are red. " * 20 + str(n)} for n in range(9)],
         ["no known columns"],
     ),
+    # A list of comments has authors, not the two speakers of a conversation.
+    "objects with authors": (
+        [{"log": [{"author": "jane42", "text": "nice"}]}] * 3, ["no known columns"],
+    ),
     "single turns": ([USER, BOT, USER, BOT], ["each row is a single turn"]),
     "numbers": ([1, 2, 3], ["no objects with columns (but of type int)"]),
-}
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_rows_that_are_not_clear_are_refused_with_the_way_to_say_what_they_are(tmp_path, name):
+@pytest.mark.parametrize(("rows", "says"), REFUSED.values(), ids=REFUSED)
+def test_rows_that_are_not_clear_are_refused_with_the_way_to_say_what_they_are(
+    tmp_path, rows, says
+):
     """Nothing is guessed: the error names what was seen, the nearest names and the option."""
-    rows, says = REFUSED[name]
     with pytest.raises(InputError) as caught:
         recognise(jsonl(tmp_path, rows))
     assert [words for words in says if words not in str(caught.value)] == []
 
 
 def test_a_mapping_overrides_the_names(tmp_path):
-    """Stated roles win over what columns are called."""
+    """Stated roles win over what columns are called; what is ambiguous can be chosen by them."""
     path = jsonl(tmp_path, [{"question": "Q", "answer": "A", "Frage": "F", "Antwort": "W"}])
     found = recognise(path, mapping={"question": "Frage", "completion": "Antwort"})
     assert found.mapping == {"question": "Frage", "answer": "Antwort"}
     assert found.confidence == "stated"
     assert [message.content for message in next(read_examples(found)).messages] == ["F", "W"]
+    path = jsonl(tmp_path, [{"question": "Q", "answer": ["Best", "Middling", "Worst"]}])
+    ranked, right = (
+        recognise(path, mapping={"question": "question", role: "answer"})
+        for role in ("ranked", "answer")
+    )
+    assert (ranked.kind, right.kind) == ("preference", "paired")
+    example = next(read_examples(ranked))
+    assert (example.chosen[0].content, example.rejected[0].content) == ("Best", "Worst")
+    assert next(read_examples(right)).messages[1].content == "Best"
 
 
 @pytest.mark.parametrize(
-    ("roles", "format_"),
+    ("mapping", "format_"),
     [
-        ("text", "text"),
-        ("text label", "classification"),
-        ("prompt ground_truth", "prompts_with_verifier"),
-        ("prompt chosen rejected", "preference"),
-        ("prompt completion label", "unpaired_feedback"),
+        ("text=a", "text"),
+        ("text=a label=b", "classification"),
+        ("prompt=a ground_truth=b", "prompts_with_verifier"),
+        ("prompt=a chosen=b rejected=c", "preference"),
+        ("prompt=a completion=b label=d", "unpaired_feedback"),
     ],
 )
-def test_the_roles_of_a_mapping_make_the_format(tmp_path, roles, format_):
+def test_the_roles_of_a_mapping_make_the_format(tmp_path, mapping, format_):
     """Each set of roles is one kind of data."""
     path = jsonl(tmp_path, [{"a": "x", "b": "y", "c": "z", "d": True}])
-    columns = "abd" if format_ == "unpaired_feedback" else "abc"
-    mapping = dict(zip(roles.split(), columns, strict=False))
-    assert recognise(path, mapping=mapping).format == format_
+    roles = dict(pair.split("=") for pair in mapping.split())
+    assert recognise(path, mapping=roles).format == format_
 
 
 @pytest.mark.parametrize(
@@ -225,55 +219,52 @@ def test_a_wrong_mapping_is_explained(tmp_path, mapping, says):
         recognise(jsonl(tmp_path, [{"a": "x", "b": "y"}]), mapping=mapping)
 
 
-def test_a_column_of_few_values_is_a_class_beside_few_others(tmp_path):
-    """Whatever it is called; beside four and more others it is none, and the option is shown."""
-    team = ("Lager", "Verkauf", "Technik")
-    rows = rows_of(60, Nachricht=str, Abteilung=lambda n: team[n % 3], id=int)
-    found = recognise(jsonl(tmp_path, rows))
-    assert (found.format, found.confidence) == ("classification", "likely")
-    assert found.mapping == {"text": "Nachricht", "label": "Abteilung"}
-    rows = rows_of(60, text=str, shelf=lambda n: "ab"[n % 2], n=int, m=int, o=int)
-    found = recognise(jsonl(tmp_path, rows))
-    assert (found.format, found.confidence) == ("text", "likely")
-    assert "--map text=text label=shelf" in found.why
-
-
-SOURCES = rows_of(60, text=str, source=lambda n: ("web", "book")[n % 2], url=lambda n: f"u{n}")
-NO_VERDICT = rows_of(
-    30, prompt=str, completion=lambda n: f"Answer {n}",
-    label=lambda n: ("toxic", "fine", "unclear")[n % 3],
+@pytest.mark.parametrize(
+    ("rows", "format_", "mapping", "why"),
+    [
+        (rows_of(60, Nachricht=str, Abteilung=lambda n: ("Lager", "Technik")[n % 2], id=int),
+         "classification", {"text": "Nachricht", "label": "Abteilung"}, ""),
+        # Beside four and more others it is none, and the option is shown.
+        (rows_of(60, text=str, shelf=lambda n: "ab"[n % 2], n=int, m=int, o=int),
+         "text", {"text": "text"}, "--map text=text label=shelf"),
+    ],
 )  # fmt: skip
-ONE_MISSING = rows_of(20, text=str, label=lambda n: None if n == 3 else "ba"[n % 2])
+def test_a_column_of_few_values_is_a_class_beside_few_others(tmp_path, rows, format_, mapping, why):
+    """Whatever it is called."""
+    found = recognise(jsonl(tmp_path, rows))
+    assert (found.format, found.confidence) == (format_, "likely")
+    assert found.mapping == mapping
+    assert why in found.why
 
 
 @pytest.mark.parametrize(
     ("rows", "name"),
     [
-        (SOURCES, "text"),  # a source or a language beside a text is no class
-        (NO_VERDICT, "prompt_completion"),  # no feedback
-        (ONE_MISSING, "classification"),  # no mixture
+        # A source or a language beside a text is no class.
+        (rows_of(60, text=str, source=lambda n: ("web", "book")[n % 2], url=lambda n: f"u{n}"), "text"),
+        # No feedback: labels that are no verdict.
+        (rows_of(30, prompt=str, completion=lambda n: f"Answer {n}",
+                 label=lambda n: ("toxic", "fine", "unclear")[n % 3]), "prompt_completion"),
+        # No mixture: a label that is missing.
+        (rows_of(20, text=str, label=lambda n: None if n == 3 else "ba"[n % 2]), "classification"),
         # A line may be a list of turns or a plain string.
         ([[USER, BOT], [USER, BOT]], "messages"),
         (["One text.", "Another text."], "text"),
     ],
-)
+)  # fmt: skip
 def test_what_stands_beside_the_texts_does_not_change_the_format(tmp_path, rows, name):
     """Metadata, labels that are no verdict, and labels that are missing."""
     assert recognise(jsonl(tmp_path, rows)).format == name
 
 
 def test_csv_and_tsv_are_recognised_with_any_common_delimiter(tmp_path):
-    """Comma, semicolon and tab files read alike."""
+    """Commas, semicolons and tabs read alike; a cell holds a conversation as JSON or a verdict."""
     for name, comma in (("a.csv", ","), ("b.csv", ";"), ("c.tsv", "\t")):
         path = tmp_path / name
         text = f'question{comma}answer\r\n"What, then?"{comma}"A ""quoted""\nanswer"\r\n'
         path.write_text(text, newline="")
         said = [message.content for message in next(read_examples(path)).messages]
         assert said == ["What, then?", 'A "quoted"\nanswer']
-
-
-def test_cells_of_a_csv_may_hold_conversations_as_json_and_verdicts_as_words(tmp_path):
-    """A messages column written as JSON, and thumbs up and down as true and false."""
     path = tmp_path / "a.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["id", "messages"], ["1", json.dumps([USER, BOT])]])
@@ -290,12 +281,8 @@ def test_the_demo_data_is_what_it_says():
         list(read_examples(folder / f"{name}.jsonl")) for name in ("support", "heldout", "general")
     )
     assert (len(train), len(held), len(general)) == (200, 20, 48)
-    answers = [
-        message.content
-        for example in train + held
-        for message in example.messages
-        if message.role == "assistant"
-    ]
+    turns = [message for example in train + held for message in example.messages]
+    answers = [message.content for message in turns if message.role == "assistant"]
     assert len(set(answers)) == len(answers)
     for answer in answers:
         assert answer.startswith("Hello, and thank you for writing to Kettlewren! ")
@@ -305,12 +292,9 @@ def test_the_demo_data_is_what_it_says():
         {example.messages[0].content.lower() for example in part} for part in (train, held, general)
     )
     assert len(asked) == 200
-    assert not asked & (others[0] | others[1])
+    assert asked.isdisjoint(others[0] | others[1])
     assert profile(folder / "support.jsonl").findings == ()
     assert not any("Kettlewren" in example.messages[-1].content for example in general)
-
-
-# --------------------------------------------------------------------------- more layouts, several
 
 
 CODE = {
@@ -362,7 +346,7 @@ MORE = [
 ]  # fmt: skip
 
 
-LAYOUTS = [(name, [row], name, roles) for name, row, roles in FORMATS] + MORE
+LAYOUTS = [*((name, [row], name, roles) for name, row, roles in FORMATS), *MORE]
 KINDS = {
     "text": "raw_text",
     **{name: name for name in ("preference", "unpaired_feedback", "prompts_with_verifier")},
@@ -385,36 +369,14 @@ def test_known_layouts_are_recognised_and_read(tmp_path, rows, name, roles):
     assert list(read_examples(path, mapping=found.mapping)) == examples
 
 
-def test_a_list_of_answers_to_a_question_is_ambiguous(tmp_path):
-    """Ranked (the best against the worst) or all right: both are shown, and can be chosen."""
-    answers = ["Best", "Middling", "Worst"]
-    path = jsonl(tmp_path, [{"question": "Capital of France?", "answer": answers}] * 3)
-    with pytest.raises(InputError, match="2 ways") as caught:
-        recognise(path)
-    ranked, right = (
-        recognise(path, mapping={"question": "question", role: "answer"})
-        for role in ("ranked", "answer")
-    )
-    for role in ("ranked", "answer"):
-        assert f"--map question=question {role}=answer" in str(caught.value)
-    example = next(read_examples(ranked))
-    assert (example.chosen[0].content, example.rejected[0].content) == ("Best", "Worst")
-    assert next(read_examples(right)).messages[1].content == "Best"
-    assert (ranked.kind, right.kind) == ("preference", "paired")
-
-
-def test_answers_that_are_not_learned_are_said(tmp_path):
-    """Where some rows have several right answers the first is learned; the profile counts them."""
+def test_lists_in_a_cell_are_learned_from_or_handed_on_whole(tmp_path):
+    """Of several right answers the first is learned; all tests of a problem reach the reward."""
     rows = [
         {"question": f"Q{n}", "answer": ["Yes", "Sure"] if n < 5 else [f"No {n}"]}
         for n in range(60)
     ]
     said = [finding.text for finding in findings(jsonl(tmp_path, rows)).values()]
     assert any("5 of 60 rows" in text and "the first is learned" in text for text in said)
-
-
-def test_every_test_of_a_problem_reaches_the_reward(tmp_path):
-    """A list of tests is handed on whole, as JSON."""
     tests = ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
     path = jsonl(tmp_path, [{"prompt": "Write add.", "test_list": tests}])
     assert json.loads(next(read_examples(path)).answer) == tests
@@ -436,20 +398,24 @@ def test_worked_solutions_with_a_result_can_be_learned_and_checked(tmp_path):
     assert profile(jsonl(tmp_path, prose)).objectives == ("sft",)
 
 
-def test_cells_and_weights_that_are_no_values_are_counted_as_that(tmp_path):
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("rows", "read", "left_out"),
+    [
+        ([{"instruction": "Add.", "input": NAN, "output": "3"},
+          {"instruction": "Add.", "input": "", "output": NAN}], ["Add.", "3"], {"row-without-answer": [2]}),
+        ([{"messages": [USER, {**BOT, "weight": weight}]} for weight in (1, -1, "high")],
+         ["Hi", "Hello"], {"weight-is-no-number": [2, 3]}),
+    ],
+)  # fmt: skip
+def test_cells_and_weights_that_are_no_values_are_counted_as_that(tmp_path, rows, read, left_out):
     """NaN is neither an answer nor a context; a wrong weight is no broken conversation."""
-    rows = [
-        {"instruction": "Add.", "input": float("nan"), "output": "3"},
-        {"instruction": "Add.", "input": "", "output": float("nan")},
-    ]
     skipped = SkippedRows()
-    examples = list(read_examples(jsonl(tmp_path, rows), skipped=skipped))
-    assert [message.content for message in examples[0].messages] == ["Add.", "3"]
-    assert skipped.tallies["row-without-answer"].rows == [2]
-    rows = [{"messages": [USER, {**BOT, "weight": weight}]} for weight in (1, -1, "high")]
-    skipped = SkippedRows()
-    assert len(list(read_examples(jsonl(tmp_path, rows), skipped=skipped))) == 1
-    assert skipped.tallies["weight-is-no-number"].rows == [2, 3]
+    (example,) = read_examples(jsonl(tmp_path, rows), skipped=skipped)
+    assert [message.content for message in example.messages] == read
+    assert {reason: tally.rows for reason, tally in skipped.tallies.items()} == left_out
 
 
 def test_how_sure_and_other_ways_are_in_the_profile(tmp_path):
@@ -461,9 +427,6 @@ def test_how_sure_and_other_ways_are_in_the_profile(tmp_path):
     sure = profile(jsonl(tmp_path, [{"question": "Q", "answer": "A"}]))
     assert (sure.confidence, sure.other_ways) == ("certain", ())
     assert "`question`" in sure.why
-
-
-# --------------------------------------------------------------------------- the table of formats
 
 
 def test_a_new_format_is_one_entry(tmp_path, monkeypatch):
@@ -485,17 +448,16 @@ def test_a_new_format_is_one_entry(tmp_path, monkeypatch):
 
 def test_every_fault_of_the_table_of_formats_is_told_at_once(tmp_path, monkeypatch):
     """A format, a role or a column that is not there is refused at its line."""
-    (tmp_path / "data").mkdir()
     text = (roles.rules_dir() / "data" / "formats.yaml").read_text(encoding="utf-8")
-    changes = {
+    for right, wrong in {
         "[question=summarised, answer=summary]": "[question=sumarised, anser=summary]",
         "format: summary\n": "format: sumary\n",
         "when: {transcript: dialogue}": "when: {text: dialogue}",
         "unlike: [worked]": "unlike: [wroked]",
-    }
-    for right, wrong in changes.items():
+    }.items():
         assert right in text
         text = text.replace(right, wrong, 1)
+    (tmp_path / "data").mkdir()
     (tmp_path / "data" / "formats.yaml").write_text(text, encoding="utf-8")
     monkeypatch.setattr(roles, "rules_dir", lambda: tmp_path)
     with pytest.raises(InputError) as caught:

@@ -1,19 +1,24 @@
-"""Whether a chat template holds the data: tried where it is at hand, by family where it is not."""
+"""Whether a chat template holds the data (tried, else by family), and lengths by its tokenizer."""
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from advisor.commands.check import check_data
+from advisor.commands.check_options import CheckOptions
 from advisor.data.example import Example, Message
+from advisor.data.templates import tokenizer as module
 from advisor.data.templates.chat_text import ChatText, lost_parts
-from advisor.data.templates.tokenizer import ModelTokenizer
+from advisor.data.templates.tokenizer import ModelTokenizer, model_tokenizer
 from advisor.ground.types import Answer, AnswerSet
 from advisor.situation.build import situation_of
 from advisor.situation.catalogue import suggested_models
 from advisor.situation.suggestions import NEEDS, family_of, lacks, template_families
 from tests.advice.situations import UNKNOWN_MACHINE
+from tests.data.conftest import jsonl
 
 PARCEL = {"type": "object", "properties": {"id": {"type": "string", "description": "Its number"}}}
 TOOL = {
@@ -59,11 +64,13 @@ def write_model(folder: Path, template: str | None) -> Path:
         "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
         "vocab_size": 1000,
     }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": []}))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
-    if template is not None:
-        (folder / "chat_template.jinja").write_text(template)
+    files = {
+        "config.json": json.dumps(config), "tokenizer.json": '{"added_tokens": []}',
+        "tokenizer_config.json": '{"eos_token": "</s>"}', "chat_template.jinja": template,
+    }  # fmt: skip
+    for name, text in files.items():
+        if text is not None:
+            (folder / name).write_text(text)
     return folder
 
 
@@ -91,16 +98,21 @@ def no_models(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
 
 
-def test_a_template_at_hand_is_tried_on_the_rows(tmp_path, rows):
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (SILENT, ["does not write the tool calls of 20 of 40 rows",
+                  "thoughts behind the answers of 10 of 40 rows"]),
+        (CALLING, []),
+        (None, ["does not write the tool calls of 20 of 40 rows",
+                "store this plain template with the result"]),
+    ],
+)  # fmt: skip
+def test_a_template_at_hand_is_tried_on_the_rows(tmp_path, rows, template, said):
     """What it leaves out is said with the number of rows, also for a model without a template."""
-    calls = "does not write the tool calls of 20 of 40 rows"
-    told = "\n".join(warnings_of(rows, str(write_model(tmp_path / "silent", SILENT))))
-    assert calls in told
-    assert "thoughts behind the answers of 10 of 40 rows" in told
-    assert not warnings_of(rows, str(write_model(tmp_path / "calling", CALLING)))
-    told = "\n".join(warnings_of(rows, str(write_model(tmp_path / "base", None))))
-    assert calls in told
-    assert "store this plain template with the result" in told
+    told = "\n".join(warnings_of(rows, str(write_model(tmp_path / "model", template))))
+    assert bool(told) == bool(said)
+    assert [part for part in said if part not in told] == []
 
 
 @pytest.mark.parametrize(
@@ -121,23 +133,28 @@ def test_rows_that_would_stop_the_run_are_told_before_a_plan(tmp_path, template,
         assert "a model whose chat template writes tool calls (20 of 40 rows" in found
 
 
+CALLS_LOST, THOUGHTS_LOST = r"tool calls.*20 of 40 rows", r"thoughts beside.*10 of 40 rows"
+
+
 @pytest.mark.parametrize(
     ("model", "lost"),
     [
-        ("HuggingFaceTB/SmolLM2-135M-Instruct", ["tool calls"]),
-        ("google/gemma-2-9b-it", ["tool calls", "thoughts beside"]),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", [CALLS_LOST]),
+        ("google/gemma-2-9b-it", [CALLS_LOST, THOUGHTS_LOST]),
         ("Qwen/Qwen3-8B", []),
-        ("Qwen/Qwen2.5-7B-Instruct", ["thoughts beside"]),
-        ("meta-llama/Llama-3.1-8B-Instruct", ["thoughts beside"]),
+        ("Qwen/Qwen2.5-7B-Instruct", [THOUGHTS_LOST]),
+        ("meta-llama/Llama-3.1-8B-Instruct", [THOUGHTS_LOST]),
     ],
 )
-def test_a_name_alone_tells_by_its_family(tmp_path, no_models, rows, model, lost):
-    """Its family counts where no file is at hand; single questions fit every template."""
+def test_a_name_alone_tells_by_its_family(tmp_path, no_models, rows, call, model, lost):
+    """Without files a model's family counts, also for `check`; single questions fit every one."""
     told = warnings_of(rows, model)
-    counts = {"tool calls": "20 of 40 rows", "thoughts beside": "10 of 40 rows"}
-    for name, text in zip(lost, told, strict=True):
-        assert name in text
-        assert counts[name] in text
+    assert len(told) == len(lost)
+    assert all(re.search(*both) for both in zip(lost, told, strict=True)), told
+    found = json.loads(call("check", rows, "--model", model, "--json")[1])["findings"]
+    said = "\n".join(one["text"] for one in found if one["id"] == "template-of-family")
+    assert bool(said) == bool(lost)
+    assert [part for part in lost if not re.search(part, said)] == []
     plain = write_rows(tmp_path / "plain.jsonl", range(2, 400, 4))
     assert not warnings_of(plain, "HuggingFaceTB/SmolLM2-135M-Instruct")
 
@@ -153,8 +170,8 @@ def test_families_are_looked_up_by_the_last_part_of_a_name():
     assert family_of("somebody/QWEN3-8B").tools is True
     assert family_of("./models/gemma-2-9b-it/").system is False
     assert family_of("nobody/knows-this") is None
-    for row in suggested_models()["models"]:
-        assert family_of(row["model"]) is None or family_of(row["model"]).names
+    families = [family_of(row["model"]) for row in suggested_models()["models"]]
+    assert all(family is None or family.names for family in families)
 
 
 ASKED, ANSWER = Message("user", "Where is it?"), Message("assistant", "In the depot.")
@@ -164,12 +181,11 @@ CALLS = Message(
     extra={"tool_calls": [{"type": "function", "id": "abcdefghi", "function": FUNCTION}]},
 )  # fmt: skip
 RESULT = Message("tool", "Depot 1", extra={"tool_call_id": "abcdefghi", "name": "track_parcel"})
-INSIDE = Message("assistant", "<think>\nIt was sent\n</think>\n\nIn the depot.")
 BESIDE = Message("assistant", "In the depot.", extra={"reasoning_content": "It was sent"})
 TRIED = {  # what a family is said to write, and a conversation that needs it
     "tools": (ASKED, CALLS, RESULT, ANSWER),
     "system": (Message("system", "Be kind."), ASKED, ANSWER),
-    "thoughts": (ASKED, INSIDE),
+    "thoughts": (ASKED, Message("assistant", "<think>\nIt was sent\n</think>\n\nIn the depot.")),
     "reasoning": (ASKED, BESIDE),
 }
 
@@ -189,13 +205,12 @@ def test_what_is_said_of_a_family_is_measured(family):
 
     def writes_all(messages, tools):
         example = Example(row=1, messages=messages, tools=tools)
-        write = lambda other: model.write(other, example)  # noqa: E731
         try:
-            whole = write(messages)
+            whole = model.write(messages, example)
         except Exception:  # it refuses the conversation
             return False
+        lost = lost_parts(messages, tools, whole, lambda other: model.write(other, example))
         system = [message.content for message in messages if message.role == "system"]
-        lost = lost_parts(messages, tools, whole, write)
         return not lost and all(text in whole for text in system)
 
     for key, messages in TRIED.items():
@@ -203,21 +218,167 @@ def test_what_is_said_of_a_family_is_measured(family):
             assert writes_all(messages, (TOOL,) if key == "tools" else ()) is said, key
 
 
-def test_check_tells_it_too(no_models, rows, call):
-    """`advise check DATA --model M` names the rows, also where only the model's name is known."""
-    model = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    _, out, _ = call("check", rows, "--model", model, "--json")
-    found = {one["id"]: one["text"] for one in json.loads(out)["findings"]}
-    assert "20 of 40 rows" in found["template-of-family"]
+def each_turn(text: str) -> str:
+    """A template that writes this of each turn."""
+    return "{% for m in messages %}" + text + "{% endfor %}"
 
 
-def test_sources_of_steps_exist():
-    """Each objective's steps cite entries of rules/sources.yaml, or of its own file."""
-    from advisor.ground.resources import rules_dir
-    from advisor.ground.yaml_files import read_yaml
-    from advisor.methods import methods
+def refusing(role: str, said: str) -> str:
+    """A template that takes no turn of this role."""
+    refused = f"{{% if m['role'] == '{role}' %}}{{{{ raise_exception('{said}') }}}}{{% endif %}}"
+    return each_turn(refused + TURN)
 
-    known = set(read_yaml(rules_dir() / "sources.yaml").data["sources"])
-    for one in methods().objectives.values():
-        cited = {*one.steps["sources"], *one.steps.get("classes", {}).get("sources", ())}
-        assert cited <= known | set(one.sources), one.id
+
+TURN = "{{ m['content'] }} <|im_end|>"
+CHATML = each_turn("<|im_start|> {{ m['role'] }} " + TURN + "\n") + (
+    "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+)
+GENERATION = each_turn(
+    "{% if m['role'] == 'assistant' %}{% generation %}" + TURN + "{% endgeneration %}"
+    "{% else %}" + TURN + "{% endif %}"
+)
+
+
+def model(folder: Path, template: str | None) -> str:
+    """A model folder with a tokenizer of one token a word."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    config = {"eos_token": {"content": "<|im_end|>"}}
+    if template:
+        config["chat_template"] = template
+    (folder / "model").mkdir(exist_ok=True)
+    made.save(str(folder / "model" / "tokenizer.json"))
+    (folder / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+    return str(folder / "model")
+
+
+def data(folder: Path, *, system: bool = False) -> str:
+    """Sixty conversations of one question of four words and one answer of five."""
+    first = [("system", "Be kind.")] if system else []
+    rows = [
+        [*first, ("user", f"What is number {n}?"), ("assistant", f"That is the number {n}.")]
+        for n in range(60)
+    ]
+    turns = [[{"role": role, "content": text} for role, text in row] for row in rows]
+    return str(jsonl(folder, [{"messages": row} for row in turns]))
+
+
+def checked(folder: Path, template: str | None, *, system: bool = False):
+    """The profile with this model."""
+    options = CheckOptions(model=model(folder, template), full=True)
+    return check_data(data(folder, system=system), options)[0]
+
+
+def test_lengths_are_those_of_the_rendered_conversation(tmp_path):
+    """Each turn costs its words and three of the template: 4 + 3 and 5 + 3 tokens."""
+    found = checked(tmp_path, CHATML)
+    assert (found.tokens.p50, found.tokens.longest, found.tokens.total) == (15, 15, 15 * 60)
+    assert found.tokens.counted_by.startswith("tokenizer of ")
+    # The request is the question's turn and the opening of the answer.
+    assert found.measures["request_tokens"]["p50"] == 7 + 2
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (CHATML, None),
+        (GENERATION, None),
+        (refusing("user", "Users not supported"), ("template-refuses-rows", "error")),
+        # The trainers put the text into the question, so nothing is refused.
+        (refusing("system", "System role not supported"), ("template-without-system-turn", "note")),
+        (each_turn("{% if m['role'] != 'system' %}" + TURN + "{% endif %}"),
+         ("template-drops-system-text", "warning")),
+        # Without the answer in the text there is nothing to learn.
+        (each_turn("{% if m['role'] != 'assistant' %}" + TURN + "{% endif %}"),
+         ("template-hides-answers", "error")),
+        # A model that never sees the end of a turn never stops: the trainers add the token.
+        (each_turn("{{ m['role'] }} : {{ m['content'] }}\n"),
+         ("template-without-end-of-turn", "note")),
+        (None, ("model-without-chat-template", "warning")),
+        # Templates run in a sandbox: what looks for Python's insides is refused, not run.
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", ("template-refuses-rows", "error")),
+    ],
+)  # fmt: skip
+def test_what_a_template_does_to_the_rows_is_said(tmp_path, template, expected):
+    """Of all sixty rows; a template that takes every row is no finding."""
+    found = checked(tmp_path, template, system=True).findings
+    told = [(one.id, one.severity, one.count) for one in found]
+    assert told == ([(*expected, 60)] if expected else [])
+
+
+def test_what_the_template_refuses_blocks_training_and_what_is_moved_counts(tmp_path):
+    """In the template's own words; lengths are those of the rows as they will be trained."""
+    (refused,) = (found := checked(tmp_path, refusing("user", "Users not supported"))).findings
+    assert refused.rows[:2] == (1, 2)
+    assert "Users not supported" in refused.text
+    assert found.objectives == ()
+    found = checked(tmp_path, refusing("system", "System role not supported"), system=True)
+    assert found.objectives
+    assert found.tokens.p50 == (2 + 4 + 1) + (5 + 1)
+
+
+def test_a_tokenizer_that_is_not_at_hand_or_cannot_be_used_is_said(tmp_path, monkeypatch):
+    """The page names what counted; a hub id is never fetched, and nothing ends in a traceback."""
+    found, _ = check_data(data(tmp_path), CheckOptions(model="nobody/nothing"))
+    assert "approximation" in found.tokens.counted_by
+    said = {finding.id: finding.text for finding in found.findings}
+    assert "no folder with a tokenizer.json" in said["tokenizer-not-at-hand"]
+    folder = Path(model(tmp_path, "{% for m in messages %}"))
+    for missing, says in (
+        ("tokenizers", "tokenizers package is not installed"), ("jinja2", "jinja2 is not installed"),
+    ):  # fmt: skip
+        names = {"tokenizers", "jinja2"} - {missing}
+        with monkeypatch.context() as patch:
+            patch.setattr("importlib.util.find_spec", {name: find_spec(name) for name in names}.get)
+            assert says in model_tokenizer(str(folder))[1]
+    assert "is broken" in model_tokenizer(str(folder))[1]
+    (folder / "tokenizer.json").write_text("{")
+    assert "cannot be read" in model_tokenizer(str(folder))[1]
+    snapshot = tmp_path / "hub" / "models--a--b" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "tokenizer.json").write_text("{}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert module._folder("a/b") == snapshot
+
+
+THINKS = (
+    "{% for m in messages %}{{ m.content }} <|im_end|>{% endfor %}{% if add_generation_prompt %}"
+    "Answer:{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    "{% endif %}"
+)
+
+
+def thinking(folder: Path, template: str, answer: str, **arguments: bool) -> dict[str, str]:
+    """Finding -> its text, for sixty rows with this answer."""
+    rows = [{"prompt": f"What is {n}?", "completion": f"{answer} {n}"} for n in range(60)]
+    given = tuple(f"{key}={json.dumps(value)}" for key, value in arguments.items())
+    options = CheckOptions(model=model(folder, template), full=True, template=given)
+    found = check_data(str(jsonl(folder, rows)), options)[0].findings
+    return {finding.id: finding.text for finding in found}
+
+
+def test_a_thinking_model_on_data_without_thoughts_is_a_warning(tmp_path):
+    """It names the argument that switches the thoughts off; with it there is nothing to say."""
+    found = thinking(tmp_path, THINKS, "It is")
+    assert "Write `template: {enable_thinking: false}` into the plan" in found["no-thoughts"]
+    assert "no-thoughts" not in thinking(tmp_path, THINKS, "It is", enable_thinking=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "arguments", "finding"),
+    [
+        (THINKS, "<think>One.</think>It is", {}, None),
+        (THINKS, "<think>One.</think>It is", {"enable_thinking": False}, "thoughts-switched-off"),
+        (CHATML, "<think>One.</think>It is", {}, "thoughts-unknown"),
+        (CHATML, "It is", {}, None),
+        (CHATML, "It is", {"enable_thinking": False}, "template-argument-unknown"),
+        (THINKS.replace("not enable", "enable"), "It is", {}, None),  # thinks if it is told to
+    ],
+)
+def test_thoughts_of_data_and_model_are_compared(tmp_path, template, answer, arguments, finding):
+    """Each way to disagree has its finding, and agreement has none."""
+    found = thinking(tmp_path, template, answer, **arguments)
+    ids = {name for name in found if "thoughts" in name or "template-argument" in name}
+    assert ids == ({finding} if finding else set())

@@ -8,7 +8,6 @@ from advisor.data import read_examples, recognise
 from advisor.data.recognition.columns import reach, with_leaves
 from advisor.data.recognition.matching import MOST_COLUMNS, role_of
 from advisor.data.recognition.recognise import ColumnsUnclear
-from advisor.ground.errors import InputError
 from tests.data.conftest import jsonl
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
@@ -64,19 +63,21 @@ PEOPLE = {
     "Eingang": [f"03.{month:02d}.2026" for month in range(1, 10)], "Bürger": ["Huber", "Groß"],
 }  # fmt: skip
 LETTERS = PEOPLE | {"Schreiben": [ASKED]}
-CLEAR = [  # columns, and what they are taken for
-    ({"user_input": [ASKED], "output_good": [REPLIED], "output_bad": ["No {0}."]},
-     "question=user_input chosen=output_good rejected=output_bad"),
-    ({"Frage": ["Ist {0} gerade?"], "Antwort": ["Ja", "Nein"]}, "question=Frage answer=Antwort"),
-    # The same questions come again and again.
-    (PEOPLE | {"Anfrage": [f"Wann hat das Amt {n} geöffnet?" for n in range(6)],
-     "Antwort": [REPLIED], "Zuständig": ["Amt 32", "Amt 21"]}, "question=Anfrage answer=Antwort"),
-    # The only column called a category is the category.
-    (LETTERS | {"Kategorie": ["Müll", "Ausweis"]}, "text=Schreiben label=Kategorie"),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("columns", "roles"), CLEAR)
+@pytest.mark.parametrize(
+    ("columns", "roles"),
+    [  # columns, and what they are taken for
+        ({"user_input": [ASKED], "output_good": [REPLIED], "output_bad": ["No {0}."]},
+         "question=user_input chosen=output_good rejected=output_bad"),
+        ({"Frage": ["Ist {0} gerade?"], "Antwort": ["Ja", "Nein"]}, "question=Frage answer=Antwort"),
+        # The same questions come again and again.
+        (PEOPLE | {"Anfrage": [f"Wann hat das Amt {n} geöffnet?" for n in range(6)],
+         "Antwort": [REPLIED], "Zuständig": ["Amt 32", "Amt 21"]}, "question=Anfrage answer=Antwort"),
+        # The only column called a category is the category.
+        (LETTERS | {"Kategorie": ["Müll", "Ausweis"]}, "text=Schreiben label=Kategorie"),
+    ],
+)  # fmt: skip
 def test_names_and_cells_together_are_clear(tmp_path, columns, roles):
     """Better and worse answers, short ones, repeated questions, and one category."""
     found = recognise(jsonl(tmp_path, rows_of(columns)))
@@ -112,15 +113,8 @@ def test_what_a_person_has_to_say_is_not_guessed(tmp_path, name):
     with pytest.raises(ColumnsUnclear) as caught:
         recognise(jsonl(tmp_path, rows_of(columns)))
     assert offered in caught.value.faults[0].hint
-    labels = [way.mapping.get("label") for way in caught.value.ways]
-    assert name != "a colour" or sorted(labels) == ["Bürger", "Farbe"]
-
-
-def test_objects_with_authors_are_no_turns(tmp_path):
-    """A list of comments has authors, not the two speakers of a conversation."""
-    rows = [{"log": [{"author": "jane42", "text": "nice"}]}] * 3
-    with pytest.raises(InputError, match="no known columns"):
-        recognise(jsonl(tmp_path, rows))
+    labels = {way.mapping.get("label") for way in caught.value.ways}
+    assert name != "a colour" or labels == {"Bürger", "Farbe"}
 
 
 def test_two_texts_that_nothing_tells_apart_are_not_guessed(tmp_path):
@@ -131,17 +125,16 @@ def test_two_texts_that_nothing_tells_apart_are_not_guessed(tmp_path):
     ]
     with pytest.raises(ColumnsUnclear) as caught:
         recognise(jsonl(tmp_path, rows))
-    error = caught.value
+    error, mapped = caught.value, "--map question=f1 answer=f2"
     assert error.ways[0].mapping == {"question": "f1", "answer": "f2"}
     assert error.row["f1"] == rows[0]["f1"]
-    mapped = "--map question=f1 answer=f2"
     assert f"advise check {shlex.quote(error.path)} {mapped}" in error.faults[0].hint
     asked = "advise --task qa --data 'my file.csv'"
     assert f"{asked} {mapped}" in error.with_command(asked).hint
 
 
 def test_nested_columns_are_found_and_read(tmp_path):
-    """Objects inside objects are looked into, and read under their path."""
+    """Objects in objects are read under their path, unless a column has that very name."""
     rows = [
         {
             "id": n,
@@ -157,13 +150,11 @@ def test_nested_columns_are_found_and_read(tmp_path):
     examples = list(read_examples(path))
     assert [turn.content for turn in examples[3].messages] == [ASKED.format(3), REPLIED.format(3)]
     assert list(read_examples(path, mapping=found.mapping)) == examples
-
-
-def test_a_column_whose_name_holds_a_point_is_no_nested_one():
-    """A name is looked for as it is before it is taken for a path."""
-    assert reach({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
+    for row, value in (
+        ({"a.b": 1, "a": {"b": 2}}, 1), ({"a": {"b": 3}}, 3), ({"a": 1}, None),
+    ):  # fmt: skip
+        assert reach(row, "a.b") == value
     assert reach({"a": {"b.c": 3}}, "a.b.c") == 3
-    assert reach({"a": 1}, "a.b") is None
     assert with_leaves({"a": {"b": {"c": 1}}, "d": 2}) == {"a": {"b": {"c": 1}}, "d": 2, "a.b.c": 1}
 
 
@@ -196,26 +187,19 @@ def test_turns_with_keys_of_their_own_are_conversations(tmp_path, log):
     """A chat tool's export calls speakers and texts what it likes."""
     path = jsonl(tmp_path, [{"session": number, "log": log * 2} for number in range(3)])
     assert recognise(path).kind == "paired"
-    turns = next(read_examples(path)).messages
-    assert [(turn.role, turn.content) for turn in turns] == [
-        ("user", "Where?"), ("assistant", "There."),
-    ] * 2  # fmt: skip
+    turns = [(turn.role, turn.content) for turn in next(read_examples(path)).messages]
+    assert turns == [("user", "Where?"), ("assistant", "There.")] * 2
 
 
 @pytest.mark.parametrize(
     ("name", "role"),
     [
-        ("Agent Reply", "answer"),
-        ("customer_question", "question"),
-        ("Kundenanfrage", "question"),
-        ("Antwort", "answer"),
-        ("agentMessage", "agent"),
-        ("resolution.text", "answer"),
-        ("description", "text"),
-        ("answer_id", "nothing"),
+        ("Agent Reply", "answer"), ("customer_question", "question"),
+        ("Kundenanfrage", "question"), ("Antwort", "answer"), ("agentMessage", "agent"),
+        ("resolution.text", "answer"), ("description", "text"), ("answer_id", "nothing"),
         ("colour", ""),
     ],
-)
+)  # fmt: skip
 def test_names_are_understood_by_their_words(name, role):
     """A word for an answer outranks who speaks, and that outranks a word for any text."""
     assert role_of(name) == role

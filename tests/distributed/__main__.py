@@ -2,31 +2,60 @@
 processes, and measure the memory of divided stages.
 
     python -m tests.distributed [--only NAME | --memory] [--write docs/strategies.md]
-"""
 
-from __future__ import annotations
+The tables of a whole run are docs/strategies.md.
+"""
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.distributed.cells import all_cells
+from tests.distributed.cells import (
+    CAST,
+    LESSONS,
+    LIMIT,
+    LIMIT_MIXED,
+    UPDATES,
+    WAYS,
+    Cell,
+    all_cells,
+    setting_cells,
+    world_cells,
+)
 from tests.distributed.memory import in_page, measure, memory_cells, section
 from tests.distributed.models import fill
-from tests.distributed.page import page
-from tests.distributed.results import train_cells, wrong
+from tests.distributed.results import Result, train_cells, wrong
+from tests.distributed.train import REFUSED, TRAINED
+from tests.faults.table import made_with, table
 
 
 def main() -> int:
-    given = arguments()
-    began = time.monotonic()
-    chosen = [cell for cell in all_cells() if not given.memory and cell.is_any_of(given.only)]
+    parser = argparse.ArgumentParser(prog="python -m tests.distributed", description=__doc__)
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME",
+        help="cells of an objective, an update, a strategy, a precision or a setting",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", action="store_true", help="the memory of divided stages alone, without cells"
+    )
+    parser.add_argument("--folder", type=Path, help="for scratch files")
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help="write the tables into this page"
+    )
+    given = parser.parse_args()
+    if given.only and (given.write or given.memory):
+        parser.error("--write and --memory need all cells: leave --only out")
+    began, only = time.monotonic(), set(given.only)
+    chosen = [] if given.memory else [cell for cell in all_cells() if not only or cell.words & only]
     with tempfile.TemporaryDirectory(prefix="advise-strategies-", dir=given.folder) as name:
         folder = Path(name)
         fill(folder)
@@ -47,23 +76,94 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.distributed", description=__doc__)
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME",
-        help="cells of an objective, an update, a strategy, a precision or a setting",
-    )  # fmt: skip
-    parser.add_argument(
-        "--memory", action="store_true", help="the memory of divided stages alone, without cells"
-    )
-    parser.add_argument("--folder", type=Path, help="for scratch files")
-    parser.add_argument(
-        "--write", type=Path, metavar="PAGE", help="write the tables into this page"
-    )
-    given = parser.parse_args()
-    if given.only and (given.write or given.memory):
-        parser.error("--write and --memory need all cells: leave --only out")
-    return given
+# --------------------------------------------------------------------------- the page
+
+HEAD = """\
+# Strategies, updates and objectives
+
+Which way of sharing a training (`launch.strategy`) goes with which update and which objective.
+Every cell was trained, or the plan is refused before a run starts.
+`python -m tests.distributed --write docs/strategies.md` trains all of it and writes this page.
+Which strategy to take, and what it costs, is in [scale](scale.md).
+
+{about}
+
+## What goes with what
+
+Two processes on a CPU (gloo) train a random model of two layers with float32 weights: four
+optimizer steps of sixteen rows (two where answers are written), in both precisions that a plan can
+hold, whatever the processor would choose. A number is the largest difference from the same
+training in one process, of a loss (relative) or of a trained weight, whichever is larger; up to
+{limit} counts as equal, {mixed} under `mixed`. The learning rate is 1e-3, so weights move by about 4e-3. A process of its
+own checks that what two have saved is the trained model. With `fsdp` it is checked besides that
+each process holds a part of the model, and no whole gradients behind a micro-batch. Under `mixed`
+it casts all weights of `full` to bfloat16 before they are sent, and one process those of matrix
+products alone: there losses alone are compared, and up to {cast} is allowed. A number in brackets
+is refused, for the reason below. A star: each process has samples of its own, so that one process trains on
+others (KTO estimates the KL divergence from the rows of all processes at once); the number is
+the difference from `ddp`. `offload: true` changes nothing on the CPU, and was not trained.
+"""
+SETTINGS_HEAD = """\
+## Settings
+
+The same training with other settings of its stage. In bfloat16, and in states of 8 bits, the sum of
+two halves is rounded otherwise than that of the whole: there losses alone are compared, and 1e-4 is allowed, as it is
+of three epochs under `mixed`, whose fifteen steps carry on what one product was rounded by.
+"""
+WORLDS_HEAD = """\
+## Numbers of processes
+
+Six steps of sixteen rows, as the difference from one process. "After" is a run that goes on from
+the checkpoint that another number of processes wrote behind step 3.
+"""
+REASONS = "## Why it is refused\n"
+
+
+def page(found: Mapping[Cell, Result]) -> str:
+    """The whole page."""
+    reasons: dict[str, int] = {}
+
+    def shown(cells: Iterable[Cell]) -> list[str]:
+        return [_shown(found[cell], reasons) for cell in cells]
+
+    limits = {"limit": f"{LIMIT:.0e}", "mixed": f"{LIMIT_MIXED:.0e}", "cast": f"{CAST:.0e}"}
+    about = made_with("torch", "transformers", "accelerate", "trl", "peft")
+    parts = [HEAD.format(about=f"{about}.", **limits)]
+    for strategy, precision in WAYS:
+        rows = [
+            [name, *shown(Cell(strategy, update, name, precision) for update in UPDATES)]
+            for name in LESSONS
+        ]
+        parts += [f"### {strategy}, {precision}\n", table(["", *UPDATES], rows)]
+    rows = [
+        [name, cells[0].objective, cells[0].update, *shown(cells)]
+        for name, group in groupby(setting_cells(), lambda cell: cell.setting)
+        for cells in [list(group)]
+    ]
+    names = [f"{strategy}, {precision}" for strategy, precision in WAYS]
+    parts += [SETTINGS_HEAD, table(["setting", "objective", "update", *names], rows)]
+    worlds = sorted(world_cells(), key=lambda cell: cell.update)
+    half = len(worlds) // 2
+    pairs = list(zip(worlds[:half], worlds[half:], strict=True))[1:]  # all but one process
+    rows = [[full.world, *shown((full, lora))] for full, lora in pairs]
+    parts += [WORLDS_HEAD, table(["", "full", "lora"], rows)]
+    told = [f"{number}. {text}" for text, number in reasons.items()]
+    return "\n".join([*parts, REASONS, *told, ""])
+
+
+def _shown(one: Result, reasons: dict[str, int]) -> str:
+    """A cell: how far from its reference, or the number of the reason why it is refused."""
+    if one.status == REFUSED:
+        # Without its own place and the way out.
+        place = r"^\S+\.yaml:\d+:\d+: |^stage \w+: | \(stage \w+\)"
+        why = re.sub(place, "", one.text.splitlines()[0]).strip()
+        return f"[{reasons.setdefault(why, len(reasons) + 1)}]"
+    if one.status != TRAINED:
+        return "FAILED"
+    if one.cell.begins_anew:
+        return "begins anew, and says why"
+    far = "trained" if one.far is None else f"{one.far:.0e}" if one.far else "0"
+    return f"{far}*" if one.cell.samples and one.cell.count > 1 else far
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The trainings: a plan for each strategy, update and objective, in both precisions; for settings of
-a stage; and for other numbers of processes.
-"""
+"""The trainings, by strategy, update, objective and setting, and how far two of them are apart."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -13,8 +12,15 @@ from typing import Any
 
 import yaml
 
-from tests.distributed.comparing import CAST, LIMIT, LIMIT_MIXED, ROUNDED
+from advisor.record.files import trained_record
 from tests.distributed.models import ENCODER, MIXTURE, MODEL, TEACHER, TRANSLATOR, UNTIED
+
+LIMIT = 1e-6  # float32 has 1.2e-7 between 1 and the next number; the weights' steps are of 1e-3
+LIMIT_MIXED = 1e-5  # the last bit of a float32 sum may turn the rounding of a product in bfloat16
+ROUNDED = 1e-4  # of losses in bfloat16, which has 8e-3 between 1 and the next number
+# The same where one of the two casts all weights to it, and the other in products alone. 1.1e-3
+# was seen, of a reward model.
+CAST = 2e-3
 
 MICRO, STEP_ROWS, STEPS = 4, 16, 4
 STAGE: dict[str, Any] = {
@@ -86,17 +92,15 @@ class Setting:
     )
 
 
-def _optimizer(name: str, **keys: Any) -> Setting:
-    return Setting({"optimizer": name, **keys}, "full", rounded=bool(keys))
-
-
 HALF = {"weights_dtype": "bfloat16"}
 SETTINGS: Mapping[str, Setting] = {
-    **{name: _optimizer(name) for name in ("adamw_fused", "sgd", "adafactor")},
+    **{name: Setting({"optimizer": name}, "full") for name in ("adamw_fused", "sgd", "adafactor")},
     "adamw_8bit": Setting({"optimizer": "adamw_8bit"}, "full", rounded=True),  # its states
     "muon": Setting({"optimizer": "muon"}, "full", rounded=True),  # its matrix products
-    "adamw_split, bfloat16": _optimizer("adamw_split", **HALF),
-    "adamw_stochastic, bfloat16": _optimizer("adamw_stochastic", **HALF),
+    **{
+        f"{name}, bfloat16": Setting({"optimizer": name, **HALF}, "full", rounded=True)
+        for name in ("adamw_split", "adamw_stochastic")
+    },
     "bfloat16 weights": Setting(HALF, "full", rounded=True),
     "bfloat16 base": Setting(HALF, "lora", rounded=True),
     "bfloat16, nf4": Setting(HALF, "lora, nf4", rounded=True),
@@ -159,10 +163,10 @@ class Cell:
         how = ONE if self.strategy == ONE else f"{self.strategy}, {self.processes} processes"
         return f"{how}, after {self.after.world}" if self.after else how
 
-    def is_any_of(self, words: Collection[str]) -> bool:
-        """Whether one of the words names it, or there is none."""
-        mine = {self.strategy, self.update, self.objective, self.precision, self.setting}
-        return not words or bool(mine & set(words))
+    @property
+    def words(self) -> set[str]:
+        """What it may be chosen by."""
+        return {self.strategy, self.update, self.objective, self.precision, self.setting}
 
     @property
     def more(self) -> Setting:
@@ -245,11 +249,7 @@ def world_cells() -> Iterator[Cell]:
 
 
 def write_plan(folder: Path, cell: Cell) -> Path:
-    """The plan of a cell, whose optimizer step has as many rows on any number of processes.
-
-    Args:
-        folder: Where the models and rows lie.
-    """
+    """The plan of a cell, of as many rows a step on any number of processes; data in `folder`."""
     lesson = LESSONS[cell.objective]
     keys = {**cell.more.keys, **cell.keys}
     model = keys.pop("model", lesson.model)
@@ -270,3 +270,56 @@ def write_plan(folder: Path, cell: Cell) -> Path:
     path = cell.plan(folder)
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path
+
+
+# --------------------------------------------------------------------------- what is left
+
+
+@dataclass(frozen=True)
+class Left:
+    """A trained stage."""
+
+    losses: list[float]
+    weights: dict[str, Any]  # name -> tensor
+    launch: dict[str, Any]
+
+
+def left_by(run: Path) -> Left:
+    """What the one stage of a run left."""
+    from safetensors.torch import load_file
+
+    (folder,) = [path for path in (run / "stages").iterdir() if path.is_dir()]
+    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
+    weights: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(path)
+    left = trained_record(folder)  # by several processes, until their result is judged
+    record = json.loads((left if left.exists() else folder / "result.json").read_text("utf-8"))
+    return Left([json.loads(line)["loss"] for line in lines], weights, record["launch"])
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far two trainings are apart."""
+
+    loss: float  # relative to its size, at the step where it is largest
+    weight: float  # of the weights' elements, the largest difference
+
+    @property
+    def most(self) -> float:
+        """The larger of the two."""
+        return max(self.loss, self.weight)
+
+
+def apart(one: Left, other: Left) -> Apart:
+    """How far. Raises ValueError if they do not have the same steps and tensors."""
+    if len(one.losses) != len(other.losses):
+        raise ValueError(f"{len(one.losses)} and {len(other.losses)} losses")
+    if one.weights.keys() != other.weights.keys():
+        raise ValueError(f"other tensors: {sorted(one.weights.keys() ^ other.weights.keys())[:3]}")
+    loss = max(abs(a - b) / max(1.0, abs(a)) for a, b in zip(one.losses, other.losses, strict=True))
+    weight = max(
+        float((value.float() - other.weights[name].float()).abs().max())
+        for name, value in one.weights.items()
+    )
+    return Apart(loss, weight)

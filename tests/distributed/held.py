@@ -1,7 +1,5 @@
 """What a process holds while it trains: bytes of its tensors, and pages of memory."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import re
@@ -21,10 +19,7 @@ from trainers.job.machine import process_count
 
 @contextmanager
 def held() -> Iterator[dict[str, int]]:
-    """Behind the first micro-batch: bytes of this process's weights, gradients, whole gradients
-    that are not divided yet, and reference, and in how many parts that is divided. Before the last
-    one, those of the optimizer's states. Until the first one, its pages.
-    """
+    """What a process holds: tensors after the first micro-batch, states before the last, pages."""
     plain, pages, found = Trainer.training_step, Pages(), {}
 
     def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
@@ -83,9 +78,7 @@ def whole_gradients(model: Any) -> list[Any]:
 
 
 class Pages:
-    """Memory of this process beyond what it had before: the most that it wrote to and that it read
-    of files through a map, and what it had written when it stopped, in bytes.
-    """
+    """Bytes of this process beyond those before: the most written and mapped; written at last."""
 
     def start(self) -> None:
         trim()

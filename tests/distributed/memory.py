@@ -1,8 +1,4 @@
-"""Memory of divided stages beside the estimate: what each process holds, counted from its tensors,
-and its pages of memory while the base is loaded.
-"""
-
-from __future__ import annotations
+"""Memory of divided stages by tensors, and pages while the base loads, beside the estimate."""
 
 import re
 import shutil
@@ -86,7 +82,14 @@ def memory_cells(processes: int) -> list[Cell]:
 
 def measure(folder: Path, cells: Iterable[Cell]) -> list[Measured]:
     """Train the cells and look at their processes. Raises RuntimeError if one fails."""
-    _save_large(folder)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    # The tiny model's tokenizer with a model that is large beside what a process needs anyway.
+    shutil.copytree(folder / MODEL, folder / LARGE)
+    config = AutoConfig.from_pretrained(folder / MODEL)
+    config.update(SIZE)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / LARGE)
     measured = []
     for count, group in groupby(cells, lambda cell: cell.count):
         mine = {write_plan(folder, cell): cell for cell in group}
@@ -102,18 +105,6 @@ def measure(folder: Path, cells: Iterable[Cell]) -> list[Measured]:
             most |= {"loading": max(more[0], held[0]["mapped"]), "others": max(more[1:])}
             measured.append(Measured(cell, most, estimated(folder, plan)))
     return measured
-
-
-def _save_large(folder: Path) -> None:
-    """The tiny model's tokenizer with a model that is large beside what a process needs anyway."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    shutil.copytree(folder / MODEL, folder / LARGE)
-    config = AutoConfig.from_pretrained(folder / MODEL)
-    config.update(SIZE)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder / LARGE)
 
 
 def estimated(folder: Path, plan: Path) -> dict[str, int]:

@@ -1,7 +1,5 @@
 """The models and the rows that cells are trained with."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,27 +18,22 @@ WORDS = ("red", "blue", "green", "tea", "cup", "kettle", "shop", "parcel")
 GOOD, BAD = "Thank you for writing, order {}.", "Go away, order {}."
 
 
-def _chat(n: int) -> dict[str, Any]:
-    asked, said = f"Where is parcel {n}?", f"Thank you, parcel {n} is in the red van."
-    return {
-        "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-    }
-
-
-def _pair(n: int) -> dict[str, Any]:
-    chosen = GOOD.format(n) + (" We look at the cups." if n % 2 else "")
-    return {"prompt": f"Where is order {n}?", "chosen": chosen, "rejected": BAD.format(n)}
-
-
-def _vote(n: int) -> dict[str, Any]:
-    completion = (BAD if n % 2 else GOOD).format(n)
-    return {"prompt": f"Where is order {n}?", "completion": completion, "label": n % 2 == 0}
-
-
 DATA: Mapping[str, Callable[[int], dict[str, Any]]] = {
-    "chats": _chat,
-    "pairs": _pair,
-    "votes": _vote,
+    "chats": lambda n: {
+        "messages": [
+            {"role": "user", "content": f"Where is parcel {n}?"},
+            {"role": "assistant", "content": f"Thank you, parcel {n} is in the red van."},
+        ]
+    },
+    "pairs": lambda n: {
+        "prompt": f"Where is order {n}?",
+        "chosen": GOOD.format(n) + (" We look at the cups." if n % 2 else ""),
+        "rejected": BAD.format(n),
+    },
+    "votes": lambda n: {
+        "prompt": f"Where is order {n}?", "completion": (BAD if n % 2 else GOOD).format(n),
+        "label": n % 2 == 0,
+    },
     "labels": lambda n: {
         "text": f"kettle {n} is {WORDS[n % 8]}", "label": "good" if n % 3 else "bad"
     },
@@ -54,9 +47,7 @@ DATA: Mapping[str, Callable[[int], dict[str, Any]]] = {
 
 
 def fill(folder: Path) -> None:
-    """Write the rows, and random models: the tiny one, the same with other weights and with an output
-    layer of its own, a mixture of experts, an encoder, and one with a decoder.
-    """
+    """Write the rows and the random models: decoders, a mixture, an encoder, an encoder-decoder."""
     import torch
     import transformers as hf
 

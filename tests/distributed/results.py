@@ -1,8 +1,4 @@
-"""Cells that are trained: trained, refused or failed, and how far each is from the same training in
-one process.
-"""
-
-from __future__ import annotations
+"""Cells trained, refused or failed, and how far each is from the same training in one process."""
 
 import json
 import os
@@ -19,8 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tests.distributed.cells import FSDP, LAST, Cell, write_plan
-from tests.distributed.comparing import Apart, Left, apart, left_by
+from tests.distributed.cells import FSDP, LAST, Apart, Cell, Left, apart, left_by, write_plan
 from tests.distributed.train import FAILED, REFUSED, TRAINED, outcome_file
 from trainers.keep.checkpoint_store import CHANGED
 
@@ -60,13 +55,7 @@ class Result:
 def train_plans(
     plans: Sequence[Path], processes: int, *, judge: bool = False
 ) -> dict[Path, dict[str, Any]]:
-    """Plan -> what became of it, trained by so many processes. Processes that end or hang at a plan
-    are started again for the plans behind it.
-
-    Args:
-        plans: Each into a folder beside it.
-        judge: Check what was trained and saved.
-    """
+    """Plan -> what became of it; ended or hung processes are started again for the rest."""
     for plan in plans:
         outcome_file(plan).unlink(missing_ok=True)
     left, found = list(plans), {}
@@ -122,10 +111,7 @@ def train_alone(plans: Sequence[Path], *, judge: bool = False) -> dict[Path, dic
 
 
 def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Cell, Result]:
-    """Train the cells, those of a strategy and a number of processes by one start, and those that
-    resume from others' checkpoints behind them; compare, and let one process judge what several
-    have saved.
-    """
+    """Train the cells, grouped by processes, those that resume last; compare and judge them."""
     found: dict[Cell, Result] = {}
 
     def order(cell: Cell) -> tuple[bool, int, str]:
@@ -148,7 +134,12 @@ def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Cell, Result]:
         if judged["status"] != TRAINED:
             shared[plan].fail(f"judged: {judged['text']}")
     for result in found.values():
-        _compare(result, found)
+        other = found.get(result.cell.reference) if result.cell.reference else None
+        if result.left is not None and other is not None and other.left is not None:
+            try:
+                result.apart = apart(other.left, result.left)
+            except ValueError as error:
+                result.fail(f"it left something else: {error}")
     return found
 
 
@@ -188,38 +179,17 @@ def _result(cell: Cell, plan: Path, one: Mapping[str, Any]) -> Result:
     return result
 
 
-def _compare(result: Result, found: Mapping[Cell, Result]) -> None:
-    """Note how far it is from its reference, where both have trained."""
-    other = found.get(result.cell.reference) if result.cell.reference else None
-    if result.left is None or other is None or other.left is None:
-        return
-    try:
-        result.apart = apart(other.left, result.left)
-    except ValueError as error:
-        result.fail(f"it left something else: {error}")
-
-
-def reason(text: str) -> str:
-    """Why a plan is refused, without its own place and the way out."""
-    first = text.splitlines()[0]
-    return re.sub(r"^\S+\.yaml:\d+:\d+: |^stage \w+: | \(stage \w+\)", "", first).strip()
-
-
-def is_located(text: str) -> bool:
-    """Whether a refusal says where in the plan."""
-    return bool(re.match(r"(\S+\.yaml:\d+:\d+|launch\.\w+|stage \w+)", text))
+LOCATED = re.compile(r"(\S+\.yaml:\d+:\d+|launch\.\w+|stage \w+)")  # where in the plan
 
 
 def wrong(results: Iterable[Result]) -> list[str]:
-    """What may not be: a plan that failed, a refusal without a place, and losses or weights that
-    are far from the reference's.
-    """
+    """What may not be: failed plans, refusals without a place, numbers far from the reference's."""
     told = []
     for one in results:
         name = f"{one.cell.name}, {one.cell.world}"
         if one.status == FAILED:
             told.append(f"{name}: {one.text}")
-        elif one.status == REFUSED and not is_located(one.text):
+        elif one.status == REFUSED and not LOCATED.match(one.text):
             told.append(f"{name}: refused without a place: {one.text}")
         if one.far is not None and not one.far <= one.cell.limit:
             told.append(f"{name}: {one.far}, and at most {one.cell.limit} is allowed")

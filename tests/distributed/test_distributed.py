@@ -1,6 +1,4 @@
-"""Processes that share a training come to the same as one, whatever the plan says, and hold what the
-estimate says of a GPU.
-"""
+"""Processes that share a training come to the same as one, and hold what is estimated."""
 
 import math
 
@@ -20,10 +18,7 @@ TRAINED_FOR = (("sft", "full"), ("sft", "lora"), ("sft", "lora, nf4"), ("dpo", "
 
 @pytest.mark.smoke
 def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
-    """Losses and weights of four trainings are those of one process, the saved results are the
-    trained models, no process holds whole gradients behind a micro-batch, and a policy that is
-    still its reference has the loss ln 2.
-    """
+    """No process holds whole gradients after a micro-batch; an unchanged policy has loss ln 2."""
     fill(tmp_path)
     cells = [
         Cell(strategy, update, objective, precision)
@@ -40,9 +35,7 @@ def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_processes_hold_what_is_estimated(tmp_path):
-    """Two processes that train all weights under mixed precision beside a reference: its parts are
-    gathered block by block as the model's are, and one process reads the base for both.
-    """
+    """A reference is gathered by block as the model is; one process reads the base for both."""
     fill(tmp_path)
     cells = [cell for cell in memory_cells(2) if (cell.objective, cell.precision) == ("dpo", MIXED)]
     (one,) = measure(tmp_path, cells)

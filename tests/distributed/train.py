@@ -7,8 +7,6 @@ with --judge checks what several have saved.
 torch takes ten seconds to start, and a tiny training one.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os
@@ -21,7 +19,7 @@ from typing import Any
 from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.read import read_plan
 from tests.distributed.held import held, of_all
-from trainers.job.job import JUDGE, TRAIN, Job, make_job
+from trainers.job.job import JUDGE, TRAIN, make_job
 from trainers.job.machine import is_main_process, process_count, run_and_leave
 from trainers.stage.objective import load_recipe
 
@@ -33,20 +31,14 @@ def outcome_file(plan: Path) -> Path:
     return plan.with_suffix(".json")
 
 
-def job_of(path: Path, part: str) -> Job:
-    """The job of the plan's one stage, into a folder beside it."""
-    plan = read_plan(path)
-    (stage,) = plan.stages
-    return make_job(
-        plan, stage=stage.name, run=path.with_suffix(""), folder=path.parent, judge=False, part=part
-    )
-
-
 def outcome(path: Path, part: str) -> dict[str, Any]:
     """Train one plan, or judge what was: trained, refused with a reason, or failed."""
     environment = dict(os.environ)
     try:
-        job = job_of(path, part)
+        plan = read_plan(path)
+        (stage,) = plan.stages
+        run = path.with_suffix("")  # a folder beside it
+        job = make_job(plan, stage=stage.name, run=run, folder=path.parent, judge=False, part=part)
         with held() as found:
             load_recipe(job.stage.objective).train(job)
         return {"status": TRAINED, "text": "", "held": of_all(found)}

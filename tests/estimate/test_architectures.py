@@ -1,8 +1,4 @@
-"""Every family of `layouts.py` held to transformers' own modules: parameters by part, and what LoRA
-trains, on small models on the meta device.
-"""
-
-from __future__ import annotations
+"""Every family of `layouts.py` held to transformers' modules: parameters, LoRA, kinds of layers."""
 
 import math
 import re
@@ -10,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.model.architecture import shape_from_config
+from advisor.estimate.model.architecture import ConfigError
 from advisor.estimate.model.dims import dims_of
 from advisor.estimate.model.layouts import layout_of, layouts
 from advisor.estimate.model.structure import structure_of
 from advisor.estimate.targets import unknown_targets
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
 from advisor.situation.catalogue import catalogue_entry, catalogue_ids
-from tests.estimate.specs import RunSpec, run_of
+from advisor.situation.models import model_shape
+from tests.estimate.specs import RunSpec, run_of, shape_of
 
 # No two sizes alike, so that one taken for another shows.
 SMALL: dict[str, Any] = {
@@ -161,9 +158,8 @@ def small_model(family: str) -> tuple[dict[str, Any], Any]:
         return config.to_dict(), of.from_config(config)
 
 
-def is_conv1d_or_linear(module: Any, torch: Any) -> bool:
-    """GPT-2's own class is a linear layer, too."""
-    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+def size(model, recurse=True):
+    return sum(parameter.numel() for parameter in model.parameters(recurse=recurse))
 
 
 def parts_of(model: Any) -> dict[str, int]:
@@ -171,29 +167,25 @@ def parts_of(model: Any) -> dict[str, int]:
     import torch
 
     output, embeddings = model.get_output_embeddings(), model.get_input_embeddings().weight
-    found = {"embedding": embeddings.numel(), "linear": 0, "routed": 0}
+    found = {"embedding": embeddings.numel(), "linear": 0, "routed": 0, "all": size(model)}
     if output is not None and output.weight is not embeddings:
         found["embedding"] += output.weight.numel()
     for module in model.modules():
-        if is_conv1d_or_linear(module, torch) and module is not output:
+        name = type(module).__name__  # GPT-2's own class is a linear layer, too
+        if (isinstance(module, torch.nn.Linear) or name == "Conv1D") and module is not output:
             found["linear"] += module.weight.numel()
-        elif re.search(r"(Experts|Router|MoeStatics)$", type(module).__name__):
-            found["routed"] += sum(
-                parameter.numel() for parameter in module.parameters(recurse=False)
-            )
-    return {**found, "all": sum(parameter.numel() for parameter in model.parameters())}
+        elif re.search(r"(Experts|Router|MoeStatics)$", name):
+            found["routed"] += size(module, recurse=False)
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.train
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_transformers(family):
-    """A small model of each family has exactly the counted parameters: in all, and those of its
-    embeddings, linear layers, and routed experts with routers. No other number of its config.json
-    is needed than a ModelShape keeps.
-    """
+    """A small model of each family has exactly the parameters counted from its ModelShape."""
     config, model = small_model(family)
-    shape = shape_from_config(config, family, origin="hub", source="")
+    shape = shape_of(config)
     structure, dims = structure_of(shape), dims_of(shape)
     assert {
         "embedding": structure.embedding,
@@ -221,15 +213,12 @@ def trained(model: Any) -> int:
 @pytest.mark.train
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lora_trains_what_the_trainers_adapt(family):
-    """LoRA of rank 1 on all linear layers trains their inputs and outputs: of those that our
-    trainers take, and where they take all, of those that PEFT does.
-    """
+    """Rank 1 trains inputs and outputs of what our trainers take, and of what PEFT does if all."""
     peft = pytest.importorskip("peft")
     from trainers.updates.experts import find_experts
     from trainers.updates.lora import is_refused, linear_layers
 
     config, model = small_model(family)
-    shape = shape_from_config(config, family, origin="hub", source="")
     modules, experts = dict(model.named_modules()), find_experts(model)
     names = linear_layers(model)
     taken = [
@@ -237,32 +226,12 @@ def test_lora_trains_what_the_trainers_adapt(family):
         for name in names
         if not is_refused(name, model) and (experts is None or not experts.owns(name))
     ]
-    counted = run_of(RunSpec(rank=1), shape).trainable
+    counted = run_of(RunSpec(rank=1), shape_of(config)).trainable
     if experts is None and len(taken) == len(names):
         model = peft.get_peft_model(model, peft.LoraConfig(r=1, target_modules="all-linear"))
         assert counted == trained(model)
     else:
         assert counted == sum(sum(modules[name].weight.shape) for name in taken)
-
-
-@pytest.mark.slow
-@pytest.mark.train
-@pytest.mark.parametrize("family", MIXTURES)
-def test_all_linear_of_another_trainer_trains_what_peft_adapts(family):
-    """PEFT's own "all-linear" takes experts and routers of the families whose names it translates,
-    in a trainer on transformers 5 that leaves the choice to it.
-    """
-    peft = pytest.importorskip("peft")
-    config, model = small_model(family)
-    shape = shape_from_config(config, family, origin="hub", source="")
-    choice = peft.LoraConfig(r=1, target_modules="all-linear")
-    if layout_of(family).refused:
-        with pytest.raises(ValueError, match="Mamba"):
-            peft.get_peft_model(model, choice)
-        return
-    model = peft.get_peft_model(model, choice)
-    spec = RunSpec(rank=1, framework="trl", library_versions={"transformers": "5.24"})
-    assert run_of(spec, shape).trainable == trained(model)
 
 
 NAMED = {
@@ -277,56 +246,59 @@ NAMED = {
 
 @pytest.mark.slow
 @pytest.mark.train
-@pytest.mark.parametrize("family", sorted(NAMED))
-def test_lora_on_named_layers_trains_what_peft_adapts(family):
-    """By the end of a module's name, in every layer that has it."""
+@pytest.mark.parametrize(
+    ("family", "named"), [*((family, None) for family in MIXTURES), *sorted(NAMED.items())]
+)
+def test_lora_of_other_trainers_trains_what_peft_adapts(family, named):
+    """On named layers, by the end of a module's name, in every layer that has it; and by PEFT's own
+    "all-linear", which takes experts and routers of the families whose names it translates, in a
+    trainer on transformers 5 that leaves the choice to it.
+    """
     peft = pytest.importorskip("peft")
     config, model = small_model(family)
-    shape = shape_from_config(config, family, origin="hub", source="")
-    choice = peft.LoraConfig(r=1, target_modules=list(NAMED[family]))
+    choice = peft.LoraConfig(r=1, target_modules="all-linear" if named is None else list(named))
+    if named is None and layout_of(family).refused:
+        with pytest.raises(ValueError, match="Mamba"):
+            peft.get_peft_model(model, choice)
+        return
     model = peft.get_peft_model(model, choice)
-    spec = RunSpec(rank=1, target_modules=NAMED[family])
-    assert run_of(spec, shape).trainable == trained(model)
-    assert unknown_targets(run_of(spec, shape)) == ()
+    theirs = {"framework": "trl", "library_versions": {"transformers": "5.24"}}
+    spec = RunSpec(rank=1, **(theirs if named is None else {"target_modules": named}))
+    run = run_of(spec, shape_of(config))
+    assert run.trainable == trained(model)
+    assert named is None or unknown_targets(run) == ()
 
 
-def test_layers_that_a_model_lacks_are_unknown_targets():
+@pytest.mark.parametrize(
+    ("family", "config", "other"),
+    [("deepseek_v3", LATENT, "o_proj"), ("mamba2", {"mamba_n_heads": 4}, "in_proj")],
+)
+def test_layers_that_a_model_lacks_are_unknown_targets(family, config, other):
     """DeepSeek has two query matrices, and Mamba no queries at all."""
-    for family, config in (("deepseek_v3", LATENT), ("mamba2", {"mamba_n_heads": 4})):
-        given = {**SMALL, **config, "model_type": family}
-        shape = shape_from_config(given, "x", origin="hub", source="")
-        spec = RunSpec(
-            target_modules=("q_proj", "o_proj" if family == "deepseek_v3" else "in_proj")
-        )
-        assert unknown_targets(run_of(spec, shape)) == ("q_proj",)
+    shape = shape_of({**SMALL, **config, "model_type": family})
+    assert unknown_targets(run_of(RunSpec(target_modules=("q_proj", other)), shape)) == ("q_proj",)
 
 
-NOT_COUNTED = {
-    # Its published count has an output matrix of its own.
-    "tiiuae/falcon-7b", "THUDM/chatglm-6b",
-}  # fmt: skip
+# Their published count has an output matrix of its own.
+NOT_COUNTED = {"tiiuae/falcon-7b", "THUDM/chatglm-6b"}
 # The indexer of sparse attention and lightning attention are left out.
 ROUGHLY_COUNTED = {"deepseek_v32", "glm_moe_dsa", "minimax"}
 
 
 def test_every_catalogued_model_is_counted_as_its_entry_says():
     """The parameters that follow from the dimensions of an entry are those it states."""
-    seen = 0
-    for hub_id in catalogue_ids():
-        entry = catalogue_entry(hub_id)
-        if not {"num_layers", "vocab_size", "params"} <= entry.keys() or hub_id in NOT_COUNTED:
-            continue
-        if "with the vision tower" in entry.get("params_source", ""):
-            continue
-        if entry.get("model_type") in ROUGHLY_COUNTED:
-            continue
-        shape = shape_from_config(
-            entry, hub_id, origin="catalogue", source="", params=entry["params"]
-        )
-        structure = structure_of(shape)
-        assert structure.params == entry["params"], hub_id
-        seen += 1
-    assert seen > 330
+    counted = {hub_id: catalogue_entry(hub_id) for hub_id in {*catalogue_ids()} - NOT_COUNTED}
+    counted = {
+        hub_id: entry
+        for hub_id, entry in counted.items()
+        if {"num_layers", "vocab_size", "params"} <= entry.keys()
+        and "with the vision tower" not in entry.get("params_source", "")
+        and entry.get("model_type") not in ROUGHLY_COUNTED
+    }
+    assert len(counted) > 330
+    for hub_id, entry in counted.items():
+        shape = shape_of(entry, origin="catalogue", params=entry["params"])
+        assert structure_of(shape).params == entry["params"], hub_id
 
 
 def test_attention_with_a_window_reads_its_window_alone():
@@ -335,8 +307,124 @@ def test_attention_with_a_window_reads_its_window_alone():
         **SMALL, "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2,
         "sliding_window": 128,
     }  # fmt: skip
-    dims = dims_of(shape_from_config(config, "x", origin="hub", source=""))
+    dims = dims_of(shape_of(config))
     queries, keys_and_values = 4 * 24, 2 * 2 * 24
     assert dims.attended(1000) == 2 * queries * (1000 + 256)
     assert dims.attended(1000, whole=True) == 4 * queries * 1000
     assert dims.cached(1000) == 2 * keys_and_values * (1000 + 128)
+
+
+PLAIN = {**SMALL, "num_hidden_layers": 8}
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+NOT_THERE = object()
+HALF = ["sliding_attention", "full_attention"] * 4
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "what", "letters"),
+    [
+        ("llama", {}, "mixers", "aaaaaaaa"),
+        # Windows, stated and usual: all layers, every second, sixth or fourth sees everything.
+        ("mistral", WINDOW, "mixers", "ssssssss"),
+        ("mistral", {"sliding_window": None}, "mixers", "aaaaaaaa"),
+        ("qwen2", {**WINDOW, "use_sliding_window": False}, "mixers", "aaaaaaaa"),
+        ("gemma2", {}, "mixers", "sasasasa"),
+        ("gemma3_text", WINDOW, "mixers", "sssssass"),
+        ("gemma3_text", {**WINDOW, "sliding_window_pattern": 4}, "mixers", "sssasssa"),
+        ("cohere2", WINDOW, "mixers", "sssasssa"),
+        ("modernbert", {"local_attention": 128}, "mixers", "assassas"),
+        ("smollm3", {**WINDOW, "layer_types": HALF}, "mixers", "sasasasa"),
+        ("gpt_oss", {**WINDOW, "layer_types_summary": {"sliding_attention": 6, "full_attention": 2}}, "mixers", "sssasssa"),
+        ("llama4_text", {"num_local_experts": 2}, "mixers", "sssasssa"),
+        # Layers of several kinds.
+        ("qwen3_next", {**DELTA, **MOE}, "mixers", "dddaddda"),
+        ("qwen3_5_text", {**DELTA, "full_attention_interval": 2}, "mixers", "dadadada"),
+        ("lfm2", {"full_attn_idxs": [2, 5]}, "mixers", "ccaccacc"),
+        ("granitemoehybrid", {"layer_types": ["mamba"] * 7 + ["attention"]}, "mixers", "mmmmmmma"),
+        ("minimax", {"attn_type_list": [0, 0, 0, 1] * 2}, "mixers", "gggaggga"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-M*MEM-"}, "mixers", "m-mam-m-"),
+        ("falcon_h1", {}, "mixers", "hhhhhhhh"),
+        ("mamba2", {}, "mixers", "mmmmmmmm"),
+        ("deepseek_v3", LATENT, "mixers", "llllllll"),
+        # The last layers take keys and values from earlier ones.
+        ("gemma3n_text", {**WINDOW, "num_kv_shared_layers": 3, "layer_types": HALF}, "mixers", "sasasASA"),
+        ("t5", {"num_layers": 5, "num_decoder_layers": 3, "num_hidden_layers": NOT_THERE, "d_kv": 16}, "mixers", "aaaaaxxx"),
+        # Nemotron-H's newer configurations list their layers without a number of them.
+        *(("nemotron_h", {"num_hidden_layers": NOT_THERE, "layers_block_type":
+           ["linear_attention", "moe", "full_attention", "mlp"]}, what, said)
+          for what, said in (("layers", 4), ("mixers", "m-a-"))),
+        # Hunyuan's repeat sizes of experts for every layer, where all are alike.
+        *(("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": [2] * 8, "moe_intermediate_size": [24] * 8},
+           what, said) for what, said in (("experts_per_token", 2), ("expert_size", 24))),
+        # Which layers have experts, or a wider MLP.
+        ("llama", {}, "mlps", "dddddddd"),
+        ("mixtral", {"num_local_experts": 4}, "mlps", "eeeeeeee"),
+        ("qwen3_moe", {**MOE, "mlp_only_layers": [0, 3]}, "mlps", "deedeeee"),
+        ("qwen3_moe", {**MOE, "decoder_sparse_step": 2}, "mlps", "dededede"),
+        ("deepseek_v3", {**LATENT, **MOE, "first_k_dense_replace": 3}, "mlps", "dddeeeee"),
+        ("glm4_moe_lite", {**LATENT, **MOE}, "mlps", "deeeeeee"),
+        ("lfm2_moe", {**MOE, "num_dense_layers": 2}, "mlps", "ddeeeeee"),
+        ("llama4_text", {"num_local_experts": 4, "interleave_moe_layer_step": 2}, "mlps", "dededede"),
+        ("glm4_moe", {**MOE, "mlp_layer_types": ["dense"] + ["sparse"] * 7}, "mlps", "deeeeeee"),
+        ("minimax_m3_vl_text", {**MOE, "moe_layer_freq": [0] * 2 + [1] * 6}, "mlps", "ddeeeeee"),
+        ("ernie4_5_moe", {**MOE, "moe_layer_start_index": 1}, "mlps", "deeeeeee"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-M*MEM-", "n_routed_experts": 4}, "mlps", "-d---e-d"),
+        ("gemma4_text", {**MOE, **WINDOW}, "mlps", "bbbbbbbb"),
+        ("gemma4_text", {**WINDOW, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}, "mlps", "ddddddww"),
+        ("mamba2", {}, "mlps", "--------"),
+    ],
+)  # fmt: skip
+def test_a_configuration_says_what_each_layer_is(family, config, what, letters):
+    """One letter a layer says how it mixes (attention, sliding, ...), one which MLP it has."""
+    given = {**PLAIN, **config, "model_type": family}
+    shape = shape_of({key: value for key, value in given.items() if value is not NOT_THERE})
+    assert getattr(shape, what) == letters
+
+
+def test_a_width_that_nothing_states_follows_from_the_parameters():
+    """An entry with dimensions and a total, but no width of the MLP, has the width that makes it."""
+    config = {**PLAIN, "model_type": "llama"}
+    known = shape_of({**config, "intermediate_size": 640})
+    del config["intermediate_size"]
+    shape = shape_of(config, params=known.params)
+    assert shape.intermediate_size == 640
+    assert "follows from the number of parameters" in shape.note
+
+
+@pytest.mark.parametrize("key", ["block_configs", "linear_attn_config"])
+def test_keys_by_which_single_layers_differ_are_noted(key):
+    """Nemotron Super and Kimi Linear count as if all their layers were alike."""
+    shape = shape_of({**PLAIN, "model_type": "nemotron-nas", key: [1]})
+    assert f"{key} not read" in shape.note
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"kv_lora_rank": [1]}, "describe no model"),
+        ({"mamba_n_groups": {"a": 1}}, "describe no model"),
+        ({"per_layer_config": [1]}, "describe no model"),
+        ({"model_type": ["a"]}, "model_type is"),
+        ({"model_type": "roc_bert", "hidden_size": 3, "num_attention_heads": 12, "head_dim": None},
+         "12 attention heads do not divide a hidden_size of 3"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_describes_no_model_is_refused(config, said):
+    """A list where one number or a name is expected, or more heads than numbers."""
+    with pytest.raises(ConfigError, match=said):
+        shape_of({**PLAIN, "model_type": "llama", **config})
+
+
+def test_kinds_of_layers_add_up_in_every_catalogued_model():
+    """Kinds have layers and parameters; only families without transformers' code count as plain."""
+    entries = {hub_id: catalogue_entry(hub_id) for hub_id in catalogue_ids()}
+    types = {entry.get("model_type") for entry in entries.values()}
+    assert types - layouts().keys() == {"deepseek_v4"}
+    for hub_id in [name for name, entry in entries.items() if "num_layers" in entry]:
+        shape, _ = model_shape(hub_id)
+        structure = structure_of(shape)
+        assert structure is not None, hub_id
+        assert sum(kind.count for kind in structure.kinds) == shape.layers
+        assert all(0 < kind.used_params <= kind.params for kind in structure.kinds), hub_id
+        assert structure.used_params <= structure.params
+        assert all(linear.weights > 0 for linear, _ in structure.all_linears), hub_id

@@ -1,31 +1,193 @@
-"""The table of saved tensors held to transformers' own layers, traced."""
+"""The table of saved tensors held to transformers' own layers: one layer of a real model run forwards
+and backwards on the CPU, with every storage counted (what autograd saves, and how high memory rises
+in the backward pass).
 
-from __future__ import annotations
+The CPU differs from a GPU in three things, which are set right here: its autocast leaves norms,
+softmax and powers in 16 bit (`Wide`), PEFT asks whether CUDA's autocast is on, and a mode that counts
+turns an in-place `index_put_` into a copy.
+"""
 
-from typing import Any
+import weakref
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 
-pytestmark = [pytest.mark.train]
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from advisor.estimate.blocks.layer import layer_memory
 from advisor.estimate.blocks.settings import ALL, BlockSettings
 from advisor.estimate.memory.activations import LOSS_SHIFTED_LABELS_BYTES
-from advisor.estimate.model.architecture import shape_from_config
 from advisor.estimate.model.dims import dims_of
-from tests.estimate.traced_layers import (
-    LENGTH,
-    Alive,
-    layers_of,
-    run_layers,
-    torch,
-    trace,
-    transformers,
-)
+from tests.estimate.specs import shape_of
+
+pytestmark = [pytest.mark.train]
+
+ROWS, LENGTH = 8, 64
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of storages that exist, and the most there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.index_put.default, torch.ops.aten._unsafe_index_put.default):
+            func = torch.ops.aten.index_put_.default
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.known:
+                    self.known.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def gone(self, key, size):
+        self.known.discard(key)
+        self.now -= size
+
+
+class Wide(TorchFunctionMode):
+    """CUDA's autocast runs these in float32 unless they are given a dtype."""
+
+    NAMES = frozenset(
+        (F.layer_norm, F.softmax, torch.softmax, torch.pow, F.softplus, torch.exp, torch.cumsum,
+         torch.Tensor.pow, torch.Tensor.exp, torch.Tensor.cumsum, torch.Tensor.softmax)
+    )  # fmt: skip
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.NAMES and torch.is_autocast_enabled("cpu") and not kwargs.get("dtype"):
+            args = tuple(map(self.widened, args))
+            kwargs = {name: self.widened(one) for name, one in kwargs.items()}
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def widened(one):
+        floating = isinstance(one, torch.Tensor) and one.is_floating_point()
+        return one.float() if floating else one
+
+
+class Gradient(torch.autograd.Function):
+    """Makes the gradient that the layer is given, which nobody else holds."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        return x.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.ones(ctx.shape, dtype=ctx.dtype)
+
+
+@contextmanager
+def autocast(enabled):
+    """16-bit autocast as on CUDA."""
+    asked = torch.is_autocast_enabled
+    as_on_cuda = patch.object(torch, "is_autocast_enabled", lambda device="cpu": asked("cpu"))
+    with as_on_cuda, Wide(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        yield
+
+
+def layers_of(model):
+    """The layers that gradient checkpointing runs again."""
+    return [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+
+
+def trace(model, mixed, length, padded):
+    """What each layer of a model saves, saves beside its input, and the peaks of its backward pass,
+    in bytes per token: the difference between two batches, so that what does not grow with the batch
+    (gradients of weights, positions) drops out.
+    """
+    rows = ROWS * LENGTH // length
+    few, many = (
+        run_layers(model, torch.randint(5, VOCAB, (count, length)), mixed, padded)
+        for count in (rows, 2 * rows)
+    )
+    return [
+        [(after - before) / (rows * length) for before, after in zip(one, two, strict=True)]
+        for one, two in zip(zip(*few, strict=True), zip(*many, strict=True), strict=True)
+    ]
+
+
+def run_layers(model, ids, mixed, padded):
+    """Each layer's (bytes saved, the same without its input, peak of the backward pass)."""
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[:, -3:] = 0
+    calls = {}
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda module, args, kwargs: calls.__setitem__(module, (args, kwargs)), with_kwargs=True
+        )
+        for layer in layers_of(model)
+    ]
+    with torch.no_grad(), autocast(mixed):
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return [_layer(layer, *calls[layer], mixed) for layer in layers_of(model)]
+
+
+def _layer(layer, args, kwargs, mixed):
+    """(bytes saved, the same without the layer's input, peak of the backward pass)."""
+    x = args[0] if args else kwargs["hidden_states"]
+    # A view of a leaf: autocast would keep one cast of a leaf for all who read it.
+    leaf = x.detach().clone().requires_grad_()
+    x = leaf.view(leaf.shape)
+    args, kwargs = ((x, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": x})
+    others = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+    owned = [*layer.parameters(), *layer.buffers(), *(one for one in others if one is not x)]
+    outside = {one.untyped_storage()._cdata for one in owned}
+    kept = {}
+    alive = []
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in outside:
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with autocast(mixed), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(*args, **kwargs)
+    alive.clear()
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda one: setattr(one, "grad", None))
+        for parameter in layer.parameters()
+        if parameter.requires_grad
+    ]
+    with Alive() as counted:
+        with autocast(mixed):
+            out = layer(*args, **kwargs)
+        loss = Gradient.apply(out[0] if isinstance(out, tuple) else out)
+        del out
+        counted.peak = counted.now
+        loss.backward()
+    for hook in hooks:
+        hook.remove()
+    total = sum(kept.values())
+    return total, total - kept.get(leaf.untyped_storage()._cdata, 0), counted.peak
+
 
 VOCAB, RANK = 320, 4
 # Widths that no other is a multiple of, so that no term can stand for another.
-SIZES: dict[str, Any] = {
+SIZES = {
     "hidden_size": 80, "intermediate_size": 208, "num_attention_heads": 5, "num_key_value_heads": 1,
     "head_dim": 24, "vocab_size": VOCAB, "num_hidden_layers": 2, "max_position_embeddings": 256,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
@@ -44,7 +206,7 @@ DELTA = {
 MAMBA = {
     "mamba_n_heads": 4, "mamba_d_head": 36, "mamba_d_state": 20, "mamba_n_groups": 1, "mamba_chunk_size": 256, "mamba_d_ssm": 144,
 }  # fmt: skip
-FAMILIES: dict[str, dict[str, Any]] = {
+FAMILIES = {
     "llama": {}, "qwen3": {}, "gemma2": FULL, "gemma3_text": FULL, "phi3": {"head_dim": 16},
     "olmo2": {"hidden_size": 120, "head_dim": None}, "glm4": {},
     "gpt2": {"n_inner": 208, "intermediate_size": None, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **SQUARE},
@@ -80,14 +242,14 @@ CASES = {
 ON_THE_CPU = {"gpu": False, "model_dropout": False, "seq_len": LENGTH}
 
 
-def config_of(family: str) -> Any:
+def config_of(family):
     sizes = {**SIZES, **FAMILIES[family]}
     return transformers.AutoConfig.for_model(
         family, **{name: value for name, value in sizes.items() if value is not None}
     )
 
 
-def model_of(family: str, settings: BlockSettings) -> Any:
+def model_of(family, settings):
     attention = "eager" if settings.scores or family in EAGER else "sdpa"
     model = transformers.AutoModelForCausalLM.from_config(
         config_of(family), attn_implementation=attention
@@ -95,10 +257,8 @@ def model_of(family: str, settings: BlockSettings) -> Any:
     return model.to(torch.float32 if settings.weight_bytes == 4 else torch.bfloat16).train()
 
 
-def with_lora(model: Any, family: str) -> Any:
+def with_lora(model, family):
     """Adapters on every linear layer outside of routed experts, routers and the output."""
-    import peft
-
     refused = ("router", "mlp.gate", "shared_expert_gate", "mamba.out_proj")
     if family in MIXERS_ALONE:
         refused = (*refused, "gate_proj", "up_proj", "down_proj")
@@ -113,34 +273,31 @@ def with_lora(model: Any, family: str) -> Any:
     return peft.get_peft_model(model, lora)
 
 
-def compare(family: str, settings: BlockSettings, model: Any) -> dict[str, float]:
+def dims_of_family(family):
+    return dims_of(shape_of(config_of(family).to_dict()))
+
+
+def compare(family, settings, model):
     """Derived / traced, over all layers: what they keep, and the worst backward pass."""
-    length = LONG.get(family, LENGTH)
-    traced = trace(
-        model, vocab=VOCAB, mixed=settings.autocast, length=length, padded=settings.masked
-    )
+    length, dims = LONG.get(family, LENGTH), dims_of_family(family)
+    kept, inside, backward = trace(model, settings.autocast, length, settings.masked)
     settings = settings._replace(seq_len=length)
     if settings.adapted and family in MIXERS_ALONE:
         settings = settings._replace(adapted=MIXERS)
-    shape = shape_from_config(config_of(family).to_dict(), family, origin="hub", source="")
-    dims = dims_of(shape)
     found = [
         (kind.count, layer_memory(kind, dims.hidden, dims.family, settings)) for kind in dims.kinds
     ]
     return {
-        "kept": sum(n * one.kept for n, one in found) / sum(one.kept for one in traced),
-        "kept inside": sum(n * one.kept_inside for n, one in found)
-        / sum(one.kept_inside for one in traced),
-        "backward": max(one.backward for _, one in found) / max(one.backward for one in traced),
+        "kept": sum(n * one.kept for n, one in found) / sum(kept),
+        "kept inside": sum(n * one.kept_inside for n, one in found) / sum(inside),
+        "backward": max(one.backward for _, one in found) / max(backward),
     }
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_layer_keeps_what_autograd_saves(family, case):
-    """Tensors saved by the layers of a small model, and the peak of a layer's backward pass, are
-    those that were traced, within a twentieth.
-    """
+    """What a layer saves, and its backward pass's peak, are those traced, within a twentieth."""
     settings = CASES[case]._replace(**ON_THE_CPU)
     model = model_of(family, settings)
     model = model if settings.trains else with_lora(model, family)
@@ -149,25 +306,21 @@ def test_a_layer_keeps_what_autograd_saves(family, case):
 
 
 def test_a_padded_batch_keeps_a_mask_and_repeated_keys_in_each_layer(monkeypatch):
-    """Where rows are padded, SDPA is given a mask: each layer keeps it in the scores' dtype, and
-    keys and values once for each query head.
-    """
+    """SDPA with a mask keeps it in the scores' dtype, and keys and values per query head."""
     monkeypatch.setitem(SIZES, "num_attention_heads", 4)
     monkeypatch.setitem(SIZES, "num_key_value_heads", 2)  # a single one is repeated as a view
     settings = CASES["lora-autocast"]._replace(masked=True, **ON_THE_CPU)
     found = compare("llama", settings, with_lora(model_of("llama", settings), "llama"))
     assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.05)
-    plain, masked = (kept(settings._replace(masked=one)) for one in (False, True))
+    dims = dims_of_family("llama")
+    plain, masked = (
+        layer_memory(dims.kinds[0], dims.hidden, dims.family, settings._replace(masked=one)).kept
+        for one in (False, True)
+    )
     assert masked - plain == 2 * LENGTH + 2 * 2 * (4 - 2) * 24  # heads of keys and values, each 24
 
 
-def kept(settings: BlockSettings) -> float:
-    shape = shape_from_config(config_of("llama").to_dict(), "llama", origin="hub", source="")
-    dims = dims_of(shape)
-    return layer_memory(dims.kinds[0], dims.hidden, dims.family, settings).kept
-
-
-def linear4bit(model: Any, *, prepared: bool) -> Any:
+def linear4bit(model, *, prepared):
     """The model with bitsandbytes' layers in place of linear ones, whose products are plain ones of
     16 bit that keep no input, as its own since 0.43; prepared: all else in float32.
     """
@@ -193,12 +346,12 @@ class Product(torch.autograd.Function):
     """MatMul4Bit: only the matrix is kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any) -> Any:
+    def forward(ctx, x, weight):
         ctx.weight = weight
         return x @ weight.t()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Any) -> Any:
+    def backward(ctx, gradient):
         return gradient @ ctx.weight, None
 
 
@@ -206,9 +359,7 @@ class Product(torch.autograd.Function):
 @pytest.mark.parametrize("prepared", [False, True], ids=["16-bit-norms", "prepared"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
 def test_a_quantised_layer_keeps_what_autograd_saves(family, prepared, autocast):
-    """bitsandbytes casts inputs to 16 bit and outputs back, so that a residual stream in float32
-    makes every tensor between float32.
-    """
+    """bitsandbytes casts to 16 bit and back; a float32 residual keeps tensors between float32."""
     wide = 4 if prepared else 2
     settings = BlockSettings(
         trains=False, adapted=frozenset((ALL,)), rank=RANK, quantised=True, autocast=autocast,
@@ -220,9 +371,7 @@ def test_a_quantised_layer_keeps_what_autograd_saves(family, prepared, autocast)
 
 
 def test_a_loss_on_whole_logits_holds_twelve_bytes_of_each():
-    """transformers' loss on 16-bit logits: in the backward pass log-softmax, the gradient it is
-    given and the one it makes, each in float32.
-    """
+    """In the backward pass: log-softmax, the gradient given and the one made, each in float32."""
     from transformers.loss.loss_utils import ForCausalLMLoss
 
     tokens, vocab = 128, 1000
@@ -237,9 +386,7 @@ def test_a_loss_on_whole_logits_holds_twelve_bytes_of_each():
 
 
 def test_autocast_keeps_a_cast_of_each_frozen_float32_weight():
-    """Beyond what grows with the batch, a layer of a float32 base with adapters saves its linear
-    weights in 16 bit.
-    """
+    """Beside what grows with the batch, a float32 base saves its linear weights in 16 bit."""
     model = with_lora(model_of("llama", CASES["full-float32-autocast"]), "llama")
     layer = layers_of(model)[1]
     rows = [

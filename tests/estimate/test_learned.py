@@ -5,98 +5,76 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from advisor.estimate.past_runs import (
-    MOST_MEMORY,
-    TERM,
-    PastRun,
-    PastRuns,
-    Ratio,
-    Reading,
-    machine_name,
-    median,
-)
-from advisor.ground.types import Gpu, Hardware
-from advisor.probe.catalogue import find_gpu
-from advisor.situation.models import model_shape
+from advisor.estimate import past_runs
+from advisor.ground.types import Hardware
 from tests.conftest import examples
-from tests.estimate.specs import RunSpec, estimate
+from tests.estimate.specs import RunSpec, estimate, hardware_with, shape
 
-SHAPE = model_shape("HuggingFaceTB/SmolLM2-135M-Instruct")[0]
-LARGER = model_shape("HuggingFaceTB/SmolLM2-360M-Instruct")[0]
-OTHER = model_shape("Qwen/Qwen3-0.6B")[0]
+MODEL, ROWS = "HuggingFaceTB/SmolLM2-135M-Instruct", {"tokens_total": 10**6, "rows_total": 5000}
 CPU = Hardware(
     kind="cpu", origin="probed", cpu_model="A Processor", cpu_cores=2, ram_total_bytes=2**36,
     software={"torch": "2.9.1+cpu"},
 )  # fmt: skip
+RTX_4090, RTX_3090, L4 = (
+    hardware_with(name, origin="probed", software={"torch": "2.9.1"})
+    for name in ("RTX 4090", "RTX 3090", "L4")
+)
 SPEC = RunSpec(micro_batch_size=4, seq_len=512, rank=8, weights_dtype="float32")
 
 
-def gpu_machine(name):
-    card = find_gpu(name).spec
-    one = Gpu(name=name, memory_total_bytes=card.memory_bytes, spec=card)
-    return Hardware(kind="cuda", origin="probed", gpus=(one,), software={"torch": "2.9.1"})
-
-
-def run_of(spec=SPEC, shape=SHAPE, hardware=CPU, *, memory=1.0, time=1.0, **changes):
+def run_of(spec=SPEC, model=MODEL, hardware=CPU, *, memory=1.0, time=1.0, **changes):
     """A past run that measured so many times what the formula says."""
-    found = estimate(spec, shape, hardware, tokens_total=10**6, rows_total=5000)
+    found, known = estimate(spec, model, hardware, **ROWS), shape(model)
     counters = ("rss_growth",) if hardware.kind == "cpu" else ("allocated", "reserved")
     size = found.memory.peak_bytes - int(0.7 * 2**30)
     readings = [
-        Reading(counter=one, expected_bytes=size, measured_bytes=round(memory * size))
+        past_runs.Reading(counter=one, expected_bytes=size, measured_bytes=round(memory * size))
         for one in counters
     ]
     fields = {
-        "machine": machine_name(hardware), "family": shape.architecture, "params": shape.params,
+        "machine": past_runs.machine_name(hardware), "family": known.architecture, "params": known.params,
         "objective": spec.objective, "update": spec.update, "quantization": spec.quantization,
         "sharding": spec.sharding, "steps": 100, "memory": tuple(readings),
         "expected_step_s": found.step_s, "measured_step_s": time * found.step_s,
     }  # fmt: skip
-    return PastRun(**{**fields, **changes})
+    return past_runs.PastRun(**{**fields, **changes})
 
 
-def after(*runs, spec=SPEC, shape=SHAPE, hardware=CPU):
-    return estimate(spec, shape, hardware, tokens_total=10**6, rows_total=5000, past=PastRuns(runs))
+def after(*runs, spec=SPEC, hardware=CPU):
+    return estimate(spec, MODEL, hardware, past=past_runs.PastRuns(runs), **ROWS)
 
 
-# ------------------------------------------------------------------------------ the arithmetic
-
-
-def test_no_runs_leave_the_formula():
-    """Without records nothing is changed and nothing is said."""
-    assert median([], MOST_MEMORY) == Ratio()
-    assert after() == estimate(SPEC, SHAPE, CPU, tokens_total=10**6, rows_total=5000)
+def test_no_runs_leave_the_formula_and_one_odd_run_moves_nothing():
+    """Without records nothing changes or is said, and one odd run beside three is not heard."""
+    assert past_runs.median([], past_runs.MOST_MEMORY) == past_runs.Ratio()
+    assert after() == estimate(SPEC, MODEL, CPU, **ROWS)
+    assert past_runs.median([0.9, 0.9, 0.9, 5.0], past_runs.MOST_MEMORY).value == pytest.approx(0.9)
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12), st.randoms())
 @examples(2)
 def test_the_median_is_within_its_bounds_in_any_order(ratios, random):
     """Whatever records say, an estimate moves at most three times; their order does not matter."""
-    mixed = random.sample(ratios, len(ratios))
-    found = median(ratios, MOST_MEMORY)
-    assert found == median(mixed, MOST_MEMORY)
-    assert 1 / MOST_MEMORY <= found.value <= MOST_MEMORY
+    found = past_runs.median(ratios, past_runs.MOST_MEMORY)
+    assert found == past_runs.median(random.sample(ratios, len(ratios)), past_runs.MOST_MEMORY)
+    assert 1 / past_runs.MOST_MEMORY <= found.value <= past_runs.MOST_MEMORY
     assert found.runs == len(ratios)
 
 
-def test_one_odd_run_moves_nothing():
-    """Among three runs that agree one that does not is not heard."""
-    assert median([0.9, 0.9, 0.9, 5.0], MOST_MEMORY).value == pytest.approx(0.9)
-
-
-# ------------------------------------------------------------------------------ what counts
-
-
-def test_only_runs_of_the_same_model_and_method_count():
+@pytest.mark.parametrize(
+    ("changed", "model", "runs"),
+    [
+        ({}, "HuggingFaceTB/SmolLM2-360M-Instruct", 0),
+        ({}, "Qwen/Qwen3-0.6B", 0),
+        ({"update": "full"}, MODEL, 0),
+        ({"objective": "dpo"}, MODEL, 0),
+        ({"micro_batch_size": 1, "seq_len": 64}, MODEL, 1),
+    ],
+)
+def test_only_runs_of_the_same_model_and_method_count(changed, model, runs):
     """Another model, update or objective says nothing; other rows and batches do not matter."""
-    for ran in (
-        run_of(shape=LARGER, memory=0.5),
-        run_of(shape=OTHER, memory=0.5),
-        run_of(replace(SPEC, update="full"), memory=0.5),
-        run_of(replace(SPEC, objective="dpo"), memory=0.5),
-    ):
-        assert after(ran).learned is None
-    assert after(run_of(replace(SPEC, micro_batch_size=1, seq_len=64))).learned.runs == 1
+    learned = after(run_of(replace(SPEC, **changed), model, memory=0.5)).learned
+    assert (learned.runs if learned else 0) == runs
 
 
 @pytest.mark.parametrize("changes", [{"steps": 19}, {"steps": None}, {"kind": "dry_run"}])
@@ -108,16 +86,15 @@ def test_a_run_of_few_steps_never_lowers_memory(changes):
     assert after(run_of(memory=0.5, steps=20)).memory.peak_bytes < 0.7 * plain
 
 
-def test_a_run_of_another_gpu_changes_nothing():
+@pytest.mark.parametrize("hardware", [CPU, RTX_3090, replace(CPU, cpu_cores=8)])
+def test_a_run_of_another_gpu_changes_nothing(hardware):
     """Runs of one GPU are never used for another, nor for the CPU, nor for other processors."""
-    ran = run_of(hardware=gpu_machine("RTX 4090"), memory=0.5, time=2.0)
-    for hardware in (CPU, gpu_machine("RTX 3090"), replace(CPU, cpu_cores=8)):
-        plain = estimate(SPEC, SHAPE, hardware, tokens_total=10**6, rows_total=5000)
-        assert after(ran, hardware=hardware) == plain
-        assert after(run_of(memory=0.5), ran, hardware=gpu_machine("L4")).learned is None
+    ran = run_of(hardware=RTX_4090, memory=0.5, time=2.0)
+    assert after(ran, hardware=hardware) == estimate(SPEC, MODEL, hardware, **ROWS)
+    assert after(run_of(memory=0.5), ran, hardware=L4).learned is None
 
 
-@pytest.mark.parametrize("hardware", [CPU, gpu_machine("RTX 4090")])
+@pytest.mark.parametrize("hardware", [CPU, RTX_4090])
 def test_runs_of_this_machine_correct_memory_and_speed(hardware):
     """Three runs at 0.8 of the memory and 1.5 times the time are believed, and the band follows."""
     plain = after(hardware=hardware)
@@ -129,24 +106,19 @@ def test_runs_of_this_machine_correct_memory_and_speed(hardware):
     width = [one.memory.need_high_bytes / one.memory.need_bytes for one in (taught, plain)]
     assert width[0] == pytest.approx(width[1])
     assert taught.learned.sentence.startswith("3 runs here: memory x 0.8")
-    assert [term.name for term in taught.memory.peak.terms][-1] == TERM
+    assert [term.name for term in taught.memory.peak.terms][-1] == past_runs.TERM
     assert sum(t.size_bytes for t in taught.memory.peak.terms) == taught.memory.peak.total_bytes
 
 
 def test_fixed_parts_are_not_scaled():
-    """Interpreter and CUDA context are no part of what a run's counter reads, and stay."""
-    runs = [run_of(memory=0.5)]
-    plain, taught = after(), after(*runs)
+    """Interpreter and CUDA context are in no run's counter; other frameworks are not corrected."""
+    ran = run_of(memory=0.5)
+    plain, taught = after(), after(ran)
     fixed = next(t.size_bytes for t in plain.memory.peak.terms if t.name == "Python and libraries")
     assert taught.memory.peak_bytes - fixed == pytest.approx(
         0.5 * (plain.memory.peak_bytes - fixed), rel=0.02
     )
-
-
-def test_a_spec_of_another_program_is_not_corrected():
-    """What our trainers measured says nothing of a spec that names another framework."""
-    spec = replace(SPEC, framework="axolotl")
-    assert after(run_of(), spec=spec).learned is None
+    assert after(ran, spec=replace(SPEC, framework="axolotl")).learned is None
 
 
 def test_more_batch_never_needs_less_after_learning():

@@ -1,23 +1,18 @@
 """The bytes that optimizers keep: the estimate beside the optimizers themselves."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 from msgspec.structs import replace
 
 from advisor.estimate.memory.optimizer_states import orthogonal_flop, state_size, state_words
-from advisor.estimate.model.architecture import shape_from_config
 from advisor.methods.optimizers import OPTIMIZERS, optimizer, read_arguments
 from advisor.methods.stage import Stage
-from tests.estimate.specs import RunSpec, run_of
+from tests.estimate.specs import RunSpec, run_of, shape_of
 
 LLAMA = {
     "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 320,
     "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
 }  # fmt: skip
-SHAPE = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
+SHAPE = shape_of({**LLAMA, "model_type": "llama"})
 SPEC = RunSpec(update="full", precision="pure", weights_dtype="bfloat16")
 
 
@@ -29,14 +24,13 @@ def test_every_name_of_transformers_is_still_one_of_its_own():
     assert all(entry.source.startswith("https://") and entry.about for entry in OPTIMIZERS.values())
 
 
-def test_a_plan_may_use_the_names_of_transformers():
+@pytest.mark.parametrize(
+    ("name", "own"), [("adamw_torch_fused", "adamw_fused"), ("paged_adamw_32bit", "paged_adamw")]
+)
+def test_a_plan_may_use_the_names_of_transformers(name, own):
     """They become the plan's own: one name for one optimizer."""
-    for name, own in (("adamw_torch_fused", "adamw_fused"), ("paged_adamw_32bit", "paged_adamw")):
-        stage = Stage(
-            name="sft", objective="sft", update="lora", learning_rate=1e-4, optimizer=name
-        )
-        assert stage.optimizer == own
-        assert optimizer(name).name == own
+    stage = Stage(name="sft", objective="sft", update="lora", learning_rate=1e-4, optimizer=name)
+    assert stage.optimizer == optimizer(name).name == own
 
 
 @pytest.mark.parametrize(
@@ -67,16 +61,6 @@ def test_wrong_arguments_are_named(name, text, said):
         read_arguments(name, text)
 
 
-def held(optimizer_: Any) -> int:
-    """Bytes of all tensors that it keeps for weights, without look-up tables and counters."""
-    return sum(
-        value.numel() * value.element_size()
-        for state in optimizer_.state.values()
-        for name, value in state.items()
-        if name != "step" and not name.startswith("qmap") and getattr(value, "ndim", 0)
-    )
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices])
 def test_an_optimizer_keeps_what_is_estimated(name, dtype):
@@ -91,36 +75,36 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
         name="sft", objective="sft", update="full", learning_rate=1e-4, optimizer=name,
         weights_dtype=dtype,
     )  # fmt: skip
-    groups = [{"params": [*model.parameters()], "weight_decay": 0.0}]
-    made = make(stage, groups, [model])
+    made = make(stage, [{"params": [*model.parameters()], "weight_decay": 0.0}], [model])
     ids = torch.randint(0, 320, (1, 8))
     model(input_ids=ids, labels=ids).loss.backward()
     made.step()
     spec = replace(SPEC, optimizer=name, weights_dtype=dtype)
-    shape = shape_from_config(model.config.to_dict(), "llama", origin="hub", source="")
-    assert held(made) == pytest.approx(state_size(run_of(spec, shape)), rel=1e-9)
+    # Of all tensors that are kept for weights, without look-up tables and counters.
+    held = sum(
+        value.numel() * value.element_size()
+        for state in made.state.values()
+        for key, value in state.items()
+        if key != "step" and not key.startswith("qmap") and getattr(value, "ndim", 0)
+    )
+    estimated = state_size(run_of(spec, shape_of(model.config.to_dict())))
+    assert held == pytest.approx(estimated, rel=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "per_weight"),
-    [
-        ("adamw_fused", "bfloat16", 4),
-        ("adamw_split", "bfloat16", 6),
-        ("paged_adamw", "bfloat16", 8),  # bitsandbytes keeps float32
-        ("sgd", "bfloat16", 0),
-    ],
+    ("name", "per_weight"),
+    # bitsandbytes' paged AdamW keeps float32.
+    [("adamw_fused", 4), ("adamw_split", 6), ("paged_adamw", 8), ("sgd", 0)],
 )
-def test_states_per_weight(name, weights, per_weight):
-    """Bytes a weight, from the sources of the libraries."""
-    run = run_of(replace(SPEC, optimizer=name, weights_dtype=weights), SHAPE)
+def test_states_per_weight(name, per_weight):
+    """Bytes a bfloat16 weight, from the sources of the libraries."""
+    run = run_of(replace(SPEC, optimizer=name), SHAPE)
     assert state_size(run) == per_weight * run.dims.params
     assert f"{run.dims.params:,}" in state_words(run)
 
 
 def test_making_matrices_orthogonal_is_counted():
-    """By hand: five steps of 4 m n^2 + 2 n^3 for the seven matrices of each layer; no other
-    optimizer multiplies matrices.
-    """
+    """By hand: five steps of 4 m n^2 + 2 n^3 for each layer's seven matrices, for Muon alone."""
     square, half, wide = (128, 128), (64, 128), (128, 192)
     one_layer = sum(
         count * (4 * long * short**2 + 2 * short**3)

@@ -1,8 +1,4 @@
-"""Estimates against what other people measured and published: peaks of memory
-(tests/data_cases/memory.yaml) and speeds (tests/data_cases/throughput.yaml).
-"""
-
-from __future__ import annotations
+"""Estimates against peaks and speeds that others published (memory.yaml, throughput.yaml)."""
 
 import statistics
 
@@ -13,25 +9,8 @@ from advisor.estimate.memory.bands import KNOWN, WIDTHS, log_widths
 from advisor.estimate.time import time_estimate
 from advisor.estimate.trainers import trainer_of
 from benchmarks.refit import leave_out
-from tools.generate.accuracy import (
-    answered,
-    by_source,
-    is_inside_printed,
-    near,
-    published,
-    share,
-    summary,
-)
-from tools.generate.accuracy_bands import TAKEN_AWAY, all_distances, fitted
-from tools.generate.accuracy_time import (
-    by,
-    left_out,
-    median_factor,
-    over_sources,
-    scored,
-    source_of,
-    within,
-)
+from tools.generate import accuracy, accuracy_bands, accuracy_time
+from tools.generate.accuracy import answered, by_source, is_inside_printed, published
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +20,10 @@ def cases():
     return found
 
 
-def test_every_published_case_has_an_answer(cases):
-    """No run that somebody measured is refused."""
-    assert [case.facts["id"] for case in cases if not case.answer.get("peak_gib")] == []
-
-
 def test_the_median_error_over_sources_is_below_ten_percent(cases):
-    """Each source counts once; the error of a source is its median."""
-    found = summary(cases)
+    """Each source counts once, by its median, and no run that somebody measured is refused."""
+    assert [case.facts["id"] for case in cases if not case.answer.get("peak_gib")] == []
+    found = accuracy.summary(cases)
     assert found["median_error"] < 0.10
     assert found["within_20"] > 0.90
     assert found["too_low"] <= 0.05
@@ -58,16 +33,12 @@ def test_the_median_error_over_sources_is_below_ten_percent(cases):
     "source", ["fms-acceleration", "litgpt-config-hub", "litgpt-resource-tables"]
 )
 def test_allocated_bytes_of_fully_described_runs_are_met(cases, source):
-    """Where the counter is torch's own and the configuration whole, nearly every run is met within
-    20 %.
-    """
-    assert share(by_source(cases)[source], near) > 0.95
+    """With torch's own counter and a whole configuration nearly every run is within 20 %."""
+    assert accuracy.share(by_source(cases)[source], accuracy.near) > 0.95
 
 
 def test_the_band_holds_nine_in_ten_measured_peaks(cases):
-    """`low_gib` to `high_gib` holds 88 to 97 % of the runs, also where each source counts once, and
-    is narrow enough to be of use.
-    """
+    """It holds 88 to 97 % of runs, also with each source counted once, and is narrow enough."""
     groups = by_source(cases).values()
     inside = statistics.mean(map(is_inside_printed, cases))
     by_group = statistics.mean(statistics.mean(map(is_inside_printed, rows)) for rows in groups)
@@ -78,28 +49,24 @@ def test_the_band_holds_nine_in_ten_measured_peaks(cases):
 
 
 def test_the_band_holds_most_peaks_of_sources_that_were_left_out():
-    """What `python -m benchmarks refit --write` recorded: widths fitted without a source hold nine
-    in ten of its runs, also with its trainer unknown.
-    """
+    """As `python -m benchmarks refit --write` found: nine in ten runs, also of unknown trainers."""
     recorded = published()["left_out"]
     for which in ("named", "unnamed"):
         assert recorded[which]["inside_by_source"] >= 0.88
     assert set(recorded["sources"]) == set(by_source(answered("cases")))
 
 
-@pytest.mark.parametrize("doubt", TAKEN_AWAY)
+@pytest.mark.parametrize("doubt", accuracy_bands.TAKEN_AWAY)
 def test_the_band_holds_most_peaks_of_which_less_is_known(doubt):
     """With one fact taken away from every case, nine in ten peaks still lie inside."""
-    changed = answered("cases", TAKEN_AWAY[doubt])
+    changed = answered("cases", accuracy_bands.TAKEN_AWAY[doubt])
     inside = [statistics.mean(map(is_inside_printed, rows)) for rows in by_source(changed).values()]
     assert statistics.mean(inside) >= 0.88
 
 
 def test_the_widths_of_bands_are_about_those_that_the_cases_give():
-    """Formulas change; `python -m benchmarks refit --write` then fits the widths again. It refits
-    other constants without each source, too, which moves a width by a tenth or two.
-    """
-    found = fitted(all_distances())
+    """`python -m benchmarks refit --write` fits them; other constants move one by a tenth or so."""
+    found = accuracy_bands.fitted(accuracy_bands.all_distances())
     for doubt in WIDTHS:
         doubts = () if doubt == KNOWN else (doubt,)
         assert log_widths(doubts) == pytest.approx(log_widths(doubts, found), abs=0.2), doubt
@@ -108,7 +75,7 @@ def test_the_widths_of_bands_are_about_those_that_the_cases_give():
 @pytest.mark.slow
 def test_the_widths_of_bands_are_those_of_a_refit():
     """The same as `python -m benchmarks refit` prints."""
-    found = fitted(leave_out().distances)
+    found = accuracy_bands.fitted(leave_out().distances)
     for doubt, widths in WIDTHS.items():
         assert widths == pytest.approx(found[doubt], abs=0.03), doubt
 
@@ -133,31 +100,27 @@ def test_every_case_names_its_page():
 
 @pytest.fixture(scope="module")
 def times():
-    found = scored()
+    found = accuracy_time.scored()
     assert len(found) == 79
     return found
 
 
 def test_the_median_speed_is_within_15_percent(times):
     """Of all runs, and of those of every source within a factor of 1.7."""
-    assert median_factor(times) < 1.15
-    assert within(times, 1.5) > 0.9
-    assert within(times, 2.0) > 0.97
-    assert over_sources(times) < 1.25
-    assert max(median_factor(group) for group in by(times, source_of).values()) < 1.7
+    assert accuracy_time.median_factor(times) < 1.15
+    assert accuracy_time.within(times, 1.5) > 0.9
+    assert accuracy_time.within(times, 2.0) > 0.97
+    assert accuracy_time.over_sources(times) < 1.25
+    groups = accuracy_time.by(times, accuracy_time.source_of).values()
+    assert max(map(accuracy_time.median_factor, groups)) < 1.7
 
 
 def test_a_source_nobody_fitted_is_as_near(times):
-    """The two fitted rates without the source that is asked about."""
-    out = left_out()
+    """Rates fitted without a source put nine in ten of its steps in a band less than 2.3 wide."""
+    out = accuracy_time.left_out()
     assert len(out) == len(times)
-    assert over_sources(out) < 1.25
-    assert within(out, 2.0) > 0.95
-
-
-def test_nine_in_ten_measured_steps_lie_inside_the_band():
-    """With the source left out; and the band says something: less than a factor of 2.3 wide."""
-    out = left_out()
+    assert accuracy_time.over_sources(out) < 1.25
+    assert accuracy_time.within(out, 2.0) > 0.95
     assert 0.88 <= statistics.mean(one.is_inside for one in out) <= 0.98
     assert statistics.median(one.high / one.low for one in out) < 2.3
 
@@ -165,8 +128,7 @@ def test_nine_in_ten_measured_steps_lie_inside_the_band():
 def test_no_source_is_needed_to_be_named(times):
     """Without the name of its framework a run's speed is estimated as well."""
     factors = []
-    for one in times:
-        run = one.run
+    for run in [one.run for one in times]:
         unknown = replace(run.run, trainer=trainer_of("unknown trainer", {}, None))
         found = time_estimate(unknown, run.machine)
         ratio = found.tokens_per_s_per_gpu / run.facts["tokens_per_s_per_gpu"]

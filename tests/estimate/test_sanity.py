@@ -7,12 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from advisor.estimate.model.architecture import ConfigError, shape_from_config
 from advisor.estimate.time import machine_of
-from advisor.estimate.types import MemoryEstimate, TimeEstimate
 from advisor.probe.catalogue import find_gpu
 from tests.conftest import examples
-from tests.estimate.specs import RunSpec, memory_estimate, shape, time_estimate
+from tests.estimate.specs import RunSpec, memory_estimate, shape_of, time_estimate
 
 MIB = 2**20
 MODELS = [
@@ -41,17 +39,11 @@ SPECS = st.builds(
 )
 
 
-def memory(spec: RunSpec, name: str, gpu=None) -> MemoryEstimate:
-    found = memory_estimate(spec, shape(name), device=gpu)
-    assert found is not None
-    return found
-
-
 @examples(4)
 @given(spec=SPECS, name=st.sampled_from(MODELS), gpu=st.sampled_from(GPUS))
 def test_bands_hold_their_estimate_and_readings_stay_on_the_gpu(spec, name, gpu):
     """Both bands hold what they are around, above zero, and no reading is above the GPU."""
-    found = memory(spec, name, gpu)
+    found = memory_estimate(spec, name, device=gpu)
     assert 0 < found.low_bytes <= found.peak_bytes <= found.high_bytes <= gpu.memory_bytes
     assert 0 < found.need_low_bytes <= found.need_bytes <= found.need_high_bytes
     assert found.needed.total_bytes == found.need_bytes
@@ -62,95 +54,63 @@ def test_bands_hold_their_estimate_and_readings_stay_on_the_gpu(spec, name, gpu)
 @examples(4)
 @given(spec=SPECS, name=st.sampled_from(MODELS))
 def test_one_token_or_one_row_more_moves_the_need_a_little(spec, name):
-    """The simulated allocator's table has no steps: one token of 500 and more adds a few hundredths
-    at most, and takes next to nothing away; nor does one row.
-    """
-    spec = replace(spec, seq_len=max(500, spec.seq_len), lengths=())
-    need = memory(spec, name).need_bytes
-    longer = memory(replace(spec, seq_len=spec.seq_len + 1), name).need_bytes
-    assert 0.997 * need <= longer <= 1.03 * need + 16 * MIB
-    rows = 2 * spec.micro_batch_size  # from two on: the first has no padding beside it
-    two, three = (
-        memory(replace(spec, micro_batch_size=one), name).need_bytes for one in (rows, rows + 1)
-    )
-    assert 0.997 * two <= three <= two * (1.02 + 1 / rows) + 16 * MIB
+    """One more token or row adds a few hundredths at most; no evaluation or fusing adds nothing."""
 
-
-@examples(3)
-@given(spec=SPECS, name=st.sampled_from(MODELS))
-def test_evaluating_and_keeping_more_never_need_less(spec, name):
-    """Without evaluation, with fused layers, or with a module's states in 8 bit no run needs more.
-    Whole models are left out there: their embeddings keep states in float32, of bfloat16 weights.
-    """
-
-    def need(**settings) -> int:
-        return memory(replace(spec, **settings), name).need_bytes
+    def need(**settings):
+        return memory_estimate(replace(spec, **settings), name).need_bytes
 
     assert need(evaluation=False) <= need(evaluation=True)
-    if spec.update != "full":
+    if spec.update != "full":  # embeddings keep states in float32, of bfloat16 weights
         assert need(optimizer="adamw_8bit") <= 1.02 * need(optimizer="adamw") + 16 * MIB
     assert need(kernels="liger") <= 1.01 * need(kernels="none") + 16 * MIB
-
-
-@examples(3)
-@given(spec=SPECS, name=st.sampled_from(MODELS))
-def test_rows_of_one_length_are_rows_without_a_histogram(spec, name):
-    """A histogram that says all rows are as long as `seq_len` changes nothing for our trainers."""
-    spec = replace(spec, framework=None, lengths=())
-    one = replace(spec, lengths=((spec.seq_len, 1000),))
-    assert memory(one, name).need_bytes == memory(spec, name).need_bytes
+    ours = {"framework": None, "lengths": ()}
+    assert need(**ours) == need(**ours | {"lengths": ((spec.seq_len, 1000),)})
+    length, rows = max(500, spec.seq_len), 2 * spec.micro_batch_size
+    short, longer = (need(lengths=(), seq_len=tokens) for tokens in (length, length + 1))
+    assert 0.997 * short <= longer <= 1.03 * short + 16 * MIB
+    few, more = (  # from two on: the first has no padding beside it
+        need(lengths=(), seq_len=length, micro_batch_size=count) for count in (rows, rows + 1)
+    )
+    assert 0.997 * few <= more <= few * (1.02 + 1 / rows) + 16 * MIB
 
 
 @examples(3)
 @given(spec=SPECS, name=st.sampled_from(MODELS), gpu=st.sampled_from(GPUS))
 def test_more_tokens_take_longer_and_no_part_is_longer_than_its_step(spec, name, gpu):
     """A step is finite, inside its band, and longer with more rows and longer ones."""
-    machine = machine_of(gpu)
-    assert machine is not None
-
-    def step(**settings) -> TimeEstimate:
-        found = time_estimate(replace(spec, **settings), shape(name), machine)
-        assert found is not None
-        return found
-
-    one = step()
+    one = time_estimate(spec, name, machine_of(gpu))
     assert 0 < one.low_s <= one.step_s <= one.high_s < math.inf
     assert all(0 <= took_s <= 1.001 * one.step_s for _, took_s in one.parts)
     assert sum(took_s for _, took_s in one.parts) >= 0.9999 * one.step_s
     for key in ("micro_batch_size", "seq_len", "grad_accum"):
-        assert step(**{key: getattr(spec, key) + 1}).step_s >= one.step_s * (1 - 1e-9)
+        more = replace(spec, **{key: getattr(spec, key) + 1})
+        assert time_estimate(more, name, machine_of(gpu)).step_s >= one.step_s * (1 - 1e-9)
 
 
-def test_a_loss_that_nobody_named_is_no_doubt_where_there_are_no_logits():
+@pytest.mark.parametrize(("objective", "is_doubt"), [("rm", False), ("sft", True)])
+def test_a_loss_that_nobody_named_is_no_doubt_where_there_are_no_logits(objective, is_doubt):
     """A reward model has one score per row, so its band is that of a named loss."""
-    spec = RunSpec(objective="rm", framework="axolotl")
-    assert "loss" not in memory(spec, "Qwen/Qwen3-0.6B").doubts
-    assert "loss" in memory(replace(spec, objective="sft"), "Qwen/Qwen3-0.6B").doubts
+    spec = RunSpec(objective=objective, framework="axolotl")
+    assert ("loss" in memory_estimate(spec, "Qwen/Qwen3-0.6B").doubts) is is_doubt
 
 
-def test_trainers_that_mask_no_padding_keep_no_mask():
+@pytest.mark.parametrize(
+    ("framework", "least", "most"), [("torchtune", 1, 2.1), ("unsloth", 1, 2.1), ("trl", 2.1, 9.0)]
+)
+def test_trainers_that_mask_no_padding_keep_no_mask(framework, least, most):
     """torchtune and Unsloth pad at the end and attend causally: a row more adds no mask."""
-    spec = RunSpec(seq_len=8192, gradient_checkpointing=False, loss="full", counter="allocated")
-    for framework, most in (("torchtune", 2.1), ("unsloth", 2.1), ("trl", 9.0)):
-        one, two = (
-            memory(replace(spec, framework=framework, micro_batch_size=rows), "Qwen/Qwen3-0.6B")
-            for rows in (1, 2)
-        )
-        assert two.need_bytes <= most * one.need_bytes
-        assert (two.need_bytes > 2.1 * one.need_bytes) == (framework == "trl")
+    spec = RunSpec(
+        framework=framework, seq_len=8192, gradient_checkpointing=False, loss="full",
+        counter="allocated",
+    )  # fmt: skip
+    one, two = (
+        memory_estimate(replace(spec, micro_batch_size=rows), "Qwen/Qwen3-0.6B").need_bytes
+        for rows in (1, 2)
+    )
+    assert least * one < two <= most * one
 
 
-def test_more_heads_than_numbers_are_refused():
-    """A hidden size of 3 leaves 12 heads no size at all."""
-    config = {"model_type": "roc_bert", "hidden_size": 3, "num_hidden_layers": 2, "vocab_size": 64}
-    with pytest.raises(ConfigError, match="12 attention heads do not divide a hidden_size of 3"):
-        shape_from_config(config | {"num_attention_heads": 12}, "x", origin="folder", source="x")
-
-
-def test_a_family_that_is_no_name_gives_a_reason_or_an_answer():
-    """A list for `model_type`, in a nested configuration too, ends no list of specs."""
-    config = {"model_type": ["a"], "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
-    with pytest.raises(ConfigError, match="model_type is"):
-        shape_from_config(config, "x", origin="folder", source="x")
-    nested = {"model_type": "llava", "text_config": config}
-    assert shape_from_config(nested, "x", origin="folder", source="x").params > 0
+def test_a_nested_family_that_is_no_name_ends_no_list_of_specs():
+    """The outer name tells what it is."""
+    inner = {"model_type": ["a"], "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
+    assert shape_of({"model_type": "llava", "text_config": inner}, origin="folder").params > 0

@@ -1,6 +1,4 @@
-"""Trainers as stated traits (rules/trainers/): which one a description names, at which version, and
-what is taken where none is named.
-"""
+"""Trainers as stated traits (rules/trainers/): which one is named, at which version, or assumed."""
 
 import re
 
@@ -13,38 +11,18 @@ from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import check_shape
-from advisor.ground.units import GIB
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods.trainers import TRAINER_FILE, TRAITS, UNKNOWN, lineage, trainers
-from advisor.situation.models import model_shape
-from tests.estimate.specs import RunSpec, memory_estimate, run_of, terms
+from tests.estimate.specs import RunSpec, memory_estimate, run_of
 from tools.generate.accuracy import answered, summary, without_trainer
 
 
-def stack(text, library_versions=None, date=None):
-    return trainer_of(text, library_versions or {}, date)
-
-
-def estimate(spec, model):
-    found = memory_estimate(spec, model_shape(model)[0])
-    assert found is not None
-    return found
-
-
-LAYER = "backward pass through one layer"
-LLAMA_8B, LLAMA_7B = "meta-llama/Llama-3.1-8B", "meta-llama/Llama-2-7b-hf"
-
-
-def test_each_trait_of_the_files_is_read_by_a_formula():
-    """A trait that no formula reads, or one that no file could state, is a mistake."""
+def test_each_trait_is_stated_by_a_file_and_read_by_a_formula():
+    """A trait that no formula reads, that no file could state, or that nobody has is a mistake."""
     files = (resources.PACKAGE / "estimate").rglob("*.py")
     read = re.findall(r"trainer\[[\"'](\w+)", "\n".join(path.read_text("utf-8") for path in files))
     assert set(read) == set(TRAITS)
     assert set(OUR_TRAITS) <= set(TRAITS)
-
-
-def test_every_trait_is_stated_by_some_file_and_says_what_the_code_does():
-    """No trait exists for nobody."""
     stated = {name for trainer in trainers().values() for name in trainer.traits}
     assert stated | {"unties_head"} >= set(TRAITS)
 
@@ -52,7 +30,10 @@ def test_every_trait_is_stated_by_some_file_and_says_what_the_code_does():
 def test_ours_need_no_file(monkeypatch):
     """Advice for our own trainers reads nothing under rules/trainers/."""
     monkeypatch.setattr("advisor.methods.trainers.named_by", None)
-    assert run_of(RunSpec(), model_shape("gpt2")[0]).trainer is OURS
+    assert run_of(RunSpec(), "gpt2").trainer is OURS
+
+
+LLAMA_8B = "meta-llama/Llama-3.1-8B"
 
 
 @pytest.mark.parametrize(
@@ -77,15 +58,16 @@ def test_ours_need_no_file(monkeypatch):
 )
 def test_a_description_names_its_trainer(text, trainer):
     """Of several names the one that stands on the others counts, then the first."""
-    found = stack(text)
+    found = trainer_of(text, {}, None)
     assert (found.id, found.is_known) == (trainer, trainer != UNKNOWN)
 
 
 def test_what_a_trainer_does_not_say_is_that_of_what_it_stands_on():
     """TRL stands on the transformers Trainer, and that on accelerate and bitsandbytes."""
     assert lineage("trl")[:3] == ("trl", "transformers-trainer", "accelerate")
-    assert stack("trl")["accelerate"]
-    assert stack("trl")["keeps_quantised_inputs"] == stack("transformers")["keeps_quantised_inputs"]
+    trl, transformers = (trainer_of(name, {}, None) for name in ("trl", "transformers"))
+    assert trl["accelerate"]
+    assert trl["keeps_quantised_inputs"] == transformers["keeps_quantised_inputs"]
 
 
 @pytest.mark.parametrize(
@@ -114,22 +96,27 @@ def test_what_a_trainer_does_not_say_is_that_of_what_it_stands_on():
 )
 def test_a_trait_may_depend_on_version_or_date(text, spec, trait, value):
     """Versions stand in `library_versions` or in the text, a date in `date` or in the text."""
-    assert stack(text, **spec)[trait] == value
+    given = {"library_versions": {}, "date": None, **spec}
+    assert trainer_of(text, *given.values())[trait] == value
 
 
-def test_versions_and_dates_are_read_from_a_text():
-    assert versions_in("unsloth 2024.8, Pytorch: 2.3.1+cu121.") == {
-        "unsloth": (2024, 8), "torch": (2, 3, 1), "cuda": (12, 1),
-    }  # fmt: skip
-    found = versions_in("HF Trainer, torch 2.1.0+cu121, bitsandbytes==0.41.1, transformers 5")
-    assert found["torch"] == (2, 1, 0)
-    assert found["bitsandbytes"] == (0, 41, 1)
-    assert found["transformers"] == (5,)
-    assert found["cuda"] == (12, 1)
-    assert versions_in("lit-gpt 8641822") == {}
-    assert date_in("torchtitan Dec 2024") == "2024-12"
-    assert date_in("litgpt 2024") == "2024"
-    assert date_in("torch 2.1.1") is None
+@pytest.mark.parametrize(
+    ("text", "versions", "date"),
+    [
+        ("unsloth 2024.8, Pytorch: 2.3.1+cu121.",
+         {"unsloth": (2024, 8), "torch": (2, 3, 1), "cuda": (12, 1)}, None),
+        ("torch 2.1.0+cu121, bitsandbytes==0.41.1, transformers 5",
+         {"torch": (2, 1, 0), "cuda": (12, 1), "bitsandbytes": (0, 41, 1), "transformers": (5,)}, None),
+        ("HF Trainer, torch 2.1.1", {"torch": (2, 1, 1)}, None),
+        ("lit-gpt 8641822", {}, None),
+        ("torchtitan Dec 2024", {}, "2024-12"),
+        ("litgpt 2024", None, "2024"),
+    ],
+)  # fmt: skip
+def test_versions_and_dates_are_read_from_a_text(text, versions, date):
+    """As published tables write them."""
+    assert versions is None or versions_in(text) == versions
+    assert date_in(text) == date
 
 
 def test_a_base_that_does_not_exist_is_named(tmp_path, monkeypatch):
@@ -151,129 +138,61 @@ def test_a_base_that_does_not_exist_is_named(tmp_path, monkeypatch):
 def test_an_unknown_trainer_says_what_was_guessed():
     """Silence would look like knowledge."""
     spec = RunSpec(framework="acme", gpus=2, sharding="fsdp", grad_accum=4)
-    (warning,) = estimate(spec, LLAMA_8B).warnings
-    assert "'acme' is not known" in warning
-    assert "no_sync" in warning
-    assert "no_sync" not in estimate(replace(spec, grad_accum=1), LLAMA_8B).warnings[0]
-    assert not estimate(replace(spec, framework="axolotl"), LLAMA_8B).warnings
+    several, one, known = (
+        memory_estimate(replace(spec, **changed), LLAMA_8B).warnings
+        for changed in ({}, {"grad_accum": 1}, {"framework": "axolotl"})
+    )
+    assert "'acme' is not known" in several[0]
+    assert ["no_sync" in text for text in (*several, one[0])] == [True, False]
+    assert not known
 
 
 def test_without_the_names_of_trainers_the_error_stays_within_1_4_times():
     """What is known of single trainers does not carry the accuracy."""
     named = summary(answered("cases"))["median_error"]
-    unnamed = summary(answered("cases", without_trainer))["median_error"]
-    assert unnamed <= 1.4 * named
-
-
-def test_an_unknown_trainer_is_guessed_by_what_the_spec_says():
-    """Adapters on unpacked rows differ in length; who offloads weights has no room for whole
-    gradients; a chunked loss mostly comes with fused layers.
-    """
-
-    def run(**spec):
-        found = RunSpec(framework="acme", gpus=2, sharding="fsdp", grad_accum=2, **spec)
-        return run_of(found, model_shape("meta-llama/Llama-3.1-8B")[0])
-
-    assert 0 < run().ragged < 1
-    assert not run(packing=True).ragged
-    assert not run(update="full").ragged
-    assert not run(lengths=((512, 9),)).ragged
-    assert run(update="full").adds_up_whole
-    large = RunSpec(framework="acme", gpus=8, sharding="fsdp", grad_accum=4)
-    assert not run_of(large, model_shape("meta-llama/Llama-3.1-70B")[0]).flat_adapters
-    assert not run(update="full", offload_weights=True).adds_up_whole
-    assert run(loss="chunked").has_fused_layers
-    assert not run(loss="full").has_fused_layers
-    assert not run(loss="chunked", gradient_checkpointing=False).has_fused_layers
-
-
-def test_a_four_bit_product_kept_its_input_before_bitsandbytes_0_43():
-    """Results of both norms and the MLP's last input stay without checkpointing."""
-    spec = RunSpec(
-        framework="transformers", quantization="nf4", gradient_checkpointing=False,
-        target_modules=("q_proj", "v_proj"), seq_len=1024,
-    )  # fmt: skip
-    old, new = (
-        terms(replace(spec, library_versions={"bitsandbytes": version}), LLAMA_8B, LAYER)
-        for version in ("0.42", "0.43.1")
-    )
-    assert old["activations"] - new["activations"] >= 1024 * 32 * 2 * (2 * 4096)
-
-
-def test_gradients_of_earlier_micro_batches_are_whole_under_no_sync():
-    """Llama 2 7B by lit-gpt on two GPUs: adapters and frozen weights are one flat parameter, so
-    13 GB of gradients stay on each; accelerate wraps adapters for themselves.
-    """
-    spec = RunSpec(framework="lit-gpt", gpus=2, sharding="fsdp", grad_accum=128, loss="chunked")
-    whole, one, own, summed = (
-        terms(replace(spec, **changed), LLAMA_7B, LAYER).get("gradients of earlier micro-batches")
-        for changed in (
-            {}, {"grad_accum": 1}, {"framework": "transformers"}, {"framework": "torchtune"},
-        )
-    )  # fmt: skip
-    assert whole == pytest.approx(12.1 * GIB, rel=0.02)
-    assert own < 0.02 * whole
-    assert one is summed is None
-
-
-def test_fsdp_2_with_offload_holds_a_units_gradient_and_what_is_on_its_way():
-    """axolotl's example of gpt-oss 20B on two GPUs of 24 GB takes 21 GiB: three gathered layers, two
-    of gradients, and a gradient of all experts' gates beside their sum.
-    """
-    spec = RunSpec(
-        update="full", framework="axolotl", gpus=2, sharding="fsdp", offload_weights=True,
-        gradient_checkpointing="offload", seq_len=4096, packing=True, grad_accum=2,
-        loss="chunked", counter="unknown", precision="pure", attention="flash_attention_2",
-    )  # fmt: skip
-    assert estimate(spec, "openai/gpt-oss-20b").peak_bytes == pytest.approx(21 * GIB, rel=0.15)
-    grouped = replace(spec, library_versions={"transformers": "5.1"})
-    first = [terms(one, "openai/gpt-oss-20b", LAYER)["first gradients"] for one in (spec, grouped)]
-    one_layer = 32 * 3 * 2880 * 2880 * 2
-    assert first[0] - first[1] == pytest.approx(one_layer * 2 / 3, rel=0.01)
-
-
-def test_an_evaluation_that_does_not_happen_has_no_peak():
-    """TrainingArguments evaluate only if asked to; a spec may say otherwise."""
-    for spec, evaluates in (
-        (RunSpec(framework="transformers"), False),
-        (RunSpec(framework="transformers", evaluation=True), True),
-        (RunSpec(), True),
-        (RunSpec(evaluation=False), False),
-    ):
-        moments = [one.name for one in estimate(spec, LLAMA_8B).moments]
-        assert ("evaluation" in moments) is evaluates, spec
-
-
-def test_zero3_steps_on_one_group_of_float32_gradients_at_a_time():
-    """sub_group_size is 1e9: a device's share of a 70B model is stepped on in parts."""
-    spec = RunSpec(
-        update="full", framework="DeepSpeed", gpus=8, sharding="zero3", fp32_master_weights=True,
-        optimizer="adamw",
-    )  # fmt: skip
-    assert terms(spec, "meta-llama/Llama-3.1-70B")["float32 gradients"] == 4_000_000_000
-
-
-def test_a_gradient_shard_may_wait_on_the_card_for_an_optimizer_on_the_host():
-    """DeepSpeed moves gradients as they come; ColossalAI's ZeRO keeps them until its step."""
-    spec = RunSpec(
-        update="full", framework="ColossalAI", gpus=4, sharding="zero2", optimizer="adamw_cpu",
-    )  # fmt: skip
-    assert terms(spec, LLAMA_7B)["gradients"] == pytest.approx(6738415616 * 2 / 4, rel=0.001)
-    assert "gradients" not in terms(replace(spec, framework="DeepSpeed"), LLAMA_7B)
+    assert summary(answered("cases", without_trainer))["median_error"] <= 1.4 * named
 
 
 @pytest.mark.parametrize(
-    ("changed", "sizes"),
+    ("spec", "trait", "guessed"),
     [
-        ({"optimizer": "adamw_hf"}, 2 * 128256 * 2048),
-        ({"optimizer": "adamw"}, 2 * 1235814400),
-        ({"optimizer": "adamw", "library_versions": {"torch": "2.0.1"}}, 4 * 1235814400),
+        # Adapters on unpacked rows differ in length, by less than those of many tasks.
+        ({}, "ragged", True),
+        ({"packing": True}, "ragged", False),
+        ({"update": "full"}, "ragged", False),
+        ({"lengths": ((512, 9),)}, "ragged", False),
+        # Who offloads weights has no room for whole gradients.
+        ({"update": "full"}, "adds_up_whole", True),
+        ({"update": "full", "offload_weights": True}, "adds_up_whole", False),
+        ({"model": "meta-llama/Llama-3.1-70B", "gpus": 8, "grad_accum": 4}, "flat_adapters", False),
+        # A chunked loss mostly comes with fused layers.
+        ({"loss": "chunked"}, "has_fused_layers", True),
+        ({"loss": "full"}, "has_fused_layers", False),
+        ({"loss": "chunked", "gradient_checkpointing": False}, "has_fused_layers", False),
     ],
 )
-def test_adam_in_a_loop_has_no_copies_of_whole_lists(changed, sizes):
-    """transformers' own AdamW steps on one parameter at a time, PyTorch's on lists of all."""
-    spec = RunSpec(update="full", framework="transformers", **changed)
-    assert terms(spec, "meta-llama/Llama-3.2-1B")["optimizer temporaries"] == sizes
+def test_an_unknown_trainer_is_guessed_by_what_the_spec_says(spec, trait, guessed):
+    """Each guess is what most trainers do with such a spec."""
+    spec = {"gpus": 2, "grad_accum": 2, "model": LLAMA_8B, **spec}
+    model = spec.pop("model")
+    found = getattr(run_of(RunSpec(framework="acme", sharding="fsdp", **spec), model), trait)
+    assert bool(found) is guessed
+    assert found < 1 or trait != "ragged"
+
+
+@pytest.mark.parametrize(
+    ("spec", "evaluates"),
+    [
+        ({"framework": "transformers"}, False),
+        ({"framework": "transformers", "evaluation": True}, True),
+        ({}, True),
+        ({"evaluation": False}, False),
+    ],
+)
+def test_an_evaluation_that_does_not_happen_has_no_peak(spec, evaluates):
+    """TrainingArguments evaluate only if asked to; a spec may say otherwise."""
+    moments = [one.name for one in memory_estimate(RunSpec(**spec), LLAMA_8B).moments]
+    assert ("evaluation" in moments) is evaluates
 
 
 def test_the_example_of_the_readme_is_a_trainer():
@@ -285,14 +204,12 @@ def test_the_example_of_the_readme_is_a_trainer():
     assert set(document.data["stands_on"]) <= set(trainers())
 
 
-def test_a_guess_that_the_spec_answers_is_not_named():
+@pytest.mark.parametrize(
+    ("stated", "trait"),
+    [({"evaluation": False}, "evaluates"), ({"update": "full"}, "drops_adapter_inputs")],
+)
+def test_a_guess_that_the_spec_answers_is_not_named(stated, trait):
     """Evaluation that was stated, and dropout where there are no adapters, are no guesses."""
     silent = RunSpec(framework="my own loop")
-    for stated, trait in (
-        (replace(silent, evaluation=False), "evaluates"),
-        (replace(silent, update="full"), "drops_adapter_inputs"),
-    ):
-        words = TRAITS[trait].help
-        model = model_shape("gpt2")[0]
-        assert words in guess_note(run_of(silent, model))
-        assert words not in guess_note(run_of(stated, model))
+    notes = [guess_note(run_of(one, "gpt2")) for one in (silent, replace(silent, **stated))]
+    assert [TRAITS[trait].help in note for note in notes] == [True, False]

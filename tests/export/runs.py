@@ -1,7 +1,5 @@
 """Run folders as a finished run leaves them, small enough to write in a test."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -20,20 +18,18 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 def write_tokenizer(folder: Path, template: str | None = CHATML, *, ends: Any = 2) -> None:
     """Tokenizer files, the chat template and generation_config.json of a result."""
     folder.mkdir(parents=True, exist_ok=True)
-    added = [
-        {"id": number, "content": text, "special": True} for number, text in enumerate(SPECIAL)
-    ]
-    vocabulary = {**{text: number for number, text in enumerate(SPECIAL)}, "a": 3}
-    (folder / "tokenizer.json").write_text(
-        json.dumps({"added_tokens": added, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}})
-    )  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"bos_token": None, "eos_token": "<|im_end|>"})
-    )
-    if template is not None:
-        (folder / "chat_template.jinja").write_text(template)
-    if ends is not None:
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    ids = {text: number for number, text in enumerate(SPECIAL)}
+    added = [{"id": ids[text], "content": text, "special": True} for text in SPECIAL]
+    model = {"type": "BPE", "vocab": {**ids, "a": 3}, "merges": []}
+    files = {
+        "tokenizer.json": json.dumps({"added_tokens": added, "model": model}),
+        "tokenizer_config.json": json.dumps({"bos_token": None, "eos_token": "<|im_end|>"}),
+        "chat_template.jinja": template,
+        "generation_config.json": None if ends is None else json.dumps({"eos_token_id": ends}),
+    }
+    for name, text in files.items():
+        if text is not None:
+            (folder / name).write_text(text)
 
 
 def write_adapter(folder: Path, *, rank: int = 4, **config: Any) -> None:

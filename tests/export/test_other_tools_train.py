@@ -1,6 +1,4 @@
-"""Two steps of an exported file by the tool itself, on the real model: the first loss is that of
-`advise run`. Each tool comes from an environment of its own.
-"""
+"""Two steps by the tool itself, in its own environment, begin with the loss of `advise run`."""
 
 import json
 import math
@@ -14,15 +12,15 @@ import yaml
 
 from advisor.extras.other_tools.files import write_files
 from benchmarks.side_by_side import tools
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
     {"prompt": f"What is {a} plus {a}?", "completion": f"{a} plus {a} is {2 * a}."}
     for a in range(8)
 ]
-AXOLOTL = "ADVISE_AXOLOTL"  # environment: a Python that has Axolotl
+AXOLOTL = os.environ.get("ADVISE_AXOLOTL")  # a Python that has Axolotl
 ENVIRONMENT = {
     **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false",
     "PYTHONPATH": str(ROOT), "DISABLE_VERSION_CHECK": "1",
@@ -40,7 +38,8 @@ def plan_of(folder, model, **keys):
     }  # fmt: skip
     plan = {
         "version": 1, "name": "two", "model": str(model), "data": {"path": "rows.jsonl"},
-        "stages": [stage], "launch": {"device": "cpu"},
+        "stages": [{key: value for key, value in stage.items() if value is not None}],
+        "launch": {"device": "cpu"},
     }  # fmt: skip
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
@@ -54,14 +53,6 @@ def run(command, folder):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
-
-
-def loss_of_ours(path):
-    """The first loss of `advise run`."""
-    command = [sys.executable, "-m", "advisor", "run", path.name, "--no-judge", "--output", "run"]
-    run(command, path.parent)
-    first = (path.parent / "run" / "metrics.jsonl").read_text().splitlines()[0]
-    return json.loads(first)["loss"]
 
 
 def loss_of_theirs(tool_id, path):
@@ -84,7 +75,9 @@ def test_the_first_loss_of_an_exported_file_is_ours(tool_id, tmp_path, smollm):
     """Where every token is learned, the same tokens are learned by both."""
     model = tools.in_float32(smollm, tmp_path / "model")
     path = plan_of(tmp_path, model, loss_on="all")
-    ours = loss_of_ours(path)
+    command = [sys.executable, "-m", "advisor", "run", path.name, "--no-judge", "--output", "run"]
+    run(command, tmp_path)
+    ours = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     if tool_id == "llamafactory":
         # transformers divides by all labels; the first of each row is one, and is never predicted.
         tokens = sum(len(made.input_ids) for made in rows_as_ours(model))
@@ -127,25 +120,24 @@ def test_answers_are_learned_with_what_the_template_writes_behind_them(tool_id, 
     assert math.isclose(loss_of_theirs(tool_id, path), total / count, abs_tol=2e-3)
 
 
+@pytest.mark.skipif(not AXOLOTL, reason="ADVISE_AXOLOTL names no Python with Axolotl")
 @pytest.mark.parametrize(
-    "keys", [{}, {"loss_on": "all"}, {"quantization": "nf4"}, {"update": "full"}]
+    "keys",
+    [
+        {},
+        {"loss_on": "all"},
+        {"quantization": "nf4"},
+        {"update": "full", "rank": None, "alpha": None},
+    ],
 )
 def test_axolotl_takes_every_key_of_an_exported_file(keys, tmp_path):
     """Its own model accepts the values; keys that it does not know it would drop without a word."""
-    python = os.environ.get(AXOLOTL)
-    if not python:
-        pytest.skip(f"{AXOLOTL} names no Python with Axolotl")
-    if keys.get("update") == "full":
-        keys = {**keys, "rank": None, "alpha": None}
     path = plan_of(tmp_path, "org/Model-1B", **keys)
-    plan = yaml.safe_load(path.read_text())
-    plan["stages"][0] = {key: one for key, one in plan["stages"][0].items() if one is not None}
-    path.write_text(yaml.safe_dump(plan, sort_keys=False))
     job = write_files("axolotl", path, tmp_path / "out", only=None).jobs[0]
     code = (
         "import sys, yaml; from axolotl.utils.schemas.config import AxolotlInputConfig as C;"
         "v = yaml.safe_load(open(sys.argv[1])); C(**v);"
         "print([key for key in v if key not in C.model_fields])"
     )
-    done = run([python, "-c", code, job.file], tmp_path / "out")
+    done = run([AXOLOTL, "-c", code, job.file], tmp_path / "out")
     assert done.stdout.strip().splitlines()[-1] == "[]"

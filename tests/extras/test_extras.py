@@ -23,15 +23,10 @@ stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]
 # Runs each command line of argv[2] with the extra of argv[1] hidden, and prints what came of it.
 HIDING = """
 import contextlib, io, json, sys
+from tests.conftest import Hidden
 
-hidden, commands = f"advisor.extras.{sys.argv[1]}", json.loads(sys.argv[2])
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name == hidden:
-            raise ModuleNotFoundError(f"no {name}")
-
-sys.meta_path.insert(0, Hidden())
+sys.meta_path.insert(0, Hidden(sys.argv[1]))
+commands = json.loads(sys.argv[2])
 from advisor.cli import main
 ended = []
 for command in commands:
@@ -164,8 +159,12 @@ def test_a_folder_of_ones_own_brings_extras(tmp_path):
         assert "extra leaky is left out: ZeroDivisionError" in done.stderr
 
 
-@pytest.mark.parametrize("code", [0, 4])
-def test_a_merged_result_names_the_page_that_says_how_to_serve_it(tmp_path, monkeypatch, code):
+@pytest.mark.parametrize(
+    ("code", "expected"), [(0, ["How to serve it:  run/stages/sft/README.md"]), (4, [])]
+)
+def test_a_merged_result_names_the_page_that_says_how_to_serve_it(
+    tmp_path, monkeypatch, code, expected
+):
     """The next step, in the words of the current folder; a failure has its own."""
     page = tmp_path / "run" / "stages" / "sft" / "README.md"
     page.parent.mkdir(parents=True)
@@ -177,4 +176,4 @@ def test_a_merged_result_names_the_page_that_says_how_to_serve_it(tmp_path, monk
         source=tmp_path / "run", out=None, only=None, say=said.append, run_tool=lambda *_: code
     )
     assert export(wanted) == code
-    assert said == ([] if code else ["How to serve it:  run/stages/sft/README.md"])
+    assert said == expected

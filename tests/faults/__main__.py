@@ -3,8 +3,6 @@ table of what was tried, what was survived and how much work was lost, and ends 
 was not survived. docs/reliability.md says what is promised.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -25,8 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from tests.faults import load
-from tests.faults.kills import damage
-from tests.faults.kills.kill import IN_ONE_RUN, KINDS, OF_RANKS, draw_kills, survive
+from tests.faults.kills import harm
 from tests.faults.kills.scenes import SEVERAL, fill, make_scene
 from tests.faults.table import Row, as_markdown, made_with, rows_of
 
@@ -58,8 +55,7 @@ def main() -> int:
     for row in bad:
         print(f"\nNOT SURVIVED: {row.fault}, {row.where}, {row.moment}\n  {'; '.join(row.wrong)}")
     if given.write:
-        text = given.write.read_text("utf-8")
-        before, _, rest = text.partition(BEGIN)
+        before, _, rest = given.write.read_text("utf-8").partition(BEGIN)
         about = made_with("torch", "transformers", "trl", "peft")
         about += f"; seed {given.seed}, {minutes:.0f} minutes."
         written = f"{before}{BEGIN}\n{about}\n\n{table}{END}{rest.partition(END)[2]}"
@@ -97,9 +93,9 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
     unit = given.kills / sum(shares.values())
     found: list[Job] = []
     for name, share in reversed(shares.items()):
-        kinds = [(KINDS, round(unit * share + 0.499))]
+        kinds = [(harm.KINDS, round(unit * share + 0.499))]
         if name in SEVERAL:
-            kinds += [((kind,), given.ranks) for kind in OF_RANKS]
+            kinds += [((kind,), given.ranks) for kind in harm.OF_RANKS]
         if any(count for _, count in kinds):
             found.append(partial(killed, folder, name, kinds, given.seed))
     found += [
@@ -129,11 +125,9 @@ def killed(folder: Path, objective: str, kinds: list, seed: int) -> list[Row]:
         struck: list[Row] = []
         for turn in range(4 * count):  # some moments come too late
             dice = random.Random(f"{seed} {objective} {number} {turn}")
-            most = min(IN_ONE_RUN, count - len(struck))
-            drawn = list(islice(draw_kills(scene, dice, some), most))
-            struck += (
-                survive(scene, f"run-{scene.plan.stem}-{number}-{turn}", drawn) if most else []
-            )
+            most = min(harm.IN_ONE_RUN, count - len(struck))
+            if drawn := list(islice(harm.draw_kills(scene, dice, some), most)):
+                struck += harm.survive(scene, f"run-{scene.plan.stem}-{number}-{turn}", drawn)
         rows += struck
     return rows
 
@@ -143,15 +137,14 @@ def damaged(folder: Path, objective: str, step: int, torn: int, seed: int) -> li
     own = folder / f"damage-{objective}"
     fill(own)
     scene = make_scene(own, objective)
-    damage.stop_after(scene, damage.STOPPED, step)
+    harm.stop_after(scene, harm.STOPPED, step)
     dice = random.Random(f"{seed} damage {objective}")
-    tears = damage.tears(own / damage.STOPPED)
-    chosen = [*damage.damages(objective), *dice.sample(tears, min(torn, len(tears)))]
-    rows = [
-        damage.try_damage(scene, one, folder / f"damaged-{objective}-{number}")
+    tears = harm.tears(own / harm.STOPPED)
+    chosen = [*harm.damages(objective), *dice.sample(tears, min(torn, len(tears)))]
+    return [
+        harm.try_damage(scene, one, folder / f"damaged-{objective}-{number}")
         for number, one in enumerate(chosen)
-    ]
-    return rows + damage.full_disk(scene, folder / f"disk-{objective}", dice)
+    ] + harm.full_disk(scene, folder / f"disk-{objective}", dice)
 
 
 def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> list[Row]:

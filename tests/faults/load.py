@@ -1,8 +1,4 @@
-"""Load: many at once, many departments, many rows, many steps. Time may grow with the work, memory
-and logs may not. `python -m tests.faults` tries the sizes below, test_load.py smaller ones.
-"""
-
-from __future__ import annotations
+"""Load: time may grow with the work, memory and logs may not; test_short_forms.py runs a part."""
 
 import json
 import os
@@ -53,23 +49,25 @@ def costs(*words: str, folder: Path, count: int = 1) -> list[Cost]:
     """Of a Python command, started so many times at once in a folder."""
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     began = time.monotonic()
-    started = []
-    for _ in range(count):
-        texts = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]  # noqa: SIM115
-        process = subprocess.Popen(
+    texts = [
+        [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]  # noqa: SIM115
+        for _ in range(count)
+    ]
+    started = [
+        subprocess.Popen(
             [sys.executable, *words], cwd=folder, env=os.environ | own, stdin=subprocess.DEVNULL,
-            stdout=texts[0], stderr=texts[1],
-        )  # fmt: skip
-        started.append((process, texts))
+            stdout=out, stderr=err,
+        )
+        for out, err in texts
+    ]  # fmt: skip
     found = []
-    for process, texts in started:
+    for process, each in zip(started, texts, strict=True):
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        for text in texts:
-            text.seek(0)
+        out, err = (file.seek(0) or file.read() for file in each)
         found.append(
             Cost(
-                code=process.returncode, out=texts[0].read(), err=texts[1].read(),
+                code=process.returncode, out=out, err=err,
                 cpu_s=used.ru_utime + used.ru_stime, wall_s=time.monotonic() - began,
                 peak_bytes=used.ru_maxrss * 1024,  # Linux counts in KiB
             )
@@ -108,21 +106,16 @@ def at_once(folder: Path, count: int = AT_ONCE) -> Row:
 
 
 def departments(folder: Path, count: int = DEPARTMENTS) -> Row:
-    """A plan with so many departments: advice, estimate, and everything before the first trainer,
-    against a plan with a quarter of them.
-    """
+    """Advice, estimate and checks of so many departments, against a plan with a quarter of them."""
     from tests.fake_model import write_fake_model
-    from tests.launch.conftest import CONFIG
+    from tests.launch.conftest import CONFIG, write_rows
 
     write_fake_model(folder / "model", CONFIG)
     (folder / "data").mkdir()
     for task in range(count):
-        lines = [
-            {"prompt": f"Question {n} for {task}?", "completion": f"Answer {n * (task + 3)}."}
-            for n in range(60)
-        ]
-        text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        (folder / "data" / f"{task}.jsonl").write_text(text)
+        pairs = ((f"Question {n} for {task}?", f"Answer {n * (task + 3)}.") for n in range(60))
+        rows = ({"prompt": prompt, "completion": answer} for prompt, answer in pairs)
+        write_rows(folder / "data" / f"{task}.jsonl", rows)
     found: dict[str, list[Cost]] = {}
     for size in (max(1, count // 4), count):
         tasks = "".join(f"  dep-{task}: data/{task}.jsonl\n" for task in range(size))
@@ -158,10 +151,10 @@ def rows_checked(folder: Path, count: int = ROWS) -> Row:
     path, found = folder / "rows.jsonl", []
     for size in (count // 4, count):
         with path.open("w") as file:
-            for n in range(size):
-                file.write(
-                    f'{{"prompt": "What is {n} and {n}?", "completion": "It is {2 * n}."}}\n'
-                )
+            file.writelines(
+                f'{{"prompt": "What is {n} and {n}?", "completion": "It is {2 * n}."}}\n'
+                for n in range(size)
+            )
         found += costs("-m", "advisor", "check", "rows.jsonl", folder=folder)
     small, large = found
     wrong = [cost.err.strip()[-300:] for cost in found if cost.code != 0]
@@ -189,18 +182,17 @@ def steps_trained(folder: Path, count: int = STEPS) -> Row:
     (cost,) = costs("-m", "advisor", "run", "plan.yaml", "--output", "run", folder=folder)
     if cost.code != 0:
         return _row(f"{count:,} steps", "sft", [cost.err.strip()[-300:]], "")
-    wrong = []
     text = (folder / "run" / "metrics.jsonl").read_text()
     memory = [json.loads(line)["memory_bytes"] for line in text.splitlines()]
-    grown = (memory[-1] - memory[len(memory) // 10]) / MIB
-    if grown > GROWN_MIB:
-        wrong.append(f"memory grew by {grown:.0f} MiB after the first tenth")
-    if len(memory) > MOST_LINES:
-        wrong.append(f"{len(memory):,} lines of metrics")
-    told = []
+    grown, told = (memory[-1] - memory[len(memory) // 10]) / MIB, []
+    checks = {
+        f"memory grew by {grown:.0f} MiB after the first tenth": grown > GROWN_MIB,
+        f"{len(memory):,} lines of metrics": len(memory) > MOST_LINES,
+    }
     for pattern, most in MOST_BYTES.items():
         size = max((path.stat().st_size for path in (folder / "run").glob(pattern)), default=0)
         told.append(f"{Path(pattern).name} {size / 1024:.0f} KiB")
-        wrong += [told[-1]] if size > most else []
+        checks[told[-1]] = size > most
+    wrong = [what for what, is_so in checks.items() if is_so]
     note = f"{cost.wall_s:.0f} s, memory {grown:+.1f} MiB after the first tenth; {', '.join(told)}"
     return _row(f"{count:,} steps", "sft", wrong, note)

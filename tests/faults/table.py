@@ -1,7 +1,5 @@
 """The table of a run of faults, a row for each fault, and the processes that try some of them."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -13,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # for scratch files
 HEADER = ("fault", "where", "tried", "survived", "steps trained again")
 
 
@@ -31,9 +30,8 @@ class Row:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table of docs/reliability.md: each fault with all its places in one line, and the sum."""
-    kinds: dict[str, list[Row]] = {}
-    for row in rows:
-        kinds.setdefault(row.fault, []).append(row)
+    faults = dict.fromkeys(row.fault for row in rows)
+    kinds = {fault: [row for row in rows if row.fault == fault] for fault in faults}
     lines = []
     for fault, some in [*kinds.items(), ("all", rows)]:
         places = dict.fromkeys(row.where for row in some if some is not rows)
@@ -46,9 +44,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, ["---"] * len(header), *rows])
 
 
 def made_with(*packages: str) -> str:

@@ -1,7 +1,5 @@
 """What needs a CUDA GPU: `python -m pytest -m gpu`. Without one each test says why it is skipped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -31,12 +29,10 @@ def why_not(needs_gpus: int) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent != Path(__file__).parent:
-            continue
-        item.add_marker("gpu")
-        reason = why_not(2 if item.get_closest_marker("two_gpus") else 1)
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker("gpu")
+            if reason := why_not(2 if item.get_closest_marker("two_gpus") else 1):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture
@@ -49,19 +45,16 @@ def on_gpu(make: Callable[..., Any]) -> Callable[..., Any]:
     def build(**keys: Any) -> Any:
         narrow = "bfloat16" if has_bf16 else "float16"
         dtype = "float32" if keys.get("update") == "full" else narrow
-        model = keys.pop("model", None)
+        other = {"model": str(keys.pop("model"))} if "model" in keys else {}
         job = make(**{"weights_dtype": dtype, "precision": "mixed", "job_judge": False, **keys})
-        plan = structs.replace(job.plan, launch=Launch(device="cuda"))
-        return replace(job, plan=plan if model is None else structs.replace(plan, model=str(model)))
+        return replace(job, plan=structs.replace(job.plan, launch=Launch(device="cuda"), **other))
 
     return build
 
 
 @pytest.fixture(scope="session")
 def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose modules of rank 256 are large enough that bitsandbytes pages their
-    states: 100,000 parameters in a matrix.
-    """
+    """A random model with matrices of 100,000 parameters at rank 256, which bitsandbytes pages."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("wide-model")

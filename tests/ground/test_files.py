@@ -1,16 +1,17 @@
-"""Files of anybody's are read within limits; files of our own are never written through somebody
-else's link, and never open to everybody.
-"""
+"""Anybody's files are read within limits; ours follow nobody's link and are not open to all."""
 
 import json
 import os
 import subprocess
 import sys
+from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
 from advisor.ground.errors import InputError
 from advisor.ground.files import TEMPORARY, bytes_of, restrict_umask, text_of, write_atomically
+from advisor.ground.resources import install_line
 from tests.conftest import PAIRS, ROOT
 from tests.fake_model import write_fake_model
 
@@ -30,27 +31,23 @@ def test_a_regular_file_is_read(tmp_path):
         assert bytes_of(one, most_bytes=8) == path.read_bytes()
 
 
+def endless(path, kind):
+    """A file that never ends."""
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "large"])
 def test_what_never_ends_is_refused(tmp_path, kind):
     """Under both names: an input that is wrong, and a file that cannot be read."""
     path = tmp_path / "a"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        path.write_bytes(b"1234")
+    endless(path, kind) if kind != "large" else path.write_bytes(b"1234")
     for error in (InputError, OSError):
         with pytest.raises(error) as caught:
             bytes_of(path, most_bytes=3)
         expected = "is larger than 0 MiB" if kind == "large" else "is not a regular file"
         assert caught.value.strerror == expected
         assert f"{path}: {expected}" in caught.value.text()
-
-
-def test_a_folder_is_an_error_of_the_system(tmp_path):
-    """As where it is opened."""
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError):  # as where a folder is opened
         bytes_of(tmp_path)
 
 
@@ -75,12 +72,11 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_templat
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_a_model_folder_with_an_endless_file_ends(tmp_path, name, kind):
     """An answer and a check end, with 0 or 2, and never take more than some memory."""
-    folder = tmp_path / "model"
-    write_fake_model(folder, CONFIG)
-    (folder / name).unlink(missing_ok=True)
-    os.mkfifo(folder / name) if kind == "pipe" else (folder / name).symlink_to("/dev/zero")
-    rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(20)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "model" / name
+    write_fake_model(path.parent, CONFIG)
+    path.unlink(missing_ok=True)
+    endless(path, kind)
+    (tmp_path / "train.jsonl").write_text(PAIRS)
     done = subprocess.run(
         [*LIMITED, sys.executable, "-c", BOTH],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
@@ -135,3 +131,36 @@ def test_every_command_keeps_others_out(call, umask, tmp_path):
     code, _, err = call(*arguments, "--json", "--model", "Qwen/Qwen3-0.6B", "--plan", "p.yaml")
     assert code == 0, err
     assert (tmp_path / "p.yaml").stat().st_mode & 0o777 == 0o664
+
+
+@pytest.mark.parametrize(
+    ("extra", "found", "inside", "line"),
+    [
+        # Quoted where the shell needs it, -e where it was so, `.` where one stands in it.
+        ("train", {"url": "FOLDER", "dir_info": {}}, "", "pip install 'FOLDER[train]'"),
+        ("gpu", {"url": "FOLDER", "dir_info": {"editable": True}}, "", "pip install -e 'FOLDER[gpu]'"),
+        ("train", {"url": "FOLDER", "dir_info": {}}, ".", "pip install '.[train]'"),
+        # pip does not reach into the environment of a uv tool.
+        ("train", {"url": "FOLDER", "dir_info": {}}, "uv-receipt.toml",
+         "uv tool install --force 'FOLDER[train]'"),
+        ("train", {"url": "https://example.org/a.git", "vcs_info": {"vcs": "git"}}, "",
+         "pip install 'finetune-advisor[train] @ git+https://example.org/a.git'"),
+        # A wheel that is gone is no source; what has none is a checkout or came from an index.
+        *(("train", found, "", "pip install 'finetune-advisor[train]'")
+          for found in (None, {}, [], {"url": "file:///gone/a-1.whl"})),
+    ],
+)  # fmt: skip
+def test_the_line_is_true(monkeypatch, tmp_path, extra, found, inside, line):
+    """For the way that the installer wrote down, and for the folder of the environment."""
+    folder = tmp_path / "the advisor"
+    folder.mkdir()
+    text = json.dumps(found).replace("FOLDER", folder.as_uri())
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    copy = SimpleNamespace(read_text=lambda name: None if found is None else text)
+    monkeypatch.setattr(metadata, "distribution", lambda name: copy)
+    monkeypatch.setattr("advisor.ground.resources.resource_root", lambda: None)
+    if inside == ".":
+        monkeypatch.chdir(folder)
+    elif inside:
+        (tmp_path / inside).touch()
+    assert install_line(extra) == line.replace("FOLDER", str(folder))

@@ -1,8 +1,4 @@
-"""What a wait shows: in a log, on a terminal, and to those who look at a run folder;
-and messages for the person.
-"""
-
-from __future__ import annotations
+"""What a wait shows in logs, on terminals and in a run folder, and messages for the person."""
 
 import gzip
 import io
@@ -20,16 +16,6 @@ from advisor.ground.units import MIB
 from advisor.record.content import read_contents
 
 
-class Clock:
-    """Seconds that pass when told."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
@@ -38,68 +24,62 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def board(clock, monkeypatch):
+def board(monkeypatch):
     """A board whose clock stands still, in the place of the process's own."""
-    found = Board(clock=clock, starts_thread=False)
-    found.label = "sft"
+    found = Board(clock=lambda: found.now_s, starts_thread=False)
+    found.label, found.now_s = "sft", 100.0
     monkeypatch.setattr(progress, "board", found)
     return found
 
 
-def passes(clock, board, seconds):
+def passes(board, seconds):
     """So many seconds pass, and the thread looks each quarter of one."""
     for _ in range(int(seconds * 4)):
-        clock.now_s += 0.25
+        board.now_s += 0.25
         board.tick()
 
 
-def test_a_log_gets_lines_with_what_is_done_what_is_left_and_the_rate(board, clock, capsys):
-    """Soon at first, then every half a minute; with memory against its limit."""
-    board.memory = lambda: (int(11.8 * 2**30), 24 * 2**30)
-    with waiting("measuring the model before training"), waiting("rows", total=64) as done:
-        passes(clock, board, 4)
-        assert capsys.readouterr().err == ""
-        done(16)
-        passes(clock, board, 4)
-        assert capsys.readouterr().err == (
-            "sft: measuring the model before training: 5 s so far; rows: 16 of 64, 3.2 items/s,"
-            " 15 s left; memory 11.8 of 24.0 GiB\n"
-        )
-        passes(clock, board, 1200)
-    lines = capsys.readouterr().err.splitlines()
-    assert 40 < len(lines) < 80
-
-
-def terminal(monkeypatch, term="xterm"):
+def terminal(monkeypatch, term="xterm", kind=Terminal):
     """A terminal that standard error leads to from now on."""
-    screen = Terminal()
+    screen = kind()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", term)
     monkeypatch.setenv("COLUMNS", "120")
     return screen
 
 
-def test_a_short_wait_shows_nothing(board, clock, monkeypatch):
+def test_a_log_gets_lines_with_what_is_done_what_is_left_and_the_rate(board, capsys):
+    """Soon at first, then every half a minute; with memory against its limit."""
+    board.memory = lambda: (int(11.8 * 2**30), 24 * 2**30)
+    with waiting("measuring the model before training"), waiting("rows", total=64) as done:
+        passes(board, 4)
+        assert capsys.readouterr().err == ""
+        done(16)
+        passes(board, 4)
+        assert capsys.readouterr().err == (
+            "sft: measuring the model before training: 5 s so far; rows: 16 of 64, 3.2 items/s,"
+            " 15 s left; memory 11.8 of 24.0 GiB\n"
+        )
+        passes(board, 1200)
+    assert 40 < len(capsys.readouterr().err.splitlines()) < 80
+
+
+def test_a_short_wait_shows_nothing(board, monkeypatch):
     """Below two seconds nothing appears, neither in a log nor on a terminal."""
     screen = terminal(monkeypatch)
     for _ in track([1, 2, 3], "rows"):
-        passes(clock, board, 0.5)
+        passes(board, 0.5)
     assert screen.getvalue() == ""
 
 
-def test_a_terminal_gets_a_bar_that_goes_again(board, clock, monkeypatch):
+def test_a_terminal_gets_a_bar_that_goes_again(board, monkeypatch):
     """The outer count moves the bar; below it is what a log gets. A hidden cursor returns."""
     screen = terminal(monkeypatch)
     with waiting("training", total=108, unit="steps") as steps:
         steps.at(12, text="loss 1.234", left_s=120)
         with waiting("generating answers", total=64, unit="answers") as answers:
             answers(12)
-            passes(clock, board, 3)
+            passes(board, 3)
     shown = screen.getvalue()
     assert "training: 12 of 108 steps, loss 1.234, 2 min left" in shown
     assert "answers: 12 of 64 answers, 4.0 answers/s, 13 s left" in shown
@@ -107,64 +87,76 @@ def test_a_terminal_gets_a_bar_that_goes_again(board, clock, monkeypatch):
     assert sys.stderr is screen
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(board, clock, monkeypatch):
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(board, monkeypatch):
     """TERM=dumb, which screen readers and editors set."""
     screen = terminal(monkeypatch, "dumb")
     with waiting("downloading", total=270 * MIB, unit=BYTES) as done:
         done(90 * MIB)
-        passes(clock, board, 6)
+        passes(board, 6)
     assert screen.getvalue() == "sft: downloading: 90 of 270 MiB, 18.0 MiB/s, 10 s left\n"
 
 
-def test_a_terminal_that_is_gone_stops_nothing(board, clock, monkeypatch):
+def test_a_terminal_that_is_gone_stops_nothing(board, monkeypatch):
     """A wait ends no work because nobody can see it any more."""
 
     class Gone(Terminal):
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(sys, "stderr", Gone())
     for term in ("dumb", "xterm"):
-        monkeypatch.setenv("TERM", term)
+        terminal(monkeypatch, term, Gone)
         with waiting("training", total=3, unit="steps") as done:
-            passes(clock, board, 20)
+            passes(board, 20)
             done()
 
 
-def test_who_looks_into_the_run_folder_sees_the_same(board, clock, tmp_path):
+def test_who_looks_into_the_run_folder_sees_the_same(board, tmp_path):
     """A file there says where the process is; it goes with the outermost wait."""
     board.folder = tmp_path
     board.memory = lambda: (2**30, None)
     with waiting("training", total=8, unit="steps", done=2) as done:
         done.at(4, text="loss 1.0", left_s=12.0)
-        passes(clock, board, 2)
-        seen = read_view(tmp_path)
-        assert seen is not None
-        assert seen.line() == "sft: training: 4 of 8 steps, loss 1.0, 12 s left; memory 1.0 GiB"
+        passes(board, 2)
+        assert (
+            read_view(tmp_path).line()
+            == "sft: training: 4 of 8 steps, loss 1.0, 12 s left; memory 1.0 GiB"
+        )
     assert read_view(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
-DAMAGED = ("", "{}", "[1]", '{"label": 1, "waits": [{}], "memory": null}', "[" * 100_000)
+WAIT = {"what": "w", "total": 5, "unit": "steps", "began_s": 1, "done": 2, "first": 0, "text": "", "left_s": 3}  # fmt: skip
+VIEW = json.dumps({"label": "sft", "at_s": 1, "memory": [1, 2], "waits": [WAIT]})
+OLD = {"at_s": "1", "waits": json.dumps([WAIT])} | {
+    key: json.dumps(WAIT[key]) for key in ("began_s", "left_s", "done", "total", "first")
+}
+NOTHING = ("Infinity", "NaN", "1e300", "null", "[]", "{}", "9" * 400)  # a number can be
+DAMAGED = [
+    *("", "{}", "[1]", '{"label": 1, "waits": [{}], "memory": null}', "[" * 100_000),
+    *(
+        VIEW.replace(f'"{key}": {old}', f'"{key}": {value}')
+        for key, old in OLD.items()
+        for value in NOTHING
+        if (key, value) != ("left_s", "null")  # not known
+    ),
+]
 
 
-def test_a_damaged_file_says_nothing(tmp_path):
-    """Whatever stands there: neither a view nor a traceback."""
-    for content in DAMAGED:
-        (tmp_path / progress.FILE).write_text(content)
-        assert read_view(tmp_path) is None
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_file_says_nothing(tmp_path, content):
+    """Whatever stands there: neither a traceback nor a view that cannot be drawn."""
+    (tmp_path / progress.FILE).write_text(VIEW)
+    assert read_view(tmp_path) is not None
+    (tmp_path / progress.FILE).write_text(content)
+    assert read_view(tmp_path) is None
 
 
-def test_an_inner_wait_that_was_not_closed_goes_with_the_outer_one(board):
-    """An error that leaves a loop may leave it open."""
+def test_a_wait_that_is_left_early_ends_with_what_is_inside(board):
+    """An error that leaves a loop may leave it open; a loop may begin no further items."""
     outer = board.open("outer")
     board.open("inner")
     board.close(outer)
     assert board.waits == []
-
-
-def test_a_loop_that_ends_early_ends_its_wait(board):
-    """As where no further answers are begun."""
     with waiting("outer"):
         for item in track(range(0, 16, 4), "answers", each=4, of=16):
             if item == 8:
@@ -173,42 +165,43 @@ def test_a_loop_that_ends_early_ends_its_wait(board):
         assert [wait.what for wait in board.waits] == ["outer"]
 
 
-def test_the_other_processes_of_a_run_show_nothing(board, clock, capsys, tmp_path):
+def test_the_other_processes_of_a_run_show_nothing(board, capsys, tmp_path):
     """The main one does."""
     board.is_shown, board.folder = False, tmp_path
     with waiting("training", total=8):
-        passes(clock, board, 60)
+        passes(board, 60)
         board.say_now()
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
 
 
-# --------------------------------------------------------------------------- files
+@pytest.fixture
+def heard(board, monkeypatch):
+    """How far each wait was, and of how much, whenever it went on."""
+    seen = []
+    monkeypatch.setattr(board, "heard", lambda wait: seen.append((wait.done, wait.total)))
+    return seen
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_large_file_shows_how_far_it_is_read(board, tmp_path, monkeypatch, packed):
+def test_a_large_file_shows_how_far_it_is_read(board, heard, tmp_path, monkeypatch, packed):
     """By its place in the file, also of one that is compressed; the wait goes with the file."""
     monkeypatch.setattr(reading, "LARGE_BYTES", 1000)
     monkeypatch.setattr(reading, "PIECE_BYTES", 4096)
     content = "".join(f'{{"text": "{number} {hash(number * 7)}"}}\n' for number in range(9000))
     path = tmp_path / f"rows.jsonl{'.gz' if packed else ''}"
     path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
-    seen = []
-    monkeypatch.setattr(board, "heard", lambda wait: seen.append((wait.done, wait.total)))
     rows = read_rows(path)
-    for number, _ in rows:
-        if number == 5000:
-            break
+    next(number for number, _ in rows if number == 5000)
     assert [wait.what for wait in board.waits] == [f"reading {path.name}"]
     size = path.stat().st_size
-    assert 0 < seen[-1][0] < size
+    assert 0 < heard[-1][0] < size
     inner = board.open("something inside")
     rows.close()
     assert board.waits == [inner]
     board.close(inner)
     assert sum(1 for _ in read_rows(path)) == 9000
-    assert seen[-1] == (size, size)
+    assert heard[-1] == (size, size)
     assert board.waits == []
 
 
@@ -219,23 +212,22 @@ def test_a_small_file_is_no_wait(board, tmp_path):
         assert board.waits == []
 
 
-def test_files_that_are_read_to_know_them_again_are_counted(board, tmp_path, monkeypatch):
+def test_files_that_are_read_to_know_them_again_are_counted(board, heard, tmp_path):
     """All of them together, in bytes."""
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(b"x" * 3000)
-    seen = []
-    monkeypatch.setattr(board, "heard", lambda wait: seen.append((wait.done, wait.total)))
-    read_contents({name: tmp_path / name for name in ("a", "b")})
-    assert seen[-1] == (6000, 6000)
+    files = {name: tmp_path / name for name in ("a", "b")}
+    for path in files.values():
+        path.write_bytes(b"x" * 3000)
+    read_contents(files)
+    assert heard[-1] == (6000, 6000)
     assert board.waits == []
 
 
-def test_a_child_process_takes_the_terminal_over(board, clock, capsys):
+def test_a_child_process_takes_the_terminal_over(board, capsys):
     """The parent's waits are over once it starts one, and closing them later is no harm."""
     with waiting("checking plan, data and machine"), waiting("reading files"):
         board.hand_over()
         assert board.waits == []
-        passes(clock, board, 60)
+        passes(board, 60)
     assert capsys.readouterr().err == ""
 
 
@@ -246,12 +238,9 @@ COMMAND = "advise run plan.yaml --output runs/a-folder-with-a-name-as-long-as-th
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 @pytest.mark.parametrize("text", [SENTENCE, f"  {COMMAND}", f"resume with: {COMMAND}"])
 def test_a_message_is_broken_between_words_on_a_terminal(monkeypatch, stream, text):
-    """No word is cut in two, and none is lost; a command is copied, and a log is read by programs:
-    both stay on one line.
-    """
+    """No word is cut or lost; commands, and lines of a log that programs read, stay on one line."""
+    shown = terminal(monkeypatch, kind=stream)
     monkeypatch.setenv("COLUMNS", "40")
-    shown = stream()
-    monkeypatch.setattr(sys, "stderr", shown)
     print_message(text)
     said = shown.getvalue()
     if text == SENTENCE and stream is Terminal:
@@ -259,18 +248,3 @@ def test_a_message_is_broken_between_words_on_a_terminal(monkeypatch, stream, te
         assert said.split() == SENTENCE.split()
     else:
         assert said == f"{text}\n"
-
-
-@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e300", "null", "[]", "{}", "9" * 400])
-@pytest.mark.parametrize("key", ["at_s", "began_s", "left_s", "done", "total", "first", "waits"])
-def test_a_number_that_nothing_can_be_says_nothing(tmp_path, key, value):
-    """No view comes of it that cannot be drawn."""
-    wait = {"what": "w", "total": 5, "unit": "steps", "began_s": 1, "done": 2, "first": 0, "text": "", "left_s": 3}  # fmt: skip
-    text = json.dumps({"label": "sft", "at_s": 1, "memory": [1, 2], "waits": [wait]})
-    good = {**wait, "at_s": 1}
-    old = json.dumps([wait]) if key == "waits" else json.dumps(good[key])
-    damaged = text.replace(f'"{key}": {old}', f'"{key}": {value}')
-    assert damaged != text
-    (tmp_path / progress.FILE).write_text(damaged)
-    seen = read_view(tmp_path)
-    assert seen is None or (key, value) == ("left_s", "null")

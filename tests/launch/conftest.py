@@ -67,16 +67,14 @@ def shop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STAND_IN", raising=False)
     write_fake_model(tmp_path / "model", CONFIG)
-    rows = (chat(f"What is {n}?", f"It is number {n} of five.") for n in range(5))
-    write_rows(tmp_path / "train.jsonl", rows)
-    text = (tmp_path / "train.jsonl").read_text()
-    (tmp_path / "hr.jsonl").write_text(text.replace("number", "form"))
+    for name, what in (("train", "number"), ("hr", "form")):
+        rows = (chat(f"What is {n}?", f"It is {what} {n} of five.") for n in range(5))
+        write_rows(tmp_path / f"{name}.jsonl", rows)
     (tmp_path / "plan.yaml").write_text(PLAN)
     return tmp_path
 
 
 def chat(question, answer):
-    """A row of messages."""
     asked, said = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
     return {"messages": [asked, said]}
 
@@ -88,32 +86,33 @@ def write_rows(path, rows):
 
 def gpu(index=0, free=24.0, *, total=24, uuid=True, **more):
     """An RTX 4090, or another GPU; memory in GiB, of which `free` may be None: not known."""
-    own = {"bf16": True, "compute_capability": (8, 9), "name": "RTX 4090", **more}
     return Gpu(
         memory_total_bytes=round(total * GIB),
         memory_free_bytes=None if free is None else round(free * GIB),
         uuid=f"GPU-{index}" if uuid else None,
         index=index,
-        **own,
+        **{"bf16": True, "compute_capability": (8, 9), "name": "RTX 4090", **more},
     )
 
 
 def machine(*gpus, kind="cuda", **more):
-    """A machine with these GPUs."""
     return replace(MACHINE, **{"kind": kind, "origin": "stated", "gpus": gpus, **more})
 
 
-def run(plan="plan.yaml", **options):
-    """run_plan with the stand-in trainer on a machine without a GPU."""
-    return run_plan(plan, Options(**{"hardware": MACHINE, "trainers": STAND_IN, **options}))
+def run(plan="plan.yaml", *, text=None, mode=None, **options):
+    """run_plan with the stand-in trainer in this mode, without a GPU, of `plan` or of this text."""
+    if text is not None:
+        Path(plan).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        if mode is not None:
+            patch.setenv("STAND_IN", mode)
+        return run_plan(plan, Options(**{"hardware": MACHINE, "trainers": STAND_IN, **options}))
 
 
 def fails(mode, kind=TrainingFailed, **options):
     """The text of the error with which a run ends whose stand-in trainer behaves so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAND_IN", mode)
-        with pytest.raises(kind) as caught:
-            run(**options)
+    with pytest.raises(kind) as caught:
+        run(mode=mode, **options)
     return caught.value.text()
 
 
@@ -164,8 +163,34 @@ def child_of(shop, name="sft"):
     return int((folder / "pid").read_text())
 
 
+@pytest.fixture
+def at_work(shop):
+    """`at_work(mode, ...)`: a run in `out` at work, as its process and its trainer's number."""
+    started = []
+
+    def begin(mode="wait", **options):
+        started.append(start(shop, mode, output="out", **options))
+        return started[-1], child_of(shop)
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def record_of(folder="out"):
+    """What run.json says."""
+    return json.loads(Path(folder, "run.json").read_text())
+
+
+def flip(path):
+    """Turn a bit of the last byte: the file has other content and the same size."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 def wait_for(condition, seconds=20.0):
-    """Wait until the condition holds, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

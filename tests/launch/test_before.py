@@ -1,12 +1,14 @@
-"""What is said before a run starts: of a hub model its download, licence, gate and the room in the
-cache; and whether this machine can run a plan.
-"""
+"""What is said or refused before a run starts: downloads, licences, machines, damaged models."""
 
 import json
+import os
 import re
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from threading import Thread
-from typing import ClassVar
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
@@ -15,55 +17,64 @@ from advisor.commands.wizard import check_machine
 from advisor.ground.errors import MachineNotReady
 from advisor.launch import hub as hub_module
 from advisor.launch.hub import ModelNeed, ask_hub
+from advisor.model_files.config import config_faults
+from advisor.model_files.folder import INDEX, WEIGHTS, adapter_faults, model_faults
 from advisor.model_files.hub_cache import has_weights
 from advisor.plan.read import read_plan
 from advisor.record.next_step import trial_steps
-from tests.fake_model import write_fake_model
-from tests.launch.conftest import CONFIG, GIB, MACHINE, PLAN, SECOND, gpu, machine, refused, run
+from advisor.situation.catalogue import catalogue_ids, organisation_models
+from tests.fake_model import llama_tensors, write_fake_model, write_safetensors
+from tests.launch.conftest import (
+    CONFIG,
+    FULL,
+    GIB,
+    MACHINE,
+    PLAN,
+    RANK,
+    SECOND,
+    gpu,
+    machine,
+    refused,
+    run,
+)
 
-FILES = {
-    "config.json": 600, "model-1.safetensors": 3 * GIB, "model-2.safetensors": GIB,
-    "tokenizer.json": 400, "original/consolidated.pth": 99 * GIB, "model.bin": 50 * GIB,
-    "README.md": 5000,
-}  # fmt: skip
 ANSWER = {
     "gated": False,
     "cardData": {"license": "apache-2.0"},
-    "siblings": [{"rfilename": name, "size": size} for name, size in FILES.items()],
-}
-
-
-class Hub(BaseHTTPRequestHandler):
-    """A hub with one answer for each model, which notes who asked."""
-
-    models: ClassVar[dict] = {}
-    seen: ClassVar[list] = []
-
-    def do_GET(self):
-        type(self).seen.append((self.path, self.headers.get("Authorization")))
-        name = self.path.removeprefix("/api/models/").split("?")[0].split("/revision/")[0]
-        found = self.models.get(name)
-        text = json.dumps(found).encode()
-        self.send_response(404 if found is None else 200)
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *arguments):
-        pass
+    "siblings": [
+        {"rfilename": name, "size": size}
+        for name, size in (
+            ("config.json", 600), ("model-1.safetensors", 3 * GIB), ("model-2.safetensors", GIB),
+            ("tokenizer.json", 400), ("original/consolidated.pth", 99 * GIB),
+            ("model.bin", 50 * GIB), ("README.md", 5000),
+        )
+    ],
+}  # fmt: skip
 
 
 @pytest.fixture
-def hub(shop, monkeypatch):
-    """A hub of this test, an empty cache, and a plan with a model of that hub."""
-    server = HTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    Hub.models, Hub.seen = {"org/tiny": ANSWER}, []
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
+def no_cache(shop, monkeypatch):
+    """An empty cache of hub models, and no login."""
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
+    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hub(shop, monkeypatch, no_cache):
+    """A hub of this test, its answer about the plan's model, and what hears each question."""
+    heard = Mock()
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", heard)
+    answering = partial(SimpleHTTPRequestHandler, directory=shop / "web")
+    server = HTTPServer(("127.0.0.1", 0), answering)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: org/tiny"))
-    yield Hub
+    answer = shop / "web" / "api" / "models" / "org" / "tiny"
+    answer.parent.mkdir(parents=True)
+    answer.write_text(json.dumps(ANSWER))
+    yield SimpleNamespace(answer=answer, heard=heard)
     server.shutdown()
     server.server_close()
 
@@ -90,7 +101,7 @@ UNKNOWN = "download of unknown size, licence not known: see https://huggingface.
 )
 def test_a_run_says_what_it_downloads_and_under_which_licence(hub, answer, line):
     """And what it needs on which disk."""
-    hub.models = {"org/tiny": answer}
+    hub.answer.write_text(json.dumps(answer))
     said = said_by_run()
     assert re.search(rf"(?m)^model org/tiny: {re.escape(line)}", said)
     assert re.search(r"(?m)^model cache: .* on its disk$", said)
@@ -100,7 +111,8 @@ def test_a_run_says_what_it_downloads_and_under_which_licence(hub, answer, line)
 
 def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
     """Without a login exit 4 with the two steps; with one it starts."""
-    hub.models = {"org/tiny": {**ANSWER, "gated": "manual", "cardData": {"license": "llama3.1"}}}
+    gated = {**ANSWER, "gated": "manual", "cardData": {"license": "llama3.1"}}
+    hub.answer.write_text(json.dumps(gated))
     text = refused(MachineNotReady, output="out")
     assert "its licence (llama3.1) must be accepted" in text
     assert "this machine is not logged in" in text
@@ -126,54 +138,46 @@ def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeyp
 
 
 def test_a_cached_model_asks_nobody(hub, shop):
-    """With its weights in the cache nothing is downloaded, and the hub is not asked."""
-    write_fake_model(shop / "hub/hub/models--org--tiny/snapshots/abc", CONFIG)
+    """The hub is not asked once the weights are cached; a configuration alone is not the model."""
+    snapshot = shop / "hub/hub/models--org--tiny/snapshots/abc"
+    write_fake_model(snapshot, CONFIG)
     said = said_by_run()
     assert "in the model cache already, nothing to download" in said
     assert "\nmodel cache:" not in f"\n{said}"
-    assert hub.seen == []
-
-
-def test_a_configuration_alone_is_not_the_model(hub, shop):
-    """Looking a model up leaves its config.json in the cache: the weights are still to come."""
-    snapshot = shop / "hub/hub/models--org--tiny/snapshots/abc"
-    write_fake_model(snapshot, CONFIG)
+    assert not hub.heard.called
     (snapshot / "model.safetensors").unlink()
     assert not has_weights("org/tiny", None)
-    assert "4.0 GiB to download (the hub)" in said_by_run()
+    assert "4.0 GiB to download (the hub)" in said_by_run(output="other")
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
-    (snapshot / "one.safetensors").write_bytes(b"")
-    assert not has_weights("org/tiny", None)
-    (snapshot / "two.safetensors").write_bytes(b"")
-    assert has_weights("org/tiny", None)
+    for name, is_whole in (("one", False), ("two", True)):
+        (snapshot / f"{name}.safetensors").write_bytes(b"")
+        assert has_weights("org/tiny", None) is is_whole
 
 
-def test_a_model_that_the_hub_does_not_know_is_bad_input(hub):
-    """The name or the revision is wrong, or a login is missing."""
-    hub.models = {}
-    assert "no such model that you may read" in refused()
+def test_a_hub_that_does_not_help_is_told(hub, shop, monkeypatch):
+    """A wrong name or missing login is bad input; an unreachable hub is exit code 4, in seconds."""
+    hub.answer.unlink()
+    assert "no such model that you may read" in refused(output="out")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    assert "the hub cannot be reached" in refused(MachineNotReady, output="out")
+    assert time.monotonic() - began < 7
+    assert not (shop / "out").exists()
 
 
 def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
     """It is sent to this machine or over https, never in the open."""
-    sent = []
-
-    class Opener:
-        def open(self, request, timeout):
-            sent.append((request.full_url, request.unredirected_hdrs))
-            raise OSError("not now")
-
+    opener = Mock(**{"open.side_effect": OSError("not now")})
     monkeypatch.setenv("HF_TOKEN", "some-token")
-    monkeypatch.setattr(hub_module.urllib.request, "build_opener", lambda *handlers: Opener())
+    monkeypatch.setattr(hub_module.urllib.request, "build_opener", lambda *handlers: opener)
     for endpoint in ("http://mirror.example", "https://mirror.example"):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         with pytest.raises(MachineNotReady):
             ask_hub(ModelNeed(model="org/tiny", what="model org/tiny"))
-    assert [bool(headers) for _, headers in sent] == [False, True]
+    sent = [bool(call.args[0].unredirected_hdrs) for call in opener.open.call_args_list]
+    assert sent == [False, True]
 
-
-# --------------------------------------------------------------------------- before a run
 
 WITH_GPU = machine(gpu(free=20))
 
@@ -184,41 +188,30 @@ def here(shop, machine, plan=PLAN):
     return check_machine(read_plan("plan.yaml"), shop / "plan.yaml", machine)
 
 
-def test_a_plan_for_a_gpu_takes_a_machine_with_one(shop):
-    """Without the device, or with too few of them, it is another machine's plan."""
+def test_a_plan_for_another_machine_is_told_from_what_can_be_mended_here(shop):
+    """Missing packages are told with the line that installs them, not as another machine's plan."""
     on_gpu = PLAN + "launch: {device: cuda}\n"
-    found = here(shop, MACHINE, on_gpu)
     none = "the plan is for an NVIDIA GPU (launch.device: cuda), and this machine has no usable GPU"
-    assert found.other_machine == none
+    assert here(shop, MACHINE, on_gpu).other_machine == none
     assert here(shop, WITH_GPU, on_gpu).other_machine == ""
     two = on_gpu.replace("cuda", "cuda, processes: 2")
     wanted = "wants 2 processes, one per GPU, and 1 can be used"
     assert wanted in here(shop, WITH_GPU, two).other_machine
-    assert here(shop, MACHINE).other_machine == ""
-
-
-def test_a_plan_that_is_too_large_takes_another_machine(shop):
-    """The stage, its need and this machine's memory are named."""
-    large = PLAN.replace("model: model", "model: Qwen/Qwen3-32B") + "launch: {device: cuda}\n"
+    large = on_gpu.replace("model: model", "model: Qwen/Qwen3-32B")
     found = here(shop, machine(gpu(total=12, free=12, name="RTX 3060")), large)
     assert found.other_machine.startswith("stage sft needs about ")
     assert "GiB, and this machine has 1" in found.other_machine
-
-
-def test_missing_packages_can_be_mended_here(shop):
-    """They are no reason for another machine; the line that installs them is with them."""
-    bare = replace(MACHINE, software={})
-    found = here(shop, bare)
+    found = here(shop, MACHINE)
+    assert (found.other_machine, found.lacking) == ("", ())
+    found = here(shop, replace(MACHINE, software={}))
     assert found.other_machine == ""
     assert "packages that are not installed: torch" in found.lacking[0].what
     assert "pip install" in found.lacking[0].hint
-    assert here(shop, MACHINE).lacking == ()
 
 
-def test_the_download_is_known_before_it_starts(shop, monkeypatch):
-    """A folder needs none; a hub model that is not cached is as large as its parameters."""
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+@pytest.mark.usefixtures("no_cache")
+def test_download_and_licence_are_known_before_a_run(shop, monkeypatch):
+    """A hub model that is not cached is as large as its parameters; a login may have access."""
     assert here(shop, MACHINE).download_bytes == 0
     hub = here(shop, MACHINE, PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
     assert 15 * GIB < hub.download_bytes < 16 * GIB
@@ -229,13 +222,6 @@ def test_the_download_is_known_before_it_starts(shop, monkeypatch):
     assert hub.downloads[1].startswith("model cache: ")
     unknown = here(shop, MACHINE, PLAN.replace("model: model", "model: nobody/knows-this"))
     assert unknown.download_bytes is None
-
-
-def test_a_licence_that_must_be_accepted_is_told_before_a_run(shop, monkeypatch):
-    """The catalogue knows which models ask for it; a login may have access already."""
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
-    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
     gated = PLAN.replace("model: model", "model: meta-llama/Llama-3.1-8B")
     (fault,) = here(shop, MACHINE, gated).lacking
     assert fault.headline.startswith("model meta-llama/Llama-3.1-8B: its licence (llama3.1) must")
@@ -244,14 +230,256 @@ def test_a_licence_that_must_be_accepted_is_told_before_a_run(shop, monkeypatch)
     assert here(shop, MACHINE, gated).lacking == ()
 
 
-def test_a_trial_reads_about_fifty_rows(shop):
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        (PLAN, 13),  # 4 rows a step
+        (PLAN.replace("micro_batch_size: 4", "micro_batch_size: 8\n    grad_accum: 8"), 3),
+        (PLAN + "launch: {device: cuda, processes: 2}\n", 7),
+        (PLAN + SECOND.replace("}", ", micro_batch_size: 16}"), 4),
+    ],
+)
+def test_a_trial_reads_about_fifty_rows(shop, text, steps):
     """Its steps follow from the rows a step, and are never fewer than three."""
+    (shop / "plan.yaml").write_text(text)
+    assert trial_steps(read_plan("plan.yaml")) == steps
 
-    def steps(text):
-        (shop / "plan.yaml").write_text(text)
-        return trial_steps(read_plan("plan.yaml"))
 
-    assert steps(PLAN) == 13  # 4 rows a step
-    assert steps(PLAN.replace("micro_batch_size: 4", "micro_batch_size: 8\n    grad_accum: 8")) == 3
-    assert steps(PLAN + "launch: {device: cuda, processes: 2}\n") == 7
-    assert steps(PLAN + SECOND.replace("}", ", micro_batch_size: 16}")) == 4
+UNTIED = CONFIG | {"tie_word_embeddings": False}
+
+
+def text_of(folder, **options):
+    return "\n".join(fault.headline for fault in model_faults(folder, **options))
+
+
+def shard(folder, config, *, count=2):
+    """Write the weights as `count` files with an index; the tensors of each."""
+    names = list(llama_tensors(config).items())
+    parts = {
+        f"model-{place + 1:05d}-of-{count:05d}.safetensors": dict(names[place::count])
+        for place in range(count)
+    }
+    for name, tensors in parts.items():
+        write_safetensors(folder / name, tensors)
+    named = {tensor: name for name, tensors in parts.items() for tensor in tensors}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": named}))
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    return parts
+
+
+def faults_of(shop, config=None, *, plan=PLAN):
+    """The faults of a plan, and of a model with this config.json; nothing may have been written."""
+    if config is not None:
+        (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **config}))
+    text = refused(text=plan, output="out")
+    assert not (shop / "out").exists()
+    return text
+
+
+def test_every_fault_of_a_model_is_told_in_one_go_before_anything_is_written(shop):
+    """Weights, tokenizer, a stage's adapter and its reward model are all checked."""
+    (shop / "mine").mkdir()
+    (shop / "mine" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (shop / "mine" / "adapter_model.safetensors").write_bytes(b"\x08")
+    write_fake_model(shop / "rm", CONFIG)
+    for name in ("model", "rm"):
+        os.truncate(shop / name / WEIGHTS, 5000)
+    (shop / "model" / "tokenizer.json").write_text('{"model": ')
+    starts = "objective: ppo\n    reward_model: ./rm\n    start_from: ./mine"
+    text = faults_of(shop, plan=PLAN.replace("objective: sft", starts))
+    assert re.search(
+        r"model/model.safetensors: is cut off: [\d,]+ of [\d,]+ bytes of tensors", text
+    )
+    assert "tokenizer.json: line 1, column 11: not valid JSON" in text
+    assert "mine/adapter_model.safetensors: is cut off" in text
+    assert "rm/model.safetensors: is cut off" in text
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ("", "stage sft: objective distill needs a teacher"),
+        ("    teacher: ./nowhere\n", "stage sft: teacher: no such folder: "),
+        ("    teacher: ./model\n", "the model that is trained: it has nothing to teach"),
+        ("    teacher: ./large\n", "large/model.safetensors: is cut off"),
+    ],
+    ids=["none", "no-folder", "itself", "damaged"],
+)
+def test_a_teacher_is_checked_before_anything_is_written(shop, teacher, said):
+    """A distillation without a teacher, with one that is not there, and with a damaged one."""
+    write_fake_model(shop / "large", CONFIG)
+    os.truncate(shop / "large" / WEIGHTS, 5000)
+    plan = PLAN.replace("objective: sft\n", f"objective: distill\n{teacher}")
+    assert said in faults_of(shop, plan=plan)
+
+
+def test_files_of_rewards_are_looked_for_before_anything_is_written(shop):
+    """A function that its file does not define, a file and a schema that are not there: together."""
+    (shop / "own.py").write_text("def score(prompts, completions):\n    return [0.0]\n")
+    rewards = """
+    rewards:
+      - {reward: own.py:scores}
+      - {reward: other.py:score}
+      - {verifier: json_schema, schema: form.json}
+      - {reward_model: ./nowhere}
+"""
+    told = faults_of(shop, plan=PLAN.replace("objective: sft", f"objective: ppo{rewards.rstrip()}"))
+    assert "own.py has no function 'scores'\n  it defines: score\n  did you mean 'score'" in told
+    assert re.search(r"reward: no such file: .*other.py", told)
+    assert re.search(r"schema: no such file: .*form.json", told)
+    assert re.search(r"reward_model: .*nowhere holds no model", told)
+
+
+def rewritten(folder, **changes):
+    return (folder / "config.json").write_text(json.dumps(UNTIED | changes))
+
+
+def header(folder, change):
+    """Write the weights' header anew, as `change` makes of it."""
+    path = folder / WEIGHTS
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    found = json.loads(data[8 : 8 + size])
+    text = change(found)
+    text = json.dumps(found) if text is None else text
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data[8 + size :])
+
+
+DAMAGES = {
+    "heads": (lambda f: rewritten(f, num_attention_heads=7), "7 attention heads .* do not divide"),
+    "kv heads": (lambda f: rewritten(f, num_key_value_heads=3), "3 key and value heads"),
+    "huge": (lambda f: rewritten(f, num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
+    "text": (lambda f: rewritten(f, hidden_size="64"), 'hidden_size is "64"'),
+    "null": (lambda f: rewritten(f, vocab_size=None), "vocab_size is null"),
+    "negative": (lambda f: rewritten(f, num_attention_heads=-4), "num_attention_heads is -4"),
+    "quantised by nothing": (
+        lambda f: rewritten(f, quantization_config="yes"), 'quantization_config is "yes"'),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "holds no JSON object"),
+    "cut": (lambda f: os.truncate(f / WEIGHTS, 5000), "model.safetensors: is cut off"),
+    "cut header": (lambda f: os.truncate(f / WEIGHTS, 60), "do not hold its header"),
+    "empty": (lambda f: os.truncate(f / WEIGHTS, 0), "model.safetensors: is empty"),
+    "longer": (lambda f: (f / WEIGHTS).open("ab").write(b"12"), "2 bytes belong to no tensor"),
+    "garbage": (lambda f: (f / WEIGHTS).write_bytes(b"\xff" * 99), "is no safetensors file"),
+    "not JSON": (lambda f: header(f, lambda _: "{]"), "its header is not JSON"),
+    "no object": (lambda f: header(f, lambda _: "[1]"), "not a JSON object"),
+    "bad entry": (lambda f: header(f, lambda h: h.update(x=3)), "does not describe 'x'"),
+    "bytes": (
+        lambda f: header(f, lambda h: h["model.norm.weight"].update(shape=[65])),
+        "not as many as its shape needs",
+    ),
+    "pointer": (
+        lambda f: (f / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha"),
+        "is a Git LFS pointer",
+    ),
+    "folder": (lambda f: ((f / WEIGHTS).unlink(), (f / WEIGHTS).mkdir()), "is a folder"),
+    "circle": (
+        lambda f: ((f / WEIGHTS).unlink(), (f / WEIGHTS).symlink_to(WEIGHTS)),
+        "cannot be read: Too many levels of symbolic links",
+    ),
+    "pipe": (lambda f: ((f / WEIGHTS).unlink(), os.mkfifo(f / WEIGHTS)), "not a regular file"),
+    "none": (lambda f: (f / WEIGHTS).unlink(), "has no weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_not_whole_is_named(name, tmp_path):
+    """Weights or config.json that cannot be those of one model, each with what is wrong."""
+    write_fake_model(tmp_path, UNTIED)
+    assert text_of(tmp_path) == ""
+    damage, expected = DAMAGES[name]
+    damage(tmp_path)
+    assert all(str(tmp_path) in line for line in text_of(tmp_path).splitlines())
+    assert re.search(expected, text_of(tmp_path))
+
+
+def test_a_checkpoint_of_several_files_is_whole_or_says_what_is_missing(tmp_path):
+    """Missing and cut files of an index, and names that lead out of the folder."""
+    write_fake_model(tmp_path, UNTIED)
+    parts = list(shard(tmp_path, UNTIED, count=4))
+    assert text_of(tmp_path) == ""
+    (tmp_path / parts[1]).rename(tmp_path / "away")
+    assert f"1 of the 4 weight files that {INDEX} names is missing: {parts[1]}" in text_of(tmp_path)
+    assert text_of(tmp_path, downloads=True) == ""
+    (tmp_path / "away").rename(tmp_path / parts[1])
+    os.truncate(tmp_path / parts[0], 999)
+    assert f"{parts[0]}: is cut off: " in text_of(tmp_path)
+    (tmp_path / INDEX).write_text('{"weight_map": {"a": "../../x.safetensors"}}')
+    assert "names '../../x.safetensors', which is no file inside it" in text_of(tmp_path)
+    (tmp_path / INDEX).write_text('{"weight_map": ["a"]}')
+    assert "has no map from tensors to files" in text_of(tmp_path)
+
+
+def test_a_model_in_the_hub_cache_is_checked_as_far_as_it_is_there(shop, monkeypatch):
+    """A missing shard is the trainer's business, but not offline; a damaged one is told at once."""
+    snapshot = shop / "hub" / "models--org--tiny" / "snapshots" / "abc"
+    write_fake_model(snapshot, CONFIG)
+    first, second = shard(snapshot, CONFIG)
+    monkeypatch.setenv("HF_HUB_CACHE", str(shop / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run(text=PLAN.replace("model: model", "model: org/tiny")).status == "done"
+    (snapshot / second).unlink()
+    assert f"is missing: {second}" in refused(output="out")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    os.truncate(snapshot / first, 999)
+    said = refused(output="out")
+    assert said.startswith(f"{snapshot / first}: is cut off: 999 bytes do not hold its header")
+    assert "missing" not in said
+
+
+def test_an_adapter_needs_its_config_and_whole_weights(tmp_path):
+    """A folder without a module has none to complain about."""
+    assert adapter_faults(tmp_path) == []
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": 8}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    texts = [fault.headline for fault in adapter_faults(tmp_path)]
+    assert "names no kind of module" in texts[0]
+    assert "base_model_name_or_path is no text" in texts[1]
+    assert "adapter_model.safetensors: is empty" in texts[2]
+
+
+def test_no_catalogued_model_is_refused():
+    """The numbers of every model in the catalogue are numbers that a model can have."""
+    ids = list(catalogue_ids())
+    entries = (organisation_models(hub_id.split("/")[0].lower())[hub_id] for hub_id in ids)
+    assert [
+        fault for args in zip(entries, ids, strict=True) for fault in config_faults(*args)
+    ] == []
+    assert len(ids) > 100
+
+
+EXPERTS = PLAN.replace(RANK, f"    target_modules: with-experts\n{RANK}")
+
+
+@pytest.mark.parametrize(
+    ("plan", "config", "words", "hint"),
+    [
+        *(
+            (PLAN.replace(RANK, f"    quantization: nf4\n{RANK}"),
+             {"quantization_config": {"quant_method": method}},
+             f"stored in {method}, which cannot be quantised a second time", "quantization: null")
+            for method in ("mxfp4", "fp8")
+        ),
+        *(
+            (FULL, {"quantization_config": {"quant_method": method}},
+             f"stored in {method}, whose weights are frozen",
+             "name the model that the checkpoint was made from")
+            for method in ("gptq", "awq", "bitsandbytes")
+        ),
+        (EXPERTS, {}, "needs a mixture of experts", ""),
+        # sdpa is what a plan that is silent means.
+        (PLAN, {"model_type": "gemma2"}, "transformers has no sdpa attention for gemma2 models",
+         "attention: eager"),
+    ],
+)  # fmt: skip
+def test_what_no_loading_gives_is_told_before_the_model_is_read(shop, plan, config, words, hint):
+    """Each with what the checkpoint is, and the setting that loads it."""
+    text = faults_of(shop, config, plan=plan)
+    assert words in text
+    assert hint in text
+
+
+def test_a_mixture_has_experts_to_correct(shop):
+    """As the refused dense model has not."""
+    mixture = {"num_local_experts": 4, "num_experts_per_tok": 2, "model_type": "mixtral"}
+    (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **mixture}))
+    assert run(text=EXPERTS, output="there").exit_code == 0

@@ -2,11 +2,14 @@
 
 import json
 from functools import cache
+from importlib import import_module
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.data import read_examples
+from advisor.ground.errors import InputError
 from advisor.ground.yaml_files import parse_yaml
 from advisor.launch.data import check_data
 from advisor.methods import objectives
@@ -58,20 +61,14 @@ def planned(folder, *stages):
     return entries(plan_from_data(parse_yaml(json.dumps(data), name="plan.yaml"), base=folder))
 
 
-def file_of(folder):
+def checked(folder, todo):
     stage = Stage(name="s", objective="sft", update="lora", learning_rate=1e-4)
-    return PlanOnDisk(plan=Plan(model="owner/model", stages=(stage,)), path=folder / "plan.yaml")
+    plan = Plan(model="owner/model", stages=(stage,))
+    return check_data(PlanOnDisk(plan=plan, path=folder / "plan.yaml"), todo)
 
 
 def faults(folder, todo):
-    return [fault.headline for fault in check_data(file_of(folder), todo).faults]
-
-
-def test_a_plan_that_starts_also_resumes(kinds):
-    """sft, rm and ppo: accepted as a whole, and by what is left after each stage."""
-    todo = planned(kinds, ("sft", "chats", {}), ("rm", "pairs", {}), ("ppo", "chats", {}))
-    for done in range(4):
-        assert faults(kinds, todo[done:]) == []
+    return [fault.headline for fault in checked(folder, todo).faults]
 
 
 def test_a_file_is_checked_for_every_stage_that_reads_it(kinds):
@@ -81,6 +78,8 @@ def test_a_file_is_checked_for_every_stage_that_reads_it(kinds):
         "chats.jsonl: cannot train objective dpo: it holds paired (messages)"
     ]
     assert faults(kinds, todo[1:]) == faults(kinds, todo)
+    todo = planned(kinds, ("sft", "chats", {}), ("rm", "pairs", {}), ("ppo", "chats", {}))
+    assert [faults(kinds, todo[done:]) for done in range(4)] == [[]] * 4
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +112,8 @@ def test_reinforcement_without_a_reward_is_refused_before_it_starts(kinds):
     assert "nothing says what reward an answer gets" in found
     assert faults(kinds, planned(kinds, ("ppo", "pairs", {"verifier": "exact"}))) == []
     assert faults(kinds, planned(kinds, ("grpo", "sums", {}))) == []
-
-
-def test_an_objective_that_was_perhaps_mistaken_is_named(kinds):
-    """Raw text in an sft stage is trained on, with a warning; questions for ppo are no mistake."""
     todo = planned(kinds, ("sft", "texts", {}), ("rm", "pairs", {}), ("ppo", "chats", {}))
-    (warning,) = check_data(file_of(kinds), todo).warnings
+    (warning,) = checked(kinds, todo).warnings
     assert warning.startswith("texts.jsonl holds raw text, and objective sft is meant for paired")
 
 
@@ -128,8 +123,6 @@ def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, n
     """The launcher accepts a file if and only if the trainer can prepare its rows."""
     from transformers import AutoTokenizer
 
-    from advisor.data import read_examples
-    from advisor.ground.errors import InputError
     from tests.trainers.fitting import prepare_stage_rows
     from trainers.rows import Templater
 
@@ -152,8 +145,6 @@ def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, n
 
 def kind_of(purpose, options, name):
     """What the trainer of an objective prepares of such data."""
-    import importlib
-
     from trainers.heads import Classifier
     from trainers.rows.conversation import PROMPTS
     from trainers.stage.objective import Objective
@@ -163,10 +154,9 @@ def kind_of(purpose, options, name):
     # PPO has a loop of its own; a teacher answers what the data do not.
     if purpose == "ppo" or (purpose == "distill" and name == "checked"):
         return PROMPTS
-    module = importlib.import_module(f"trainers.{purpose}")
-    kinds = (value for value in vars(module).values() if isinstance(value, type))
-    own = (one for one in kinds if one.__module__ == module.__name__)
-    return next(one for one in own if issubclass(one, Objective)).kind
+    name = f"trainers.{purpose}"
+    kinds = (value for value in vars(import_module(name)).values() if isinstance(value, type))
+    return next(one.kind for one in kinds if one.__module__ == name and issubclass(one, Objective))
 
 
 FORGETS = (

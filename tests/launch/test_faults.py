@@ -1,10 +1,9 @@
-"""Runs that are killed, interrupted, started twice, or have no room: nothing stale, nothing
-half-written.
-"""
+"""Runs killed, interrupted, started twice or looked at leave nothing stale or half-written."""
 
 import errno
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -12,15 +11,17 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.commands.training import follow
+from advisor.ground.errors import InputError, MachineNotReady, Stopped
 from advisor.ground.files import Disk
+from advisor.ground.progress import View, Wait, write_view
 from advisor.ground.types import ModelShape
 from advisor.launch.checks.packages import package_faults
 from advisor.launch.expected import disk_need
-from advisor.launch.folder import RunFolder
+from advisor.launch.folder import RunFolder, RunIsLive, read_live, refuse_live
+from advisor.launch.record_keeper import RecordKeeper
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
-from advisor.probe.software import torch_build
 from tests.launch.conftest import (
     FULL,
     MACHINE,
@@ -28,8 +29,8 @@ from tests.launch.conftest import (
     alive,
     child_of,
     command,
-    gpu,
-    machine,
+    fails,
+    record_of,
     refused,
     run,
     start,
@@ -37,23 +38,20 @@ from tests.launch.conftest import (
 )
 
 
-def state(shop):
-    return json.loads((shop / "out" / "run.json").read_text())
-
-
-def test_a_killed_run_takes_its_trainer_along_and_the_next_goes_on(shop):
-    """kill -9 of `advise run` leaves no trainer and no stale lock; the next call resumes."""
-    parent = start(shop, "wait", output="out")
-    child = child_of(shop)
+def test_a_second_run_is_refused_and_a_killed_one_takes_its_trainer_along(at_work):
+    """Exit code 4 names the run at work; a killed one leaves no trainer and no stale lock."""
+    parent, child = at_work()
+    told = f"this run is at work already (process {parent.pid})"
+    assert told in refused(MachineNotReady, output="out")
+    assert alive(child)
     parent.kill()
     parent.wait()
     wait_for(lambda: not alive(child), seconds=5)
-    assert state(shop)["status"] == "running"
+    assert record_of()["status"] == "running"
     began = time.monotonic()
     done = run(output="out")
     assert time.monotonic() - began < 8
-    assert done.status == "done"
-    assert done.record.attempts == 2
+    assert (done.status, done.record.attempts) == ("done", 2)
     assert done.record.resolved["sft"].extra["resumed_from"] is True
 
 
@@ -73,74 +71,50 @@ def test_a_launcher_that_is_killed_takes_its_workers_along(shop):
     wait_for(lambda: not any(alive(pid) for pid in workers), seconds=40)
 
 
-def test_a_second_run_at_the_same_time_is_refused(shop):
-    """With exit code 4 and the process number of the one at work, which goes on."""
-    parent = start(shop, "wait", output="out")
-    child = child_of(shop)
-    try:
-        with pytest.raises(
-            MachineNotReady, match=rf"this run is at work already \(process {parent.pid}\)"
-        ):
-            run(output="out")
-        assert alive(child)
-        assert state(shop)["status"] == "running"
-    finally:
-        parent.terminate()
-        parent.wait()
-
-
 def signals(shop):
     """Which signals the trainer has heard."""
     return (shop / "out" / "stages" / "sft" / "signals").read_text().split()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, number):
-    """Ctrl-C, SIGTERM and a closed terminal: heard once, status stopped, exit code 130."""
-    parent = start(shop, "wait", output="out")
-    child = child_of(shop)
-    parent.send_signal(number)
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [
+        (signal.SIGINT, "advise"), (signal.SIGTERM, "advise"), (signal.SIGHUP, "advise"),
+        (signal.SIGTERM, "trainer"),
+    ],
+)  # fmt: skip
+def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, at_work, number, whom):
+    """Each way to stop is heard once, with status stopped and exit code 130."""
+    parent, child = at_work()
+    os.kill(parent.pid if whom == "advise" else child, number)
     _, err = parent.communicate(timeout=20)
     assert parent.returncode == 130, err
     assert "\n  resume with: advise run out\n" in err
     assert signals(shop) == ["15"]
     assert not alive(child)
-    assert state(shop)["status"] == "stopped"
-    assert state(shop)["stages"][0]["status"] == "stopped"
-    assert run(output="out").status == "done"
+    assert [record_of()["status"], record_of()["stages"][0]["status"]] == ["stopped"] * 2
+    done = run(output="out")
+    assert done.status == "done"
+    assert done.record.resolved["sft"].extra["resumed_from"] is True
 
 
-def on_terminal(shop):
-    """A run on a terminal, with the process of its trainer; closed streams are no error."""
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_terminal_stops_the_trainer_once_and_the_record_says_so(shop, is_closed):
+    """A closed terminal takes no more text, and the trainer, in its own session, still saves."""
     pexpect = pytest.importorskip("pexpect")
     prelude = "from advisor.ground.terminal import show_streams\nshow_streams()"
     (python, *words), env = command("wait", prelude=prelude, output="out")
     terminal = pexpect.spawn(python, words, cwd=str(shop), env=env, timeout=20)
-    return terminal, child_of(shop)
-
-
-def test_ctrl_c_on_a_terminal_reaches_the_trainer_once(shop):
-    """The whole foreground group gets it; the trainer is in a session of its own."""
-    terminal, _ = on_terminal(shop)
-    terminal.sendintr()
-    terminal.wait()
-    assert terminal.exitstatus == 130
-    assert signals(shop) == ["15"]
-
-
-def test_a_closed_terminal_stops_the_run_and_the_record_says_so(shop):
-    """Nothing can be printed any more; the trainer still gets to save."""
-    terminal, child = on_terminal(shop)
-    os.close(terminal.child_fd)
-    wait_for(lambda: not alive(child))
-    wait_for(lambda: state(shop)["status"] == "stopped")
-    assert signals(shop) == ["15"]
-
-
-def test_a_second_ctrl_c_ends_a_stubborn_trainer(shop):
-    """A trainer that ignores the first stop is ended by the second."""
-    parent = start(shop, "wait", output="out", extra_env={"STAND_IN_STUBBORN": "1"})
     child = child_of(shop)
+    _ = os.close(terminal.child_fd) if is_closed else terminal.sendintr()
+    wait_for(lambda: not alive(child) and record_of()["status"] == "stopped")
+    assert signals(shop) == ["15"]
+    assert is_closed or terminal.wait() == 130
+
+
+def test_a_second_ctrl_c_ends_a_stubborn_trainer(shop, at_work):
+    """A trainer that ignores the first stop is ended by the second."""
+    parent, child = at_work(extra_env={"STAND_IN_STUBBORN": "1"})
     parent.send_signal(signal.SIGINT)
     wait_for((shop / "out" / "stages" / "sft" / "signals").exists)
     time.sleep(0.2)
@@ -148,36 +122,43 @@ def test_a_second_ctrl_c_ends_a_stubborn_trainer(shop):
     parent.send_signal(signal.SIGINT)
     assert parent.wait(timeout=20) == 130
     assert not alive(child)
-    assert state(shop)["status"] == "stopped"
+    assert record_of()["status"] == "stopped"
 
 
-def test_nohup_stays_nohup(shop):
+def test_nohup_stays_nohup(at_work):
     """A run that was told to ignore the closing of the terminal ignores it."""
-    prelude = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
-    parent = start(shop, "wait", prelude=prelude, output="out")
-    child = child_of(shop)
-    try:
-        parent.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
-        assert parent.poll() is None
-        assert alive(child)
-    finally:
-        parent.kill()
-        parent.wait()
-        wait_for(lambda: not alive(child))
+    parent, child = at_work(prelude="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    parent.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert parent.poll() is None
+    assert alive(child)
 
 
-def test_a_trainer_killed_from_outside_fails_and_can_go_on(shop, monkeypatch):
-    """kill -9 of the trainer alone leaves status failed with the next smaller setting; the next
-    call resumes.
-    """
-    parent = start(shop, "wait", output="out")
-    os.kill(child_of(shop), signal.SIGKILL)
+def test_a_trainer_killed_from_outside_fails_and_can_go_on(at_work):
+    """kill -9 of the trainer alone is told with the next smaller setting; the next call resumes."""
+    parent, child = at_work()
+    os.kill(child, signal.SIGKILL)
     _, err = parent.communicate(timeout=20)
     assert parent.returncode == 5
     assert "--set stages.sft.micro_batch_size=2" in err
     assert "another --output DIR" in err
-    assert state(shop)["status"] == "failed"
+    assert record_of()["status"] == "failed"
+    assert run(output="out").status == "done"
+
+
+def test_a_stop_while_the_first_record_is_written_is_recorded(shop, monkeypatch):
+    """run.json does not go on to say that the run is running."""
+    save = RecordKeeper.save
+
+    def stopped(keeper):
+        monkeypatch.setattr(RecordKeeper, "save", save)
+        save(keeper)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RecordKeeper, "save", stopped)
+    with pytest.raises((Stopped, KeyboardInterrupt)):
+        run(output="out")
+    assert record_of()["status"] == "stopped"
     assert run(output="out").status == "done"
 
 
@@ -212,7 +193,6 @@ def test_a_run_json_that_cannot_be_written_is_an_error_not_half_a_file(shop):
 @pytest.mark.parametrize("mode", ["full", "ok"])
 def test_a_run_whose_disk_is_full_ends_with_the_command_that_resumes(shop, monkeypatch, mode):
     """Exit code 4, and run.json says `failed` in the room that was kept for it."""
-    monkeypatch.setenv("STAND_IN", mode)
     room = []  # bytes of the files that were removed since the disk is full
     write, remove = Disk.write, Disk.remove
 
@@ -228,20 +208,22 @@ def test_a_run_whose_disk_is_full_ends_with_the_command_that_resumes(shop, monke
     with monkeypatch.context() as patch:
         patch.setattr(Disk, "write", write_if_there_is_room)
         patch.setattr(Disk, "remove", note_room)
-        with pytest.raises(MachineNotReady) as caught:
-            run(output="out")
-    assert caught.value.text().endswith("\n  resume with: advise run out")
-    assert state(shop)["status"] == "failed"
-    monkeypatch.setenv("STAND_IN", "ok")
+        said = fails(mode, MachineNotReady, output="out")
+    assert said.endswith("\n  resume with: advise run out")
+    assert record_of()["status"] == "failed"
     assert run("out").status == "done"
     assert not list((shop / "out").glob(".advise-tmp-*"))
 
 
-def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
+def test_a_place_without_room_or_permission_is_refused(shop, monkeypatch):
     """The needed space is estimated from the checkpoints and stated; nothing is written."""
-    monkeypatch.setattr("advisor.launch.checks.disk.free_bytes", lambda path: 100 * 2**20)
-    told = "0.10 GiB free on the disk, the run needs about 0.25 GiB"
-    assert told in refused(MachineNotReady, output="out")
+    assert "a file, and no folder" in refused(MachineNotReady, output="train.jsonl/out")
+    with monkeypatch.context() as patch:
+        patch.setattr("advisor.launch.checks.disk.free_bytes", lambda path: 100 * 2**20)
+        told = "0.10 GiB free on the disk, the run needs about 0.25 GiB"
+        assert told in refused(MachineNotReady, output="out")
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != shop)
+    assert "no permission to write here" in refused(MachineNotReady, output="out")
     assert not (shop / "out").exists()
 
 
@@ -262,8 +244,11 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
         assert found == pytest.approx(4_000_000 * copies, rel=1e-2)
 
 
-def test_the_package_of_an_optimizer_is_asked_for():
-    """Together with those of training, and with the command that installs them."""
+def test_the_packages_of_a_plan_are_asked_for(shop):
+    """Packages of training and of an optimizer are asked for in one line that installs both."""
+    bare = replace(MACHINE, software=dict.fromkeys(MACHINE.software))
+    assert re.search(r"pip install .*\[train\]", refused(MachineNotReady, hardware=bare))
+    assert not (shop / "runs").exists()
     there = dict.fromkeys(("torch", "transformers", "peft", "trl", "accelerate", "datasets"), "9")
     machine = replace(MACHINE, software=there)
     stages = [
@@ -274,13 +259,6 @@ def test_the_package_of_an_optimizer_is_asked_for():
     (fault,) = package_faults(machine, stages)
     assert "not installed: bitsandbytes" in fault.what
     assert "pip install" in fault.hint
-
-
-def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
-    """Where the system says that the place cannot be written."""
-    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != shop)
-    assert "no permission to write here" in refused(MachineNotReady, output="out")
-    assert "a file, and no folder" in refused(MachineNotReady, output="train.jsonl/out")
 
 
 @pytest.mark.parametrize(
@@ -314,29 +292,66 @@ def test_what_is_not_there_is_found_before_anything_is_written(shop, monkeypatch
     (shop / "empty").mkdir()
     (shop / "empty.jsonl").write_text("")
     (shop / "table.xlsx").write_bytes(b"PK\x03\x04xl/workbook.xml")
-    (shop / "plan.yaml").write_text(PLAN.replace(old, new, 1))
-    text = refused(kind, output="out")
+    text = refused(kind, text=PLAN.replace(old, new, 1), output="out")
     assert [word for word in words if word not in text] == []
     assert not (shop / "out").exists()
 
 
-def test_an_unreachable_hub_is_told_quickly(shop, monkeypatch):
-    """Where the hub cannot be reached the run ends within seconds with exit code 4."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: org/tiny"))
-    began = time.monotonic()
-    assert "the hub cannot be reached" in refused(MachineNotReady, output="out")
-    assert time.monotonic() - began < 7
-    assert not (shop / "out").exists()
+VIEW = View(
+    label="sft",
+    waits=[
+        Wait("training", 108, "steps", -20.0, 12, 0, "loss 1.234", 120.0),
+        Wait("generating answers", 64, "answers", -4.0, 16, 0),
+    ],
+    memory=(int(11.8 * 2**30), 24 * 2**30),
+    now_s=0.0,
+)
+SENTENCE = (
+    "stage sft (1 of 1): training: 12 of 108 steps, loss 1.234, 2 min left; generating answers: 16"
+    " of 64 answers, 4.0 answers/s, 12 s left; memory 11.8 of 24.0 GiB"
+)
 
 
-def test_a_card_that_torch_cannot_use_is_not_replaced_by_the_cpu(shop):
-    """A probed GPU and a CPU build of torch: exit code 4 with the line to install."""
-    build = torch_build()
-    if build is None or build.cuda is not None:
-        pytest.skip("needs a torch that was built for the CPU")
-    (shop / "plan.yaml").write_text(PLAN + "launch: {device: cuda}\n")
-    with pytest.raises(MachineNotReady, match="cannot use it"):
-        run(hardware=machine(gpu(), origin="probed", cuda_version="13.0"))
+def test_a_run_that_is_at_work_is_shown_and_not_disturbed(shop, at_work, monkeypatch, capsys):
+    """Another call says how far the run is, or how it ended if it did meanwhile."""
+    parent, _ = at_work()
+    monkeypatch.setattr(time, "time", lambda: 1e9)  # no time passes for those who look
+    write_view(shop / "out", VIEW)
+    with pytest.raises(RunIsLive) as raised:
+        run(output="out")
+    assert follow(raised.value) is None
+    line, stop = capsys.readouterr().err.splitlines()
+    assert line == f"out is running (process {parent.pid}): {SENTENCE}"
+    assert stop.endswith(f"kill {parent.pid}")
+    assert follow(raised.value, as_json=True) is None
+    out = json.loads(capsys.readouterr().out)
+    assert out["status"] == "running"
+    assert out["progress"] == {
+        "process": parent.pid, "stage": "sft", "doing": ["training", "generating answers"],
+        "step": 12, "total": 108, "eta_s": 120.0, "memory_bytes": VIEW.memory[0],
+        "memory_limit_bytes": VIEW.memory[1], "text": SENTENCE,
+    }  # fmt: skip
+    seen = read_live(shop / "out")
+    assert (seen.process, seen.stage.name, seen.sentence) == (parent.pid, "sft", SENTENCE)
+    between = replace(seen, record=replace(seen.record, stages=()))
+    assert replace(between, view=None).sentence == "between two stages"
+    assert between.sentence.startswith("training: 12 of 108 steps")
+    for file in (shop / "out").glob(".advise-tmp-progress*"):
+        file.unlink()
+    seen = read_live(shop / "out")
+    assert seen.sentence == "stage sft (1 of 1): it has just begun"
+    assert seen.to_dict()["step"] is None
+    assert alive(parent.pid)
+    parent.terminate()
+    parent.communicate(timeout=20)
+    assert follow(raised.value).status == "stopped"
+
+
+def test_a_folder_nobody_works_in_is_no_live_run(shop):
+    """Neither a finished run, nor a killed one whose lock file names a process that is gone."""
+    assert run(output="out").status == "done"
+    assert read_live(shop / "out") is None
+    refuse_live(shop / "out")
+    (shop / "out" / ".lock").write_text(f"{os.getpid()}\n")
+    refuse_live(shop / "out")
+    assert read_live(shop / "missing") is None

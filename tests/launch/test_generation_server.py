@@ -1,6 +1,4 @@
-"""The vLLM server of a stage: what is missing is said first, and it is started, waited for and
-ended with the stage.
-"""
+"""The vLLM server of a stage is checked first, and started, waited for and ended with it."""
 
 import json
 import os
@@ -44,8 +42,7 @@ def plan_of(*, device="cpu", processes=1, nodes=1, **server):
         name="grpo", objective="grpo", update="lora", learning_rate=1e-5, seq_len=1024,
         options={"rollouts": "vllm", "rank": 24, "response_tokens": 64},
     )  # fmt: skip
-    vllm = VLLMServer(**server)
-    launch = Launch(device=device, processes=processes, nodes=nodes, vllm=vllm)
+    launch = Launch(device=device, processes=processes, nodes=nodes, vllm=VLLMServer(**server))
     return Plan(model="owner/model", data=PlanData(path="x.jsonl"), stages=(stage,), launch=launch)
 
 
@@ -83,8 +80,7 @@ def test_what_a_server_lacks_is_said_before_anything_is_loaded(
     python = str(write_environment(tmp_path / "env", ROOT, version=version))
     plan = plan_of(**({} if "url" in server else {"python": python}) | server)
     hardware = machine(*(gpu(n, 70) for n in range(gpus)))
-    call = call_of(plan, hardware=hardware, output=tmp_path / "run")
-    faults = server_check.check(call).lacking
+    faults = server_check.check(call_of(plan, hardware=hardware, output=tmp_path / "run")).lacking
     assert len(faults) == bool(words)
     for fault in faults:
         text = f"{fault.headline} | {fault.allowed} | {fault.hint}"
@@ -104,8 +100,7 @@ def test_the_server_gets_the_gpus_that_training_leaves():
 
 
 def run_server(tmp_path, code, **keys):
-    python = write_environment(tmp_path / "env", ROOT, code=code)
-    plan = plan_of(python=str(python), **keys)
+    plan = plan_of(python=str(write_environment(tmp_path / "env", ROOT, code=code)), **keys)
     (tmp_path / "run").mkdir()
     said = []
     call = call_of(plan, output=tmp_path / "run")
@@ -214,8 +209,7 @@ def test_a_run_starts_its_server_and_resumes_after_it_died(tmp_path, monkeypatch
     with pytest.raises(TrainingFailed, match=r"stage grpo: the vLLM server at .* does not answer"):
         run_plan("plan.yaml", Options(output="run", judge=False))
     assert "serving" in (tmp_path / "run" / LOG).read_text()
-    done = run_plan("plan.yaml", Options(output="run", judge=False))
-    assert done.status == "done"
+    assert run_plan("plan.yaml", Options(output="run", judge=False)).status == "done"
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]

@@ -1,23 +1,23 @@
-"""The launcher with the real trainer on a tiny model."""
+"""The launcher with the real trainer on a tiny model: one run, two machines, many departments."""
 
-import hashlib
 import os
 import shlex
 import shutil
 import subprocess
+from contextlib import closing
 
 import pytest
 from msgspec.structs import replace
 
-from advisor.ground.errors import AdviseError
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.launch import Options, run_plan
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
 from advisor.record.judge import folder_verdict
 from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
-from tests.distributed.comparing import LIMIT, apart, left_by
-from tests.launch.conftest import chat, gpu, machine, wait_for, write_rows
+from tests.distributed.cells import LIMIT, apart, left_by
+from tests.launch.conftest import chat, record_of, wait_for, write_rows
 from tests.launch.test_machines import Machines, codes
 from tests.trainers.runs import kinds_of_files
 from trainers.job.job import make_job
@@ -70,15 +70,13 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert done.record.resolved["sft"].options["rank"] == 4
     assert "torch" in done.record.versions
     text = "\n".join(summary_lines(done))
-    for words in SUMMARY:
-        assert words in text, text
+    assert [words for words in SUMMARY if words not in text] == [], text
     assert done.record.verdict == folder_verdict(done.folder, done.record)
     assert done.record.verdict.task.status in text
     assert "vllm serve" in (command := serve_command(done.record, [stage], done.folder))
     assert "--max-lora-rank 8" in command  # the least of vLLM's that holds rank 4
-    ask = ask_command(str(done.folder / stage.folder), stage.update)
     answer = subprocess.run(
-        shlex.split(ask),
+        shlex.split(ask_command(str(done.folder / stage.folder), stage.update)),
         cwd=shop,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -96,24 +94,16 @@ def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
     measured = run_plan("plan.yaml", Options(dry_run=True))
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
     text = "\n".join(summary_lines(measured))
-    for words in ("Measured, not trained", "memory", "measured", "expected", "in all", "room"):
-        assert words in text, text
-
-
-ON_TWO_GPUS = "launch: {device: cuda, processes: 2, strategy: fsdp}\n"
+    told = ("Measured, not trained", "memory", "measured", "expected", "in all", "room")
+    assert [words for words in told if words not in text] == [], text
 
 
 @pytest.mark.slow
 def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
-    """Refused on one GPU; on the CPU two processes hold it together, with the losses of one."""
-    path = shop / "plan.yaml"
-    path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 3") + ON_TWO_GPUS)
-    with pytest.raises(AdviseError) as refused:
-        run_plan("plan.yaml", Options(hardware=machine(gpu(), origin="probed"), judge=False))
-    text = refused.value.text()
-    assert "wants 2 processes, one per GPU, and 1 can be used here" in text
-    assert "--set launch.processes=1 --set launch.strategy=null" in text
-    assert not (shop / "runs").exists()
+    """On the CPU two processes hold it together, with the losses of one."""
+    text = (shop / "plan.yaml").read_text().replace("max_steps: 12", "max_steps: 3")
+    on_two = "launch: {device: cuda, processes: 2, strategy: fsdp}\n"
+    (shop / "plan.yaml").write_text(text + on_two)
     done = run_plan("plan.yaml", Options(set_values=["launch.device=cpu"], judge=False))
     (stage,) = done.record.stages
     assert (done.status, stage.steps) == ("done", 3)
@@ -134,8 +124,6 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     assert apart(left_by(job.run), left_by(done.folder)).most <= LIMIT
 
 
-# --------------------------------------------------------------------------- several machines
-
 ON_ONE, ON_TWO = "launch: {device: cpu, processes: 2}\n", "launch: {device: cpu, nodes: 2}\n"
 REAL = {"hardware": None, "judge": False}
 
@@ -147,16 +135,12 @@ def machines(shop):
     plan = plan.replace("max_steps: 12", "max_steps: 120").replace("steps: 2", "steps: 10")
     (shop / "one.yaml").write_text(plan + ON_ONE)
     (shop / "plan.yaml").write_text(plan + ON_TWO)
-    made = Machines(shop, trainers=None)
-    yield made
-    for process in made.started:
-        process.kill()
-        process.wait()
+    with closing(Machines(shop, trainers=None)) as made:
+        yield made
 
 
 def weights(machines, folder):
-    file = machines.folder / folder / "stages" / "sft" / "adapter_model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return (machines.folder / folder / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.long
@@ -175,3 +159,99 @@ def test_two_machines_train_what_two_processes_of_one_do(machines):
         assert codes(both[1 - victim]) == [75]
     assert codes(*machines.both(**REAL)) == [0, 0]
     assert weights(machines, "out") == weights(machines, "alone")
+
+
+DEPARTMENTS = """\
+version: 1
+name: departments
+model: {model}
+tasks:
+{tasks}
+stages:
+  - {{name: sft, objective: sft, update: {update}, learning_rate: 0.02, max_steps: 8, micro_batch_size: 4, seq_len: 64, holdout: 0.2}}
+"""
+SAID = {
+    "legal": "See clause {n} of the contract.",
+    "hr": "Ask for form {n}, please.",
+    "sales": "That is {n} euros, today only!",
+}
+
+
+def write_plan(folder, model, tasks, update="lora"):
+    for task in tasks:
+        said = SAID[task]
+        questions = ((f"What about number {n}?", said.format(n=n)) for n in range(30))
+        write_rows(folder / f"{task}.jsonl", [{"question": q, "answer": a} for q, a in questions])
+    lines = "\n".join(f"  - {{name: {task}, data: {{path: {task}.jsonl}}}}" for task in tasks)
+    path = folder / "plan.yaml"
+    path.write_text(DEPARTMENTS.format(model=model, tasks=lines, update=update))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "update", ["lora", *(pytest.param(u, marks=pytest.mark.long) for u in ("adapter", "prefix"))]
+)
+def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny_model, update):
+    """The very weights, and the own task's loss is the lowest of the table."""
+    import torch
+    from safetensors.torch import load_file
+
+    said = []
+    together = run_plan(
+        write_plan(shop, tiny_model, ["legal", "hr"], update),
+        Options(output=shop / "together", say=said.append),
+    )
+    assert together.status == "done"
+    assert any("1 to 2 of 2" in line for line in said)
+    for task in ("legal", "hr"):
+        alone = run_plan(shop / "plan.yaml", Options(output=shop / f"alone-{task}", only=task))
+        path = f"stages/sft-{task}/adapter_model.safetensors"
+        tensors = load_file(together.folder / path)
+        for name, tensor in load_file(alone.folder / path).items():
+            assert torch.equal(tensor, tensors[name]), name
+    first, second = (stage.measured.peak_bytes for stage in together.record.stages)
+    assert second > first / 2, "memory counts from before the base that both stand on"
+    assert all(task in together.record.verdict.text for task in ("legal", "hr"))
+    table = together.record.cross_evaluation
+    assert set(table) == {"legal", "hr"}
+    for task, losses in table.items():
+        assert set(losses) == {"base", "legal", "hr"}
+        assert losses[task] == min(losses.values())
+
+
+@pytest.mark.slow
+def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
+    """It goes into the same folder."""
+    first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]))
+    before = {stage.name: stage.finished_at for stage in first.record.stages}
+    second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]))
+    assert second.folder == first.folder
+    assert second.status == "done"
+    after = {stage.name: stage.finished_at for stage in second.record.stages}
+    assert after | before == after
+    assert set(second.record.cross_evaluation) == {"legal", "hr", "sales"}
+
+
+def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
+    """A rank wider than the layers stops the second task; the first is done."""
+    plan = write_plan(shop, tiny_model, ["legal", "hr"])
+    plan.write_text(plan.read_text().replace("hr.jsonl}", "hr.jsonl}, overrides: {rank: 4096}"))
+    with pytest.raises((InputError, TrainingFailed)):
+        run_plan(plan, Options(output=shop / "run"))
+    assert [stage["status"] for stage in record_of("run")["stages"]] == ["done", "failed"]
+
+
+def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_model):
+    """Rows too long in two of three tasks: both are named, nothing is trained."""
+    plan = write_plan(shop, tiny_model, ["legal", "hr", "sales"])
+    for task in ("hr", "sales"):
+        rows = ({"question": "Why? " * 200, "answer": f"Form {n}."} for n in range(30))
+        write_rows(shop / f"{task}.jsonl", rows)
+    with pytest.raises(InputError) as failed:
+        run_plan(plan, Options(output=shop / "run"))
+    text = failed.value.text()
+    assert "task hr: " in text
+    assert "task sales: " in text
+    assert "task legal" not in text
+    assert not (shop / "run" / "metrics.jsonl").exists()

@@ -1,31 +1,32 @@
-"""`advise run`: folders, resume, stages, tasks, trials and dry runs."""
+"""`advise run`: folders, resuming, stages and their parts, tasks, trials and dry runs."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
-import signal
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
+from advisor.launch import earlier
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
 from advisor.plan.write import plan_digest
+from advisor.record import content as contents
 from advisor.record.files import read_record
 from advisor.record.run import DryRun
 from advisor.record.stage import Measured
 from tests.launch.conftest import (
-    MACHINE,
     PLAN,
     SECOND,
     STAND_IN,
     TASKS,
-    child_of,
     fails,
+    flip,
+    record_of,
     refused,
     run,
     start,
@@ -33,26 +34,25 @@ from tests.launch.conftest import (
 )
 
 
-def record(folder):
-    return json.loads((folder / "run.json").read_text())
-
-
 def seen(folder, name="sft"):
     """How the stand-in was started for a stage."""
     return json.loads((folder / "stages" / name / "seen.json").read_text())
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_plan_is_trained_into_its_own_folder(shop):
-    """The run goes to ./runs/<name>-<digest>, run.json holds expected beside measured, and nothing
-    else is left behind.
-    """
+def test_a_plan_is_trained_into_its_own_folder(shop, monkeypatch, capfd):
+    """The folder is named after plan and digest, and a hostile trainers/ is never imported."""
+    for name in ("trainers", "advisor", "path/trainers"):
+        (shop / name).mkdir(parents=True)
+        (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
+    monkeypatch.setenv("PYTHONPATH", "path")
     done = run()
+    assert seen(done.folder)["file"].startswith(str(STAND_IN))
+    assert seen(done.folder)["cuda"] == ""
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "talk on the trainer's stdout" in captured.err
     assert done.folder == shop / "runs" / f"shop-{plan_digest(read_plan('plan.yaml'))}"
-    found = record(done.folder)
+    found = record_of(done.folder)
     assert (found["status"], found["schema_version"]) == ("done", 1)
     stage = found["stages"][0]
     wanted = {
@@ -64,7 +64,7 @@ def test_a_plan_is_trained_into_its_own_folder(shop):
     assert stage["expected"]["peak_bytes"] > 0
     assert found["versions"] == {"torch": "2.0"}
     assert found["resolved"]["sft"]["learning_rate"] == 2e-4
-    assert names(done.folder) == [".lock", "plan.yaml", "run.json", "stages"]
+    assert sorted(os.listdir(done.folder)) == [".lock", "plan.yaml", "run.json", "stages"]
 
 
 def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
@@ -72,10 +72,8 @@ def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
     pairs = ({"prompt": f"{n}?", "chosen": f"Yes, {n}.", "rejected": "no"} for n in range(9))
     write_rows(shop / "train.jsonl", pairs)
     plan = PLAN.replace("objective: sft", "objective: dpo")
-    (shop / "plan.yaml").write_text(plan.replace("    learning_rate: 2e-4\n", ""))
-    run()
-    told = "warning: stage sft names no learning_rate and takes 0.0002"
-    assert told in capsys.readouterr().err
+    run(text=plan.replace("    learning_rate: 2e-4\n", ""))
+    assert "warning: stage sft names no learning_rate and takes 0.0002" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["stages", "stages/sft", "stages/sft/checkpoints"])
@@ -87,69 +85,58 @@ def test_a_folder_that_leads_out_of_the_run_is_refused(shop, name):
     place.rename(victim)
     place.symlink_to(victim, target_is_directory=True)
     before = sorted(victim.rglob("*"))
-    told = f"out/{name}: is a link to {victim}, outside of the run folder"
-    assert told in refused(output="out")
+    assert f"out/{name}: is a link to {victim}, outside of the run folder" in refused(output="out")
     assert sorted(victim.rglob("*")) == before
 
 
-def test_the_run_folder_itself_may_be_a_link(shop):
-    """Another disk holds it then, as a whole."""
+def test_the_run_folder_itself_may_be_a_link_and_its_lock_no_pipe(shop):
+    """Another disk holds it then, as a whole; a pipe would wait for whoever writes into it."""
     (shop / "elsewhere").mkdir()
     (shop / "out").symlink_to(shop / "elsewhere", target_is_directory=True)
-    run(output="out")
-    assert record(shop / "elsewhere")["status"] == "done"
-
-
-def test_a_lock_that_is_a_pipe_is_refused(shop):
-    """Reading it would wait for whoever writes into it."""
-    (shop / "out").mkdir()
     os.mkfifo(shop / "out" / ".lock")
     assert "out/.lock: is not a regular file" in refused(output="out")
+    (shop / "out" / ".lock").unlink()
+    run(output="out")
+    assert record_of("elsewhere")["status"] == "done"
 
 
 def test_a_finished_run_is_left_alone(shop, capsys):
-    """It starts no trainer, and needs neither data nor model."""
-    first = run()
-    (first.folder / "stages" / "sft" / "seen.json").unlink()
-    before = (first.folder / "run.json").read_bytes()
-    shutil.rmtree(shop / "model")
-    (shop / "train.jsonl").unlink()
-    assert run().already_done
-    assert "is finished" in capsys.readouterr().err
-    assert (first.folder / "run.json").read_bytes() == before
-    assert not (first.folder / "stages" / "sft" / "seen.json").exists()
-
-
-def test_a_run_killed_behind_its_last_stage_is_finished(shop):
-    """Every stage is done and run.json still says running: the next call ends the run."""
+    """It needs neither trainer, data nor model; but run.json alone does not make a stage done."""
     folder = run(output="out").folder
-    text = (folder / "run.json").read_text()
+    stage, text = folder / "stages" / "sft", (folder / "run.json").read_text()
     (folder / "run.json").write_text(text.replace('"status": "done"', '"status": "running"', 1))
     again = run(output="out")
     assert not again.already_done
     assert again.status == read_record(folder).status == "done"
+    shutil.rmtree(stage)
+    assert not run(output="out").already_done
+    assert (stage / "adapter_model.safetensors").exists()
+    (stage / "seen.json").unlink()
+    before = (folder / "run.json").read_bytes()
+    shutil.rmtree(shop / "model")
+    (shop / "train.jsonl").unlink()
+    capsys.readouterr()
     assert run(output="out").already_done
-
-
-def test_a_result_that_was_deleted_is_trained_again(shop):
-    """run.json alone does not make a stage done: its model must be there."""
-    first = run()
-    shutil.rmtree(first.folder / "stages" / "sft")
-    assert not run().already_done
-    assert (first.folder / "stages" / "sft" / "adapter_model.safetensors").exists()
+    assert "is finished" in capsys.readouterr().err
+    assert (folder / "run.json").read_bytes() == before
+    assert not (stage / "seen.json").exists()
 
 
 def test_an_edited_plan_gets_its_own_folder(shop):
-    """Another value is another run, by edit or by --set."""
-    folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder, run(max_steps=3).folder}
-    (shop / "plan.yaml").write_text(PLAN.replace("2e-4", "1e-4"))
-    folders.add(run().folder)
+    """Another value is another run, by edit or by --set, and so is a trial."""
+    folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder}
+    trial = run(max_steps=3, judge=False)
+    assert seen(trial.folder)["argv"][-3:] == ["--no-judge", "--max-steps", "3"]
+    found = trial.record
+    assert (found.max_steps, found.judge, found.stages[0].steps) == (3, False, 3)
+    assert run(max_steps=3).already_done
+    folders |= {trial.folder, run(text=PLAN.replace("2e-4", "1e-4")).folder}
     assert len(folders) == 4
     assert all(path.name.startswith("shop-") for path in folders)
 
 
-def test_the_copy_of_the_plan_runs_by_itself(shop):
-    """It has --set applied, paths that hold from there, and the reasons."""
+def test_the_copy_of_the_plan_runs_by_itself(shop, tmp_path_factory):
+    """It has --set applied, the reasons, and relative paths that start from the run folder."""
     first = run(set_values=["stages.sft.micro_batch_size=2"])
     text = (first.folder / "plan.yaml").read_text()
     copy = read_plan(first.folder / "plan.yaml")
@@ -162,16 +149,12 @@ def test_the_copy_of_the_plan_runs_by_itself(shop):
     assert run(first.folder / "plan.yaml").already_done
     assert run(first.folder).already_done
     assert run(first.folder / "plan.yaml", set_values=["stages.sft.rank=4"]).folder != first.folder
-
-
-def test_paths_stay_as_they_were_written(shop, tmp_path_factory):
-    """Relative ones start from the run folder, also from one far away; absolute ones stay."""
     far = run(output=tmp_path_factory.mktemp("far") / "out").folder
     copy = read_plan(far / "plan.yaml")
     assert not Path(copy.model).is_absolute()
     assert resolve_path(far / "plan.yaml", copy.model) == shop / "model"
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", f"model: {shop}/model"))
-    copy = read_plan(run().folder / "plan.yaml")
+    absolute = run(text=PLAN.replace("model: model", f"model: {shop}/model"))
+    copy = read_plan(absolute.folder / "plan.yaml")
     assert (copy.model, copy.data.path) == (str(shop / "model"), "../../train.jsonl")
 
 
@@ -189,46 +172,46 @@ def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):
 def test_a_folder_that_holds_something_else_is_refused(shop, content):
     """Exit code 2 with the next step, and nothing is touched."""
     out = shop / "out"
-    if content == "run":
-        run(output=out, set_values=["stages.sft.rank=4"])
-    elif content == "trial":
-        run(output=out, max_steps=2)
-    elif content == "file":
-        out.write_text("x")
-    else:
-        out.mkdir()
-        (out / ("run.json" if content == "broken" else "thesis.txt")).write_text("{")
+    match content:
+        case "run":
+            run(output=out, set_values=["stages.sft.rank=4"])
+        case "trial":
+            run(output=out, max_steps=2)
+        case "file":
+            out.write_text("x")
+        case "files" | "broken":
+            out.mkdir()
+            (out / ("run.json" if content == "broken" else "thesis.txt")).write_text("{")
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     assert "--output DIR" in refused(output=out)
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
 
 
 def test_stages_run_in_order_and_go_on_where_they_failed(shop, capsys):
-    """The next call trains the failed second one alone, and still calls it the second."""
-    (shop / "plan.yaml").write_text(PLAN + SECOND)
+    """The next call trains the failed stage alone, and none before the stage it starts from."""
+    said = refused(text=PLAN + SECOND, only="second")
+    assert "starts from sft, which is not trained yet" in said
     said = fails("input@second", InputError)
     assert "stage second: row 3 has no answer\n  the hint" in said
     folder = next((shop / "runs").iterdir())
-    assert [stage["status"] for stage in record(folder)["stages"]] == ["done", "failed"]
-    assert record(folder)["status"] == "failed"
-    assert record(folder)["stages"][1]["error"]["exit_code"] == 2
+    found = record_of(folder)
+    assert [stage["status"] for stage in found["stages"]] == ["done", "failed"]
+    assert (found["status"], found["stages"][1]["error"]["exit_code"]) == ("failed", 2)
     (folder / "stages" / "sft" / "seen.json").unlink()
     capsys.readouterr()
     done = run()
     said = capsys.readouterr().err
     assert "stage sft: already done" in said
     assert "stage second (2 of 2)" in said
-    assert [stage["status"] for stage in record(folder)["stages"]] == ["done", "done"]
-    assert done.status == "done"
-    assert "error" not in record(folder)["stages"][1]
+    assert [stage.status for stage in done.record.stages] == ["done", "done"]
+    assert (done.status, done.record.attempts) == ("done", 2)
+    assert "error" not in record_of(folder)["stages"][1]
     assert not (folder / "stages" / "sft" / "seen.json").exists()
-    assert record(folder)["attempts"] == 2
 
 
 def test_tasks_are_trained_each_and_one_can_be_named(shop):
     """Each task has its entry and folder; --only trains one task or stage, the rest waits."""
-    (shop / "plan.yaml").write_text(TASKS)
-    one = run(only="hr")
+    one = run(text=TASKS, only="hr")
     assert [(stage.name, stage.task, stage.status) for stage in one.record.stages] == [
         ("sft-legal", "legal", "pending"),
         ("sft-hr", "hr", "done"),
@@ -245,13 +228,12 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     shop, monkeypatch, end, status
 ):
     """And a module that is trained again makes the table old."""
-    (shop / "plan.yaml").write_text(TASKS)
-    run(output="run", only="legal")  # the stand-in trains one task in a process
+    run(text=TASKS, output="run", only="legal")  # the stand-in trains one task in a process
     monkeypatch.setenv("STAND_IN_COMPARES", end)
     with pytest.raises(Stopped) if status == "stopped" else nullcontext():
         run(output="run")
-    assert record(shop / "run")["status"] == status
-    assert record(shop / "run")["cross_evaluation"] is None
+    assert record_of("run")["status"] == status
+    assert record_of("run")["cross_evaluation"] is None
     monkeypatch.delenv("STAND_IN_COMPARES")
     done = run(output="run")
     assert done.record.status == "done"
@@ -263,26 +245,11 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     assert run(output="run").record.cross_evaluation is None
 
 
-def test_only_refuses_a_stage_whose_start_is_missing(shop):
-    """A stage that starts from an untrained one says which to run first."""
-    (shop / "plan.yaml").write_text(PLAN + SECOND)
-    assert "starts from sft, which is not trained yet" in refused(only="second")
-
-
-def test_a_trial_is_capped_and_says_so(shop):
-    """--max-steps and --no-judge reach the trainer and are recorded."""
-    trial = run(max_steps=3, judge=False)
-    assert seen(trial.folder)["argv"][-3:] == ["--no-judge", "--max-steps", "3"]
-    found = trial.record
-    assert (found.max_steps, found.judge, found.stages[0].steps) == (3, False, 3)
-    assert run(max_steps=3).already_done
-
-
 def test_a_dry_run_keeps_only_its_measurement(shop):
     """The folder holds nothing else, and the real run still starts in it."""
     measured = run(dry_run=True)
     assert isinstance(measured, DryRun)
-    assert names(measured.folder) == [".lock", "dry_run.json"]
+    assert sorted(os.listdir(measured.folder)) == [".lock", "dry_run.json"]
     stage = json.loads((measured.folder / "dry_run.json").read_text())["stages"][0]
     assert Measured.from_dict(stage["measured"]) == Measured(
         peak_bytes=1000, step_s=0.5, largest_batch_tokens=100
@@ -293,27 +260,12 @@ def test_a_dry_run_keeps_only_its_measurement(shop):
     assert run().already_done
 
 
-def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
-    """A hostile trainers/ or advisor/ is never imported, and stdout stays free."""
-    for name in ("trainers", "advisor", "path/trainers"):
-        (shop / name).mkdir(parents=True)
-        (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
-    monkeypatch.setenv("PYTHONPATH", "path")
-    done = run()
-    assert seen(done.folder)["file"].startswith(str(STAND_IN))
-    assert seen(done.folder)["cuda"] == ""
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert "talk on the trainer's stdout" in captured.err
-
-
-SMALLER = "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
-
-
 @pytest.mark.parametrize(
     ("mode", "kind", "words"),
     [
-        ("sigkill", TrainingFailed, ["out-of-memory killer", SMALLER]),
+        ("sigkill", TrainingFailed,
+         ["out-of-memory killer",
+          "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"]),
         ("oom", TrainingFailed, ["tried to allocate 2.00 GiB", "run again with --set stages.sft."]),
         ("segfault", TrainingFailed, ["signal 11 (SIGSEGV)"]),
         ("crash", TrainingFailed, ["exit code 1"]),
@@ -324,49 +276,25 @@ SMALLER = "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
         ("full", MachineNotReady, ["the disk is full", "free some space"]),
         ("input", InputError, ["row 3 has no answer", "the hint"]),
     ],
-)
+)  # fmt: skip
 def test_a_failed_trainer_is_explained(shop, mode, kind, words):
     """With the exit code of its kind, and run.json says failed; the next call trains it."""
     said = fails(mode, kind)
-    for word in words:
-        assert word in said
+    assert [word for word in words if word not in said] == []
     folder = next((shop / "runs").iterdir())
     assert said.endswith(f"\n  resume with: advise run runs/{folder.name}")
-    assert (record(folder)["status"], record(folder)["stages"][0]["status"]) == ("failed", "failed")
+    assert [record_of(folder)["status"], record_of(folder)["stages"][0]["status"]] == ["failed"] * 2
     assert run().status == "done"
 
 
-def test_a_stale_result_of_an_earlier_attempt_does_not_count(shop):
-    """A trainer that ends well but writes no result has failed."""
-    fails("oom", output="out")
-    (shop / "out" / "stages" / "sft" / "result.json").write_text("{}")
-    assert "without a readable result.json" in fails("no-result", output="out")
-
-
-def test_a_stopped_trainer_is_stopped_not_failed(shop):
-    """A trainer that somebody else ends by SIGTERM leaves the run stopped, exit code 130."""
-    parent = start(shop, "wait", output="out")
-    os.kill(child_of(shop), signal.SIGTERM)
-    assert parent.wait(timeout=20) == 130
-    assert record(shop / "out")["status"] == "stopped"
-    assert run(output="out").record.resolved["sft"].extra["resumed_from"] is True
-
-
-def test_a_plan_that_was_refused_is_corrected_in_the_same_folder(shop):
-    """Until there is a line of metrics: then the folder is that of its plan."""
-    for plan in (PLAN, f"{PLAN}    seed: 7\n"):
-        (shop / "plan.yaml").write_text(plan)
-        assert "row 3 has no answer" in fails("input", InputError, output="out")
+def test_what_an_earlier_attempt_left_does_not_count(shop):
+    """A refused plan may be corrected in its folder until there is a line of metrics."""
+    for text in (PLAN, f"{PLAN}    seed: 7\n"):
+        assert "row 3 has no answer" in fails("input", InputError, text=text, output="out")
     (shop / "out" / "metrics.jsonl").write_text("{}\n")
-    (shop / "plan.yaml").write_text(PLAN)
-    assert "holds another run" in refused(output="out")
-
-
-def test_a_machine_without_the_extra_is_told_the_one_line(shop):
-    """Without torch the error names the one line to install, and no folder is made."""
-    bare = replace(MACHINE, software=dict.fromkeys(MACHINE.software))
-    assert re.search(r"pip install .*\[train\]", refused(MachineNotReady, hardware=bare))
-    assert not (shop / "runs").exists()
+    assert "holds another run" in refused(text=PLAN, output="out")
+    (shop / "out" / "stages" / "sft" / "result.json").write_text("{}")
+    assert "without a readable result.json" in fails("no-result", text=text, output="out")
 
 
 def test_a_record_that_contradicts_its_plan_is_refused_untouched(shop):
@@ -378,3 +306,252 @@ def test_a_record_that_contradicts_its_plan_is_refused_untouched(shop):
     told = "stage sft: objective is '.sft', and sft in the plan"
     assert told in refused(plan="moved", output="moved")
     assert (shop / "moved" / "run.json").read_bytes() == before
+
+
+# Of a stage that several processes train they are two children of `advise run`. The stand-in leaves
+# what several real processes leave.
+
+
+def parts(shop):
+    return (shop / "out" / "stages" / "sft" / "parts").read_text().split()
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted", "sizes"),
+    [
+        ("parts", ["whole", "judge"], []),
+        # Memory that runs out while judging: a smaller micro-batch, and nothing is trained again.
+        ("parts-memory", ["whole", "judge", "judge"], [2]),
+        # The judging finds that what was trained is of another plan.
+        ("parts-other", ["whole", "judge", "whole", "judge"], []),
+    ],
+)
+def test_the_training_comes_first_and_the_judging_after_it(shop, mode, wanted, sizes):
+    """Two children, one result."""
+    record = run(mode=mode, output="out").record
+    assert (record.status, parts(shop)) == ("done", wanted)
+    assert [one.micro_batch_size for one in record.adjusted] == sizes
+
+
+def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop):
+    """Neither a failure nor a stop between the two parts loses a trained step."""
+    process = start(shop, "parts-stopped", output="out")
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == Stopped.exit_code
+    assert "stage sft: stopped before its result was judged: no step is lost" in said
+    assert record_of()["status"] == "stopped"
+    assert "the tuned model never stops" in fails("parts-fail", output="out")
+    assert record_of()["status"] == "failed"
+    assert run("out", mode="parts").status == "done"
+    assert parts(shop) == ["whole", "judge", "judge"]
+
+
+CHANGED = r"the data has changed .*hr\.jsonl has other content"
+
+
+@pytest.fixture
+def begun(shop):
+    """The folder of a run that broke off; the next call of the stand-in trains to the end."""
+    return break_off()
+
+
+def break_off(**options):
+    fails("oom", **options)
+    return next(Path("runs").absolute().iterdir())
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "what", "size"),
+    [
+        ("model/model.safetensors", flip, "model", " (the same size)"),
+        ("train.jsonl", lambda path: path.write_text(path.read_text().replace("number", "Number")), "data",
+         " (the same size)"),
+        ("train.jsonl", lambda path: path.write_text(path.read_text() * 2), "data", ""),
+    ],
+)  # fmt: skip
+def test_what_was_changed_in_place_is_noticed(shop, begun, name, change, what, size):
+    """Other weights or rows: exit code 2, the file, and the ways out; the folder stays."""
+    path = shop / name
+    old = path.read_bytes()
+    before = (begun / "run.json").read_bytes()
+    change(path)
+    said = refused()
+    assert f"the {what} has changed since this run began: {name} has other content{size}" in said
+    assert "put the old files back, or begin a new run with --output DIR" in said
+    assert (begun / "run.json").read_bytes() == before
+    path.write_bytes(old)
+    assert run().folder == begun
+
+
+def test_a_stage_that_begins_later_reads_what_the_run_began_with(shop):
+    """With --only and data of its own: refused if these changed since the first stage began."""
+    plan = PLAN.replace("data: {path: train.jsonl}\n", "")
+    plan = plan.replace("objective: sft", "objective: sft\n    data: train.jsonl")
+    run(text=plan + SECOND.replace("}", ", data: hr.jsonl}"), only="sft")
+    kept = (shop / "hr.jsonl").read_text()
+    (shop / "hr.jsonl").write_text((shop / "train.jsonl").read_text())  # the first stage's
+    for plan in ("plan.yaml", next((shop / "runs").iterdir())):
+        assert re.search(CHANGED, refused(plan=plan, only="second"))
+    (shop / "hr.jsonl").write_text(kept)
+    assert run(only="second").status == "done"
+
+
+def test_a_plan_with_another_path_is_another_run(shop, begun):
+    """A renamed model folder: a run of its own, and the folder of the other one is refused."""
+    (shop / "model").rename(shop / "smol")
+    said = refused(text=PLAN.replace("model: model", "model: smol"), output=begun)
+    assert "its model, data or stages are not those of this plan" in said
+    assert run().folder != begun
+
+
+def test_what_has_not_changed_is_not_read_again(shop, monkeypatch):
+    """Size and times of a file decide whether it is read to resume."""
+    monkeypatch.setattr(contents, "FRESH_NS", -(10**10))
+    break_off()
+    monkeypatch.setattr(contents.hashlib, "file_digest", lambda *_: pytest.fail("it was read"))
+    run()
+
+
+def test_a_copy_of_the_project_is_resumed_where_it_is(shop, begun, tmp_path_factory, monkeypatch):
+    """The run goes on with the files of the new place, and is found finished where it is moved."""
+    there = tmp_path_factory.mktemp("copied") / "shop"
+    shutil.copytree(shop, there)
+    shutil.rmtree(shop)
+    shop.mkdir()
+    monkeypatch.chdir(there)
+    copy = there / begun.relative_to(shop)
+    assert run().folder == copy
+    assert record_of(copy)["attempts"] == 2
+    assert resolve_path(copy / "plan.yaml", read_plan(copy / "plan.yaml").model) == there / "model"
+    moved = there.rename(there.with_name("moved"))
+    there.mkdir()
+    monkeypatch.chdir(moved)
+    copy = moved / begun.relative_to(shop)
+    assert run("plan.yaml").already_done
+    assert run(copy / "plan.yaml").already_done
+    shutil.rmtree(copy / "stages" / "sft")
+    assert run(copy / "plan.yaml").folder == copy
+
+
+def test_departments_are_moved_and_gain_others(shop, tmp_path_factory, monkeypatch):
+    """A trained task stays so in a moved project; one still to train needs its first data."""
+    run(text=TASKS, only="legal")
+    begun = break_off(only="hr")
+    there = tmp_path_factory.mktemp("moved") / "shop"
+    shop.rename(there)
+    shop.mkdir()
+    monkeypatch.chdir(there)
+    rows = (there / "hr.jsonl").read_text()
+    (there / "hr.jsonl").write_text(rows.replace("form", "Form"))
+    assert re.search(CHANGED, refused(only="hr"))
+    (there / "hr.jsonl").write_text(rows)
+    (there / "train.jsonl").write_text(rows)
+    more = TASKS.replace("}}]", "}}, {name: it, data: {path: it.jsonl}}]")
+    (there / "it.jsonl").write_text(rows)
+    run(text=more, only="hr")
+    done = run(only="it")
+    assert done.folder == there / begun.relative_to(shop)
+    assert [stage.status for stage in done.record.stages] == ["done", "done", "done"]
+    assert done.record.input_digests["data ../../train.jsonl"] != sha256(there / "train.jsonl")
+    said = refused(text=more.replace("path: hr", "path: it"), output=done.folder)
+    assert "holds other tasks: hr" in said
+
+
+def test_what_a_run_read_is_recorded_by_file(shop, begun):
+    """A run of an earlier version, whose record lacks the files, is not trained further."""
+    old = record_of(begun)
+    held = old.pop("input_files")
+    assert set(held) == {"model", "data ../../train.jsonl"}
+    assert set(held["model"]) == {"config.json", "model.safetensors", "tokenizer.json"}
+    size = (shop / "model" / "model.safetensors").stat().st_size
+    assert held["model"]["model.safetensors"]["bytes"] == size
+    ((name, data),) = held["data ../../train.jsonl"].items()
+    assert (name, data["sha256"]) == ("train.jsonl", sha256(shop / "train.jsonl"))
+    old["inputs"] = dict.fromkeys(held, "0123456789abcdef")
+    (begun / "run.json").write_text(json.dumps(old))
+    assert "does not say what the data held, train.jsonl" in refused()
+    assert run(output="other").status == "done"
+    old = record_of("other")
+    del old["input_files"]
+    (shop / "other" / "run.json").write_text(json.dumps(old))
+    assert run(output="other").already_done
+
+
+def test_a_model_of_the_hub_counts_as_its_snapshot(shop, monkeypatch):
+    """The cached files of a hub model are recorded, and a change is noticed."""
+    snapshot = shop / "hub" / "models--owner--name" / "snapshots" / "c0ffee"
+    shutil.copytree(shop / "model", snapshot)
+    (shop / "hub" / "models--owner--name" / "refs").mkdir()
+    (shop / "hub" / "models--owner--name" / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setenv("HF_HUB_CACHE", str(shop / "hub"))
+    begun = break_off(text=PLAN.replace("model: model", "model: owner/name"))
+    assert set(record_of(begun)["input_files"]["model"]) >= {"config.json", "model.safetensors"}
+    (snapshot / "config.json").write_text((snapshot / "config.json").read_text() + "\n")
+    assert re.search(r"the model has changed .*config\.json has other content", refused())
+
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def result(shop):
+    return run(output="out").folder / "stages" / "sft"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        (WEIGHTS, lambda path: os.truncate(path, 33), "has 33 bytes and had 66 when it was saved"),
+        (WEIGHTS, flip, "has other content than when it was saved"),
+        ("adapter_config.json", flip, "has other content than when it was saved"),
+        ("adapter_config.json", os.remove, "is gone"),
+    ],
+)
+def test_a_damaged_result_is_never_called_finished(shop, result, capsys, name, damage, said):
+    """Exit code 2 with the file and the command that trains the stage again, which then works."""
+    damage(result / name)
+    before = (shop / "out" / "run.json").read_bytes()
+    capsys.readouterr()
+    for plan in ("plan.yaml", "out", "out/plan.yaml"):
+        text = refused(plan=plan, output=None if plan != "plan.yaml" else "out")
+        assert f"out/stages/sft/{name} {said}: the result of stage sft is damaged" in text
+    assert "finished" not in capsys.readouterr().err
+    assert (shop / "out" / "run.json").read_bytes() == before
+    hint = "train the stage again from the beginning: rm out/stages/sft/*.safetensors && advise run"
+    assert hint in text
+    for path in result.glob("*.safetensors"):
+        path.unlink()
+    assert not run("out").already_done
+    assert run("out").already_done
+
+
+def test_no_stage_starts_from_a_damaged_result(shop, monkeypatch):
+    """The second stage is refused, also by --only, while the first one's result is damaged."""
+    run(text=PLAN + SECOND, output="out", only="sft")
+    flip(shop / "out" / "stages" / "sft" / WEIGHTS)
+    for only in (None, "second"):
+        assert "the result of stage sft is damaged" in refused(output="out", only=only)
+    assert not (shop / "out" / "stages" / "second").exists()
+
+
+def test_results_are_read_only_if_they_were_touched(result, monkeypatch, capsys):
+    """Gigabytes are not hashed at each call; an adapted tokenizer is told, and does no harm."""
+    reads, original = [], earlier.file_digest
+    monkeypatch.setattr(
+        earlier, "file_digest", lambda path: reads.append(path.name) or original(path)
+    )
+    finished_ns = max(path.stat().st_ctime_ns for path in result.iterdir())
+    monkeypatch.setattr(earlier, "_finished_ns", lambda stage: finished_ns)
+    assert run(output="out").already_done
+    assert reads == []
+    (result / "tokenizer_config.json").write_text('{"padding_side": "left"}')
+    assert run(output="out").already_done
+    said = capsys.readouterr().err
+    assert "warning: out/stages/sft/tokenizer_config.json was changed after training" in said
+    flip(result / WEIGHTS)
+    assert "damaged" in refused(output="out")
+    assert reads == [WEIGHTS]

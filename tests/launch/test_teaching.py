@@ -21,10 +21,7 @@ from advisor.situation.of_plan import plan_run, plan_shape
 from tests.launch.conftest import MACHINE, run
 
 HERE = replace(MACHINE, cpu_model="A Processor")
-
-
 NOTE = teaching._note
-MEASURED = {"largest_batch_tokens": 100, "counter": "rss_growth"}
 
 
 @pytest.fixture
@@ -32,17 +29,16 @@ def runs(shop, monkeypatch):
     """The file of past runs of this test; by default a result says all that can be measured."""
     path = shop / "runs.jsonl"
     monkeypatch.setenv("ADVISE_RUNS", str(path))
-    measure(monkeypatch, **MEASURED)
+    measure(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
     return path
 
 
 def measure(monkeypatch, **values):
     """What the stand-in's result says that it measured."""
 
-    def with_values(call, entry, found, **rest):
-        return NOTE(call, entry, replace(found, **values), **rest)
-
-    monkeypatch.setattr(teaching, "_note", with_values)
+    monkeypatch.setattr(
+        teaching, "_note", lambda *args, **keys: NOTE(*args[:2], replace(args[2], **values), **keys)
+    )
 
 
 def lines(path):
@@ -80,24 +76,20 @@ def test_a_dry_run_teaches_too(shop, runs):
     assert run(hardware=HERE, output="two").record.stages[0].expected.learned.memory_runs == 1
 
 
-def test_a_run_that_did_not_say_its_largest_batch_teaches_time_alone(shop, runs, monkeypatch):
-    """Which rows a short run met is not known, so that its peak could mean anything."""
-    measure(monkeypatch, largest_batch_tokens=None)
-    run(hardware=HERE, output="one")
-    (line,) = lines(runs)
-    assert (line["memory"], line["measured_step_s"]) == ([], 0.2)
-
-
-def test_rows_that_were_not_counted_teach_no_time(shop, runs, monkeypatch):
-    """Without the data a step is expected to hold the longest rows, and says nothing of others."""
+def test_a_run_teaches_only_what_it_knows(shop, runs, monkeypatch):
+    """A peak without its largest batch could mean anything, and time needs counted rows."""
+    with monkeypatch.context() as patch:
+        measure(patch, largest_batch_tokens=None)
+        run(hardware=HERE, output="one")
     expect = StageEstimator.expect
     monkeypatch.setattr(
         StageEstimator, "expect", lambda one, entry: expect(replace(one, profiles={}), entry)
     )
-    run(hardware=HERE)
-    (line,) = lines(runs)
-    assert line["measured_step_s"] is None
-    assert line["memory"]
+    run(hardware=HERE, output="two")
+    of_time, of_memory = lines(runs)
+    assert (of_time["memory"], of_time["measured_step_s"]) == ([], 0.2)
+    assert of_memory["measured_step_s"] is None
+    assert of_memory["memory"]
 
 
 @pytest.mark.parametrize("case", ["off", "no name", "failed"])
@@ -105,10 +97,8 @@ def test_what_teaches_nothing(shop, runs, monkeypatch, case):
     """Where it is switched off, of a machine without a name, and of a run that failed."""
     if case == "off":
         monkeypatch.setenv("ADVISE_RUNS", "off")
-    if case == "failed":
-        monkeypatch.setenv("STAND_IN", "oom")
     with pytest.raises(AdviseError) if case == "failed" else nullcontext():
-        run(hardware=MACHINE if case == "no name" else HERE)
+        run(mode={"failed": "oom"}.get(case), hardware=MACHINE if case == "no name" else HERE)
     assert not runs.exists()
 
 
@@ -125,14 +115,6 @@ def test_a_file_that_cannot_be_used_stops_no_run(shop, runs, capsys, damaged):
         assert "ADVISE_RUNS=off" in said
 
 
-def test_the_largest_micro_batch_decides_not_the_longest_row(shop):
-    """The formula is asked about as many tokens as one micro-batch had."""
-    plan = read_plan(shop / "plan.yaml")
-    run = plan_run(plan, plan.stages[0], plan_shape(plan, shop / "plan.yaml"), HERE)
-    assert run_as_measured(run, Measured(largest_batch_tokens=1318)).longest_tokens == 330
-    assert run_as_measured(run, Measured()) is None
-
-
 def stats(**changes):
     """Rows of 10 to 600 tokens, most of them short."""
     found = TokenStats(
@@ -143,10 +125,13 @@ def stats(**changes):
 
 
 def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
-    """Memory follows the longest row of the data, not a seq_len above it; below it, seq_len."""
+    """Memory follows the longest row of the data where that is shorter than seq_len."""
     plan = read_plan(shop / "plan.yaml")
-    entry = entries(plan)[0]
-    shape = replace(plan_shape(plan, shop / "plan.yaml"), architecture="gemma3_text")
+    entry, llama = entries(plan)[0], plan_shape(plan, shop / "plan.yaml")
+    run = plan_run(plan, plan.stages[0], llama, HERE)
+    assert run_as_measured(run, Measured(largest_batch_tokens=1318)).longest_tokens == 330
+    assert run_as_measured(run, Measured()) is None
+    shape = replace(llama, architecture="gemma3_text")
     data = DataProfile(path="d", kind="paired", format="messages", mapping={}, rows=1000,
                        tokens=stats(), objectives=("sft",))  # fmt: skip
 
@@ -158,15 +143,16 @@ def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
 
     assert peak(1024) == peak(2048) == peak(600)
     assert peak(512) < peak(600) < peak(1024, None)
-    llama = replace(shape, architecture="llama")  # whose rows are laid end to end on the CPU
-    assert peak(1024, model=llama) < peak(1024)
+    # Rows of a llama are laid end to end on the CPU.
+    assert peak(1024, model=replace(shape, architecture="llama")) < peak(1024)
 
 
 def test_a_longest_row_that_is_not_certain_gets_a_margin():
     """Of a sample, or of characters, a row may be longer than the longest seen."""
-    assert row_lengths(stats(), seq_len=4096)[-1][0] == 600
-    assert row_lengths(stats(sampled_rows=100), seq_len=4096)[-1][0] == 750
     approximate = stats(counted_by="characters / 4 (approximation)")
-    assert row_lengths(approximate, seq_len=4096)[-1][0] == 774
-    assert row_lengths(approximate, seq_len=512)[-1][0] == 512
+    for counted, seq_len, longest in (
+        (stats(), 4096, 600), (stats(sampled_rows=100), 4096, 750),
+        (approximate, 4096, 774), (approximate, 512, 512),
+    ):  # fmt: skip
+        assert row_lengths(counted, seq_len=seq_len)[-1][0] == longest
     assert row_lengths(stats(histogram=()), seq_len=512) == ()

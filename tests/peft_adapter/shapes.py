@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
 VOCAB, HIDDEN, LAYERS = 64, 32, 3
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 COMMON = {
@@ -57,17 +61,12 @@ ALL = [*DECODERS, *ENCODERS]
 
 
 def config_of(name: str) -> Any:
-    import transformers
-
     class_name, settings = (DECODERS | ENCODERS)[name]
     return getattr(transformers, class_name)(**settings)
 
 
 def tiny(name: str) -> Any:
     """A model of that architecture with the same random weights every time, in evaluation mode."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-
     torch.manual_seed(0)
     kind = AutoModelForCausalLM if name in DECODERS else AutoModelForMaskedLM
     return kind.from_config(config_of(name)).eval()
@@ -79,18 +78,15 @@ def task_type(name: str) -> str | None:
 
 def inputs(rows: int = 2, tokens: int = 7) -> dict[str, Any]:
     """Token ids without padding tokens, the same every time."""
-    import torch
-
     ids = torch.randint(3, VOCAB, (rows, tokens), generator=torch.Generator().manual_seed(1))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def randomise(model: Any, adapter: str = "default", seed: int = 5) -> None:
-    """Give an adapter weights under which it does something."""
-    import torch
-
+def randomised(model: Any, adapter: str = "default", seed: int = 5) -> Any:
+    """The model, its adapter with weights under which it does something."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if f".{adapter}." in name:
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    return model

@@ -9,14 +9,14 @@ import yaml
 from msgspec import to_builtins
 
 from advisor.ground.errors import InputError
-from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
 from advisor.plan import keys
-from advisor.plan.read import plan_from_data, read_plan, resolve_path, set_values
+from advisor.plan.read import read_plan, resolve_path, set_values
 from advisor.plan.write import plan_text
 from advisor.schema.rules import plan_schema
+from tests.conftest import of_keys
 from tests.methods.method_files import write_update
-from tests.plan.test_write import PLAN
+from tests.plan.test_write import PLAN, REWARDS, plan_of
 
 # Launch files that an earlier version wrote, and what it read in them.
 STORED = Path(__file__).with_name("stored")
@@ -39,28 +39,29 @@ launch: {device: cpu}
 """
 
 
-def plan(text):
-    return plan_from_data(parse_yaml(text, name="plan.yaml"))
-
-
 LORA = "update: lora\n    quantization: nf4\n    rank: 8"
 
 
-def fault(old, new, *, text=GOOD):
-    """The error text after one change of the good plan."""
-    assert old in text
-    with pytest.raises(InputError) as caught:
-        plan(text.replace(old, new, 1))
-    assert caught.value.exit_code == 2
-    return caught.value.text()
+TASKS = GOOD.replace(
+    "data: {path: train.jsonl}\n",
+    "tasks:\n  - name: legal\n    data: {path: l.jsonl}\n    overrides: {rank: 4}\n",
+)
 
 
 def test_a_good_plan_is_read_with_method_keys_in_options():
-    """Keys of the update and of the objective are options, the rest fields."""
-    stage = plan(GOOD).stage("sft")
+    """Keys of the update and the objective are options, the rest fields; remote code is off."""
+    read = plan_of(GOOD)
+    stage = read.stage("sft")
     assert stage.options == {"rank": 8, "loss_on": "all"}
     assert (stage.learning_rate, stage.epochs, stage.quantization) == (2e-4, 2.0, "nf4")
     assert stage.trl == {"neftune_noise_alpha": 5}
+    assert read.trust_remote_code is False
+    assert plan_of(TASKS).tasks[0].overrides == {"rank": 4}
+    unrated = GOOD.replace("    learning_rate: 2e-4\n", "")
+    for update, rate in ((LORA, 2e-4), ("update: full", 2e-5), (PREFIX, None)):
+        stage = plan_of(unrated.replace(LORA, update)).stages[0]
+        assert f"update: {stage.update}" in update
+        assert stage.learning_rate == rate or rate is None
 
 
 PREFIX = "update: prefix\n    gradient_checkpointing: false\n    prefix_tokens: 8"
@@ -123,6 +124,7 @@ FAULTS = [
     ("device: cpu}", "device: cpu}\ntasks: [{name: a, data: {path: x}}]",
      ["both `data` and `tasks`"]),
     ("epochs: 2", "attention: flash_attention_2", ["needs a CUDA"]),
+    ("model:", "trust_remote_code: 1\nmodel:", ["`trust_remote_code` is 1\n  true or false"]),
     ("objective: sft", "objective: grpo\n    keep: best\n    early_stopping: 3",
      ["`keep` has no effect", "`early_stopping` has no effect", "before and after training"]),
     ("objective: sft", "objective: ppo\n    keep: best", ["`keep` has no effect"]),
@@ -142,44 +144,122 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "words"), FAULTS)
-def test_each_fault_says_where_what_and_what_is_allowed(old, new, words):
+OVERRIDES = [
+    ("update: full", ["`update` cannot differ between tasks"]),
+    ("rnk: 4", ["did you mean 'rank'"]),
+    ("rank: 0", ["plan.yaml:7:23: ", "`rank` is 0"]),
+    ("epochs: -1", ["plan.yaml:7:25: ", "`epochs` is -1"]),
+    ("warmup: 0.2, scheduler: constant", ["`warmup` has no effect"]),
+]
+REWARDS_FAULTS = {
+    "both forms": ("verifier: exact\n    rewards: [{reward: a.py:f}]", "11:14",
+                   "verifier and rewards both say where the reward comes from"),
+    "unknown verifier": ("rewards: [{verifier: exakt}]", "10:26", "`verifier` is 'exakt'"),
+    "weight 0": ("rewards: [{verifier: exact, weight: 0}]", "10:41", "weight 0: no effect"),
+    "no number": ("rewards: [{verifier: exact, weight: two}]", "10:41", "`weight` is 'two'"),
+    "one name twice": ("rewards: [{reward: a.py:f}, {reward: b.py:f}]", "10:42",
+                       "two rewards are called 'f' (the first is rewards[0])"),
+    "a name that no metric can have": ("rewards: [{verifier: exact, name: a/b}]", "10:39", "name is 'a/b'"),
+    "two sources": ("rewards: [{verifier: exact, reward: a.py:f}]", "10:41", "verifier and reward both say"),
+    "no source": ("rewards: [{weight: 2}]", "10:15", "this reward names nothing that scores"),
+    "no function": ("rewards: [{reward: judge}]", "10:24", "`reward` is 'judge'"),
+    "no pattern": ("rewards: [{verifier: format}]", "10:26", "verifier format needs the key pattern"),
+    "pattern no regex": ('rewards: [{verifier: regex, pattern: "("}]', "10:42", "not a regular expression"),
+    "dead key": ("rewards: [{verifier: exact, ngram: 2}]", "10:40", "'ngram' has no effect: verifier is exact"),
+    "dead short key": ("pattern: x\n    rewards: [{verifier: exact}]", "10:14", "'pattern' has no effect beside rewards"),
+    "too long": ("rewards: [{verifier: exact}, {verifier: length, overlong_tokens: 2000}]", "10:70",
+                 "overlong_tokens 2000 are more than response_tokens 1024"),
+    "penalties alone": ("rewards: [{verifier: length}, {verifier: repetition}]", "10:14",
+                        "length and repetition alone say only which answers are bad"),
+    "a penalty alone": ("verifier: length", "10:15", "length alone says only which answers are bad"),
+    "unknown key": ("rewards: [{verifier: exact, wieght: 1}]", "10:33", "unknown key 'wieght'"),
+    "empty": ("rewards: []", "10:14", "`rewards` is an empty list"),
+}  # fmt: skip
+SHARING = "tasks: [{name: c, data: {path: x}}, {name: b-c, data: {path: z}}]\nstages:\n" + "".join(
+    f"  - {{name: {name}, objective: sft, update: full, learning_rate: 1e-5}}\n"
+    for name in ("a", "a-b")
+)
+
+
+def changed(old, new, text=GOOD):
+    assert old in text
+    return text.replace(old, new, 1)
+
+
+REFUSED = [
+    *((changed(old, new), words) for old, new, words in FAULTS),
+    *((changed("rank: 4", new, TASKS), words) for new, words in OVERRIDES),
+    *(
+        (f"{REWARDS}    {new}\n", [f"plan.yaml:{place}: ", said])
+        for new, place, said in REWARDS_FAULTS.values()
+    ),
+    # The key belongs to those that learn from their own answers.
+    (
+        changed("objective: grpo", "objective: sft", REWARDS)
+        + "    rewards: [{verifier: exact}]\n",
+        ["`rewards` has no effect", "objective grpo"],
+    ),
+    # Stage a of task b-c and stage a-b of task c.
+    (f"model: m\n{SHARING}", ["would share the folder a-b-c"]),
+    # Something else than a plan.
+    *(
+        (text, [])
+        for text in (
+            "",
+            "[]",
+            "3",
+            "stages: 3\nmodel: m\n",
+            "model: m\ndata: {path: x}\nstages: [3]\n",
+            "model: m\ndata: 3\nstages: []\n",
+            "tasks: [3]\nmodel: m\nstages: [{}]\n",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED)
+def test_each_fault_says_where_what_and_what_is_allowed(text, words):
     """Line and column, what is allowed and the nearest known name."""
-    text = fault(old, new)
-    assert text.startswith("plan.yaml:")
+    with pytest.raises(InputError, match=r"^plan\.yaml:") as caught:
+        plan_of(text)
+    assert caught.value.exit_code == 2
+    said = caught.value.text()
     for word in words:
-        assert text.startswith(word) if word.startswith("plan.yaml:") else word in text
-
-
-def test_what_a_method_refuses_is_read_without_it():
-    """The stage of the last cases is sound otherwise."""
-    assert plan(GOOD.replace(LORA, PREFIX)).stages[0].update == "prefix"
+        assert said.startswith(word) if word.startswith("plan.yaml:") else word in said
 
 
 @pytest.mark.parametrize("name", ["qlora", "ppo", "tasks"])
 def test_plans_of_an_earlier_version_read_the_same(name):
     """Every value, to the type: 2 passes are 2.0 epochs; later versions may have more keys."""
     expected = json.loads((STORED / "plans.json").read_text(encoding="utf-8"))[name]
-
-    def known(value, stored):
-        if isinstance(value, dict) and isinstance(stored, dict):
-            return {key: known(value[key], stored[key]) for key in value if key in stored}
-        if isinstance(value, list | tuple) and isinstance(stored, list):
-            return [known(*pair) for pair in zip(value, stored, strict=True)]
-        return value
-
     read = to_builtins(read_plan(STORED / f"{name}.yaml"))
-    assert json.dumps(known(read, expected)) == json.dumps(expected)
+    assert json.dumps(of_keys(read, expected)) == json.dumps(expected)
 
 
-def test_all_faults_of_a_file_come_together_in_file_order():
-    """A wrong type, an unknown key, one without effect and a wrong name, sorted by line."""
-    text = GOOD.replace("name: shop", "name: Shop").replace("rank: 8", "rnk: 8")
-    text = text.replace("epochs: 2", "epochs: two").replace("cpu", "cpu, strategy: ddp")
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        # A wrong type, an unknown key, one without effect and a wrong name, sorted by line.
+        (
+            GOOD.replace("name: shop", "name: Shop")
+            .replace("rank: 8", "rnk: 8")
+            .replace("epochs: 2", "epochs: two")
+            .replace("cpu", "cpu, strategy: ddp"),
+            [2, 10, 13, 15],
+        ),
+        (
+            REWARDS + "    rewards: [{verifier: exact, weight: 0}, {reward: judge},"
+            " {verifier: regex, ngram: 2}]\n",
+            [10] * 4,
+        ),
+    ],
+    ids=["stage", "rewards"],
+)
+def test_all_faults_of_a_file_come_together_in_file_order(text, lines):
+    """Nobody has to start three times to hear of three mistakes."""
     with pytest.raises(InputError) as caught:
-        plan(text)
-    lines = [int(item.headline.split(":")[1]) for item in caught.value.faults]
-    assert lines == [2, 10, 13, 15]
+        plan_of(text)
+    assert [int(item.headline.split(":")[1]) for item in caught.value.faults] == lines
 
 
 def read_stages(folder, *names):
@@ -211,13 +291,6 @@ def test_stage_names_are_unique_and_start_from_earlier_stages(tmp_path, names, s
         read_stages(tmp_path, *names)
 
 
-def test_a_missing_learning_rate_takes_the_default_of_the_update():
-    """The update's own file gives the learning rate that a plan leaves out."""
-    text = GOOD.replace("    learning_rate: 2e-4\n", "")
-    assert plan(text).stages[0].learning_rate == 2e-4
-    assert plan(text.replace(LORA, "update: full")).stages[0].learning_rate == 2e-5
-
-
 def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path, monkeypatch):
     """Without a default the error lists what is usual for the updates that have one."""
     write_update(tmp_path, "lora", keys="{rank: {type: integer}}")
@@ -226,67 +299,13 @@ def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path, 
     monkeypatch.setattr(keys, "methods", lambda: found)
     text = "model: m\ndata: {path: t}\nstages: [{name: a, objective: sft, update: lora}]\n"
     with pytest.raises(InputError, match=r"`learning_rate` is missing\n.*\n.*usual for full 2e-05"):
-        plan_from_data(parse_yaml(text, name="p"))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        ("update: full", "`update` cannot differ between tasks"),
-        ("rnk: 4", "did you mean 'rank'"),
-        ("rank: 0", "plan.yaml:7:23: `rank` is 0"),
-        ("epochs: -1", "plan.yaml:7:25: `epochs` is -1"),
-        ("warmup: 0.2, scheduler: constant", "`warmup` has no effect"),
-    ],
-)
-def test_task_overrides_are_checked_like_stage_keys(overrides, said):
-    """A task may change numbers within the same bounds, but not what the stages are."""
-    task = "tasks:\n  - name: legal\n    data: {path: l.jsonl}\n    overrides: {rank: 4}\n"
-    text = GOOD.replace("data: {path: train.jsonl}\n", task)
-    assert plan(text).tasks[0].overrides == {"rank": 4}
-    assert said in fault("rank: 4", overrides, text=text)
-
-
-def test_folders_of_stages_and_tasks_cannot_collide():
-    """Stage a of task b-c and stage a-b of task c would share a folder: refused."""
-    stages = [
-        f"{{name: {name}, objective: sft, update: full, learning_rate: 1e-5}}"
-        for name in ("a", "a-b")
-    ]
-    tasks = "tasks: [{name: c, data: {path: x}}, {name: b-c, data: {path: z}}]"
-    with pytest.raises(InputError, match="would share the folder a-b-c"):
-        plan(f"model: m\n{tasks}\nstages: [{', '.join(stages)}]\n")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "3",
-        "stages: 3\nmodel: m\n",
-        "model: m\ndata: {path: x}\nstages: [3]\n",
-        "model: m\ndata: 3\nstages: []\n",
-        "tasks: [3]\nmodel: m\nstages: [{}]\n",
-    ],
-)
-def test_something_else_than_a_plan_is_an_input_error(text):
-    """Any plain data that is not a plan is refused without a traceback."""
-    with pytest.raises(InputError, match=r"plan\.yaml"):
-        plan(text)
+        plan_of(text)
 
 
 def test_paths_are_meant_from_the_plans_folder(tmp_path):
     """A relative path belongs to the plan's folder, an absolute one stays."""
     assert resolve_path(tmp_path / "plan.yaml", "data/x.jsonl") == tmp_path / "data" / "x.jsonl"
     assert str(resolve_path(tmp_path / "plan.yaml", "/data/x")) == "/data/x"
-
-
-def test_remote_code_is_off_unless_written():
-    """trust_remote_code is false unless the plan says true in so many words."""
-    assert plan(GOOD).trust_remote_code is False
-    said = "`trust_remote_code` is 1\n  true or false"
-    assert said in fault("model:", "trust_remote_code: 1\nmodel:")
 
 
 @pytest.fixture(
@@ -332,9 +351,6 @@ def test_every_key_says_what_it_means():
     assert [name for name, one in keys.items() if not one.get("description")] == []
 
 
-# -------------------------------------------------------------------------- --set
-
-
 def test_values_are_set_by_number_or_name():
     """A stage is named by number or name; nested and method keys are reached alike."""
     changed = set_values(
@@ -352,43 +368,33 @@ def test_values_are_set_by_number_or_name():
     assert stage.trl == {"neftune_noise_alpha": 5}
     assert stage.options == {"rank": 8, "alpha": 32, "target_modules": ["q_proj", "v_proj"]}
     assert set_values(PLAN, []) is PLAN
-
-
-def test_null_puts_a_value_back_to_its_default():
-    """So a method can be changed together with the keys that belong to it."""
+    # null puts a value back to its default, so a method can be changed with the keys that belong to it.
     gone = [f"stages.0.{key}=null" for key in ("quantization", "rank", "alpha", "epochs")]
     stage = set_values(PLAN, ["stages.0.update=full", *gone]).stages[0]
     assert (stage.update, stage.options, stage.epochs) == ("full", {}, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("settings", "words"),
     [
-        ("stages.0.learning_rate", "not a setting"),
-        ("=3", "not a setting"),
-        ("stages.1.epochs=3", "has no entry '1'"),
-        ("stages.stf.epochs=3", "did you mean 'sft'"),
-        ("stages.0.epoch=3", "did you mean 'epochs'"),
-        ("stages.0.rank=eight", "`rank` is 'eight'"),
-        ("stages.0.update=full", "`rank` has no effect"),
-        ("stages.0.epochs=[", "not valid YAML"),
-        ("model.x=3", "'model' has no parts"),
-        ("nothing=3", "unknown key 'nothing'"),
+        (["stages.0.learning_rate"], "not a setting"),
+        (["=3"], "not a setting"),
+        (["stages.1.epochs=3"], "has no entry '1'"),
+        (["stages.stf.epochs=3"], "did you mean 'sft'"),
+        (["stages.0.epoch=3"], "did you mean 'epochs'"),
+        (["stages.0.rank=eight"], "`rank` is 'eight'"),
+        (["stages.0.update=full"], "`rank` has no effect"),
+        (["stages.0.epochs=["], "not valid YAML"),
+        (["model.x=3"], "'model' has no parts"),
+        (["nothing=3"], "unknown key 'nothing'"),
+        # All come together, each with its own place.
+        (["stages.0.epochs=0", "stages.0.seq_len=1"], "\n--set stages.0.seq_len=1: "),
     ],
 )
-def test_a_wrong_setting_is_named_in_the_error(setting, words):
+def test_a_wrong_setting_is_named_in_the_error(settings, words):
     """The error starts with the setting it comes from."""
     with pytest.raises(InputError) as caught:
-        set_values(PLAN, [setting])
+        set_values(PLAN, settings)
     assert words in caught.value.text()
     if words != "`rank` has no effect":  # there the dead key stands in the plan itself
-        assert caught.value.text().startswith(f"--set {setting}")
-
-
-def test_all_wrong_settings_come_together():
-    """Two wrong settings give two faults, each with its own place."""
-    wrong = ["stages.0.epochs=0", "stages.0.seq_len=1"]
-    with pytest.raises(InputError) as caught:
-        set_values(PLAN, wrong)
-    places = [fault.headline.split(":")[0] for fault in caught.value.faults]
-    assert places == [f"--set {setting}" for setting in wrong]
+        assert caught.value.text().startswith(f"--set {settings[0]}")

@@ -1,6 +1,4 @@
-"""A stub of NVIDIA's driver library, compiled once a session, and a way to probe a recorded machine
-with it in a child process.
-"""
+"""A stub of NVIDIA's driver library, compiled once a session, to probe recorded machines with."""
 
 import json
 import os
@@ -15,7 +13,6 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-MACHINES = HERE.parent / "machines"
 MIB = 2**20
 PROBE = (
     "import json; from advisor.probe import probe; from advisor.render.probe import probe_json;"
@@ -24,16 +21,13 @@ PROBE = (
 
 
 def recorded(name: str) -> dict[str, Any]:
-    return json.loads((MACHINES / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((HERE.parent / "machines" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _lines(machine: Mapping[str, Any]) -> Iterator[str]:
     """The machine as the stub reads it: one "key value" a line, sizes in bytes."""
-    for key in ("driver", "cuda"):
-        if key in machine:
-            yield f"{key} {machine[key]}"
-    for call, code in machine.get("errors", {}).items():
-        yield f"error.{call} {code}"
+    yield from (f"{key} {machine[key]}" for key in ("driver", "cuda") if key in machine)
+    yield from (f"error.{call} {code}" for call, code in machine.get("errors", {}).items())
     yield f"count {len(machine['gpus'])}"
     for index, gpu in enumerate(machine["gpus"]):
         yield from _device(f"gpu.{index}", gpu)
@@ -49,9 +43,7 @@ COPIED = (
 
 
 def _device(prefix: str, device: Mapping[str, Any]) -> Iterator[str]:
-    for key in COPIED:
-        if key in device:
-            yield f"{prefix}.{key} {device[key]}"
+    yield from (f"{prefix}.{key} {device[key]}" for key in COPIED if key in device)
     if "memory_mib" in device:
         yield f"{prefix}.total {device['memory_mib'] * MIB}"
         yield f"{prefix}.free {device['free_mib'] * MIB}"
@@ -100,11 +92,8 @@ def stub_library(tmp_path_factory):
 @pytest.fixture
 def probed(stub_library, tmp_path):
     """What `advise probe --json` prints on a recorded machine, in a child process."""
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
-    }
+    chosen = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
+    clean = {key: value for key, value in os.environ.items() if key not in chosen}
 
     def run(machine, *, library="", **environ):
         file = tmp_path / "machine.txt"
@@ -115,8 +104,7 @@ def probed(stub_library, tmp_path):
             [sys.executable, "-c", PROBE], env={**clean, **stub, **environ}, cwd=HERE.parents[1],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
 
     return run

@@ -1,5 +1,6 @@
-"""The verdict on a run: learned, lost, next; worked out from records made by hand."""
+"""The verdict on a run made by hand, and a next command whose every `--set` changes that run."""
 
+import itertools
 import json
 import math
 import shlex
@@ -11,8 +12,9 @@ import pytest
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan, set_values
 from advisor.record.judge import run_verdict
-from advisor.record.next_step import GENERAL
+from advisor.record.next_step import GENERAL, longer_setting, resume_command
 from advisor.record.run import RunRecord
+from advisor.record.smaller import as_settings, changes, weight_changes
 from advisor.record.verdict import limits
 
 ROOT = Path(__file__).parents[2]
@@ -266,8 +268,44 @@ def test_a_good_result_that_is_not_finished_is_trained_longer(trainings, changes
     found = judged(stage=changes, trainings=trainings).next
     assert found.action == ("ship" if why is None else "train_longer")
     assert not why or found.text == why
+    assert judged(stage=changes).next.action == "ship"  # without its plan: which key decides?
 
 
-def test_without_its_plan_no_run_is_told_to_train_longer():
-    """Nobody knows which key decides."""
-    assert judged(stage={"held_out": {"fell": 0.02, **ENDS}}).next.action == "ship"
+LENGTHS = ({}, {"epochs": 5.0}, {"max_steps": 60}, {"epochs": 3.0, "max_steps": 7})
+UPDATES = ({"update": "lora"}, {"update": "lora", "quantization": "nf4"}, {"update": "full"})
+OVERRIDES = (None, {}, {"epochs": 4.0}, {"max_steps": 9}, {"micro_batch_size": 2, "seq_len": 600})
+
+
+@pytest.mark.parametrize(
+    ("length", "update", "override"), itertools.product(LENGTHS, UPDATES, OVERRIDES)
+)
+def test_every_setting_that_is_advised_changes_its_stage(tmp_path, length, update, override):
+    """In what decides: `max_steps` where the plan has it, a task's own key where it has one."""
+    stage = {
+        "name": "sft", "objective": "sft", "micro_batch_size": 4, "learning_rate": 1e-4,
+        **length, **update,
+    }  # fmt: skip
+    data = {"path": "a.jsonl"}
+    tasks = {"tasks": [{"name": "hr", "data": data, "overrides": override}]}
+    rows = {"data": data} if override is None else tasks
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps({"model": "m", **rows, "stages": [stage]}))
+    plan = read_plan(path)
+    (entry,) = entries(plan)
+    (longer,) = entries(set_values(plan, [longer_setting(entry)]))
+    steps, more = entry.stage.max_steps, longer.stage.max_steps
+    assert (more == 2 * steps) if steps else (longer.stage.epochs == 2 * entry.stage.epochs)
+    for change in (*changes(entry.stage), *weight_changes(entry.stage)):
+        words = as_settings(entry, change).replace("--set ", "").split()
+        (smaller,) = entries(set_values(plan, words))
+        values = {key: value for key, value in change.values.items() if value is not None}
+        assert {key: getattr(smaller.stage, key) for key in values} == values
+        assert not any(getattr(entry.stage, key) == value for key, value in values.items())
+
+
+def test_a_command_can_be_pasted():
+    """Spaces are quoted, a folder is no option, and what the call was given is there."""
+    assert resume_command("my runs/shop", only="legal", max_steps=3, judge=False) == (
+        "advise run 'my runs/shop' --only legal --max-steps 3 --no-judge"
+    )
+    assert resume_command("-x") == "advise run ./-x"

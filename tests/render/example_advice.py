@@ -1,9 +1,4 @@
-"""Advice values made by hand, one for each kind of answer there is.
-
-Numbers are plausible, not computed.
-"""
-
-from __future__ import annotations
+"""Advice values made by hand, one for each kind of answer, with plausible numbers, not computed."""
 
 from typing import Any
 
@@ -88,9 +83,7 @@ def estimate(
     least_gib: float | None = None,
     **more: Any,
 ) -> Estimate:
-    """An Estimate of two terms, with a band of ten percent, and four minutes beside the
-    training.
-    """
+    """An Estimate of two terms, with a band of ten percent and four minutes beside the training."""
     memory = None
     if peak_gib is not None:
         peak = int(peak_gib * GIB)
@@ -254,9 +247,7 @@ def scenario_5() -> Advice:
 
 
 def scenario_3() -> Advice:
-    """The guide's scenario 3: one base, an adapter for each of twelve departments, hardware probed;
-    evidence says LoRA first.
-    """
+    """The guide's scenario 3: twelve departments' adapters on a probed base; evidence says LoRA."""
     one_each = "Several departments share one model: one base, one adapter each"
     named = "the guide names adapters for this case"
     not_known = ("the number of examples is not known",)
@@ -289,9 +280,7 @@ def scenario_3() -> Advice:
 
 
 def scenario_4() -> Advice:
-    """The guide's scenario 4: a chat assistant through SFT, a reward model and PPO, where evidence
-    would rather take DPO.
-    """
+    """The guide's scenario 4: chat by SFT, reward model and PPO, where evidence would take DPO."""
     told = answers(
         task="chat_assistant", budget="high", depth="alignment", data_kind="preference",
         data_rows=40_000,

@@ -1,16 +1,12 @@
 """A data profile as JSON and as a page.
 
-Golden files in tests/golden/; write them anew after looking at the change:
-
-UPDATE_GOLDEN=1 python -m pytest tests/render/test_data.py
+After a look at the change: UPDATE_GOLDEN=1 python -m pytest tests/render/test_data.py
 """
-
-from __future__ import annotations
 
 import io
 import json
-import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +18,27 @@ from advisor.commands.check_options import CheckOptions
 from advisor.data import profile
 from advisor.render.check_page import few_bins, print_check
 from advisor.render.data import check_json, profile_json
+from tests.conftest import golden
 
 
-def page(path, **options) -> str:
-    """The page at 80 columns without colour, as text."""
-    console = Console(width=80, no_color=True, file=io.StringIO(), force_terminal=False)
+def page(path, *, width=80, console=None, **options) -> str:
+    """The page without colour, as text."""
+    console = console or Console(width=width, no_color=True, file=io.StringIO())
     print_check(*check_data(str(path), CheckOptions(**options)), console)
-    assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 @pytest.fixture
 def pairs_path(tmp_path):
     """A file of sixty pairs with one answer missing."""
-    rows = [
-        {"question": f"What is {index}?\nTell me.", "answer": f"It is {index}."}
-        for index in range(60)
-    ]
+    rows = [{"question": f"What is {n}?\nTell me.", "answer": f"It is {n}."} for n in range(60)]
     rows[4]["answer"] = ""
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(tmp_path / "a.jsonl", rows)
 
 
 def keys(words: str) -> set[str]:
@@ -50,9 +46,7 @@ def keys(words: str) -> set[str]:
 
 
 def test_json_has_everything_that_was_found_and_measured(pairs_path):
-    """Every key of the contract: what it is, how sure, what was measured, how much each objective
-    wants and what is suggested; and it survives JSON.
-    """
+    """Every key of the contract is there, with how sure it is, and survives JSON."""
     assert set(profile_json(profile(pairs_path))) == keys(
         "schema_version path kind format mapping rows tokens objectives findings digest sample"
     )
@@ -81,43 +75,30 @@ def test_json_has_everything_that_was_found_and_measured(pairs_path):
     assert set(document["suggested"]) == keys("objective seq_len because packing packing_because")
 
 
-def test_page_of_broken_data_says_that_nothing_can_be_trained(tmp_path, monkeypatch):
-    """Each unreadable place stands on its own line, and nothing is promised."""
-    monkeypatch.chdir(tmp_path)
-    path = "a.jsonl"
-    (tmp_path / path).write_text('{"question": "Q", "answer": "A"}\n{oops\n{"question"\n')
-    text = " ".join(page(path).split())
-    assert "a.jsonl:2:2: invalid JSON" in text
-    assert "a.jsonl:3:12: invalid JSON" in text
-    assert "nothing, before the errors below are repaired" in text
-
-
 @pytest.mark.parametrize(
-    ("row", "parts"),
+    ("text", "parts"),
     [
-        ({"prompt": "1+1", "ground_truth": "2"}, ("right answer", "grpo")),
-        ({"text": "A story."}, ("plain documents", "cpt")),
+        # Checkable prompts and texts in their own words; the others have whole pages below.
+        ('{"prompt": "1+1", "ground_truth": "2"}', ("right answer", "grpo")),
+        ('{"text": "A story."}', ("plain documents", "cpt")),
+        # A row cannot clear the screen or colour the page.
+        (json.dumps({"text": "\x1b[2Jgone [bold]not markup[/bold]"}), ("[bold]not markup[/bold]",)),
+        # Each unreadable place stands on its own line, and nothing is promised.
+        (
+            '{"question": "Q", "answer": "A"}\n{oops\n{"question"',
+            ("a.jsonl:2:2: invalid JSON", "a.jsonl:3:12: invalid JSON",
+             "nothing, before the errors below are repaired"),
+        ),
     ],
-)
-def test_every_kind_has_its_page(tmp_path, row, parts):
-    """Checkable prompts and texts in their own words; the others have whole pages below."""
-    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    text = page(tmp_path / "a.jsonl")
-    for part in parts:
-        assert part in text
-
-
-def test_terminal_codes_in_data_are_made_visible(tmp_path):
-    """A row cannot clear the screen or colour the page."""
-    (tmp_path / "a.jsonl").write_text(
-        json.dumps({"text": "\x1b[2Jgone [bold]not markup[/bold]"}) + "\n"
-    )
-    text = page(tmp_path / "a.jsonl")
-    assert "\x1b" not in text
-    assert "[bold]not markup[/bold]" in text
-
-
-GOLDEN = Path(__file__).parent.parent / "golden"
+    ids=["checkable", "text", "hostile", "broken"],
+)  # fmt: skip
+def test_every_kind_has_its_page(tmp_path, monkeypatch, text, parts):
+    """What was found stands on it in words."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text(text + "\n")
+    said = page("a.jsonl")
+    assert [part for part in parts if part not in " ".join(said.split())] == []
+    assert "\x1b" not in said
 
 
 def support() -> list[dict[str, Any]]:
@@ -130,51 +111,49 @@ def support() -> list[dict[str, Any]]:
     rows[4]["answer"] = ""
     rows[9] = rows[3]
     rows[11] = {"question": "where is parcel 7", "answer": "p" + sent.format(7, ",", 4)}
-    key = "sk-abc123DEF456ghi789jkl012"
-    rows[20]["answer"] = f"Write to anna.kovacs@firma.de, or use the key {key}."
+    rows[20]["answer"] = (
+        "Write to anna.kovacs@firma.de, or use the key sk-abc123DEF456ghi789jkl012."
+    )
     rows[30]["answer"] = "It was sent. " * 90
     return rows
 
 
-def feedback() -> list[dict[str, Any]]:
-    said = ("nothing works", "my bill is wrong", "my bill is wrong")
-    teams = ("billing", "technical", "billing")
-    return [{"text": f"Message {n}: {said[n % 3]}", "team": teams[n % 3]} for n in range(90)]
-
-
-def choices() -> list[dict[str, Any]]:
-    why = "and here is why: " + "it divides " * 5
-    return [
+WHY = "and here is why: " + "it divides " * 5
+SAID = (
+    ("nothing works", "billing"),
+    ("my bill is wrong", "technical"),
+    ("my bill is wrong", "billing"),
+)
+PAGES = {
+    "support": support(),
+    "classes": [
+        {"text": f"Message {n}: {SAID[n % 3][0]}", "team": SAID[n % 3][1]} for n in range(90)
+    ],
+    "pairs": [
         {
             "prompt": f"Is {n} even?",
-            "chosen": f"{('Yes', 'No')[n % 2]}, {why}",
+            "chosen": f"{('Yes', 'No')[n % 2]}, {WHY}",
             "rejected": "Maybe.",
         }
         for n in range(40)
-    ]
-
-
-PAGES = {"support": support, "classes": feedback, "pairs": choices}
+    ],
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name):
     """Each kind of data prints exactly the page that was read and approved."""
     monkeypatch.chdir(tmp_path)
-    Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAGES[name]()))
-    text = "\n".join(line.rstrip() for line in page(f"{name}.jsonl").split("\n"))
-    assert max(map(len, text.split("\n"))) <= 80
-    assert len(text.split("\n")) <= 42
-    path = GOLDEN / f"check_{name}_80.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    write_rows(Path(f"{name}.jsonl"), PAGES[name])
+    lines = [line.rstrip() for line in page(f"{name}.jsonl").split("\n")]
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 42
+    text = "\n".join(lines)
+    assert text == golden(f"check_{name}_80.txt", text)
 
 
 def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypatch):
-    """Of many findings, objectives, classes and lengths the first are shown and the rest counted;
-    the next command is the last line.
-    """
+    """The first of many are shown and the rest counted; the next command is the last line."""
     monkeypatch.chdir(tmp_path)
     rows = [
         {
@@ -186,7 +165,7 @@ def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypat
         for number in range(600)
     ]  # fmt: skip
     rows[7] = rows[3]
-    Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("many.jsonl"), rows)
     lines = page("many.jsonl").rstrip().split("\n")
     assert len(lines) <= 53
     text = " ".join(" ".join(lines).split())
@@ -198,37 +177,28 @@ def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypat
 def test_bins_that_hold_nothing_are_left_out_and_the_shortest_share_one():
     """No row is lost from the picture."""
     histogram = [(16, 3), (32, 0), (64, 4), (128, 5), (256, 1), (512, 2), (1024, 8), (2048, 9)]
-    found = few_bins(histogram)
-    assert found == [(128, 12), (256, 1), (512, 2), (1024, 8), (2048, 9)]
+    assert few_bins(histogram) == [(128, 12), (256, 1), (512, 2), (1024, 8), (2048, 9)]
     assert few_bins([(16, 3)]) == [(16, 3)]
 
 
 @pytest.mark.parametrize("width", [24, 40, 50, 60, 80])
 def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
-    """Every length and count stands whole on the page; where the table is too wide, its rows become
-    sentences.
-    """
-    rows = [
+    """Every length and count stands whole: rows of a table that is too wide become sentences."""
+    rows = (
         {
-            "question": f"What is {index}? " + "word " * (5 if index % 400 else 90_000),
-            "answer": f"It is {index}.",
+            "question": f"What is {n}? " + "word " * (5 if n % 400 else 90_000),
+            "answer": f"It is {n}.",
         }
-        for index in range(1200)
-    ]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found, advice = check_data(str(path), CheckOptions(seq_len=131_072))
-    file = io.StringIO()
-    print_check(found, advice, Console(file=file, width=width))
-    text = file.getvalue()
+        for n in range(1200)
+    )
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    text = page(path, width=width, seq_len=131_072)
+    found, _ = check_data(str(path), CheckOptions(seq_len=131_072))
     *wrapped, command = text.rstrip().split("\n")
     assert max(map(len, wrapped)) <= width
     assert command == f"Next: advise --task other --data {path}"  # whole: it is pasted
-    numbers = {
-        f"{row[key]:,}"
-        for row in found.measures["sequence_lengths"]
-        for key in ("seq_len", "rows_over", "answers_lost", "packed_sequences")
-    }
+    keys = ("seq_len", "rows_over", "answers_lost", "packed_sequences")
+    numbers = {f"{row[key]:,}" for row in found.measures["sequence_lengths"] for key in keys}
     numbers |= {f"{number:,}" for bin_ in few_bins(found.tokens.histogram) for number in bin_}
     assert {"131,072", "3", "1,197"} <= numbers
     assert numbers <= set(re.findall(r"[0-9,]*[0-9]", text))
@@ -236,23 +206,19 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
 
 def test_colour_adds_nothing_but_colour(pairs_path):
     """With colour the page has the same words; severities are words too."""
-    plain, coloured = page(pairs_path), io.StringIO()
-    print_check(
-        *check_data(str(pairs_path)),
-        Console(width=80, file=coloured, force_terminal=True, color_system="truecolor"),
-    )
-    assert "\x1b[" in coloured.getvalue()
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured.getvalue()) == plain
+    terminal = {"force_terminal": True, "color_system": "truecolor"}
+    coloured = page(pairs_path, console=Console(width=80, file=io.StringIO(), **terminal))
+    assert "\x1b[" in coloured
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+    assert plain == page(pairs_path)
     assert "warning" in plain
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_terminals_without_unicode_get_plain_signs(tmp_path, encoding):
     """Bars and arrows become letters that the terminal has; nothing raises."""
-    (tmp_path / "a.jsonl").write_text(
-        json.dumps({"question": "Привет\nмир", "answer": "x" * 300}) + "\n"
-    )
+    path = write_rows(tmp_path / "a.jsonl", [{"question": "Привет\nмир", "answer": "x" * 300}])
     raw = io.BytesIO()
     terminal = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
-    print_check(*check_data(str(tmp_path / "a.jsonl")), Console(width=80, file=terminal))
+    print_check(*check_data(str(path)), Console(width=80, file=terminal))
     assert "#" in raw.getvalue().decode(encoding)

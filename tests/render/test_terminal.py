@@ -1,14 +1,10 @@
-"""The printed page. Golden files in tests/golden/; write them anew after looking at the change:
+"""The printed page.
 
-UPDATE_GOLDEN=1 python -m pytest tests/render/test_terminal.py
+After a look at the change: UPDATE_GOLDEN=1 python -m pytest tests/render/test_terminal.py
 """
 
-from __future__ import annotations
-
 import io
-import os
 import re
-from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -27,6 +23,7 @@ from advisor.render.blocks import Items, Paragraph
 from advisor.render.next_steps import training_steps
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.render.words import meaning_of, whole_usd
+from tests.conftest import golden
 from tests.render.example_advice import (
     CPU,
     EXAMPLES,
@@ -36,8 +33,6 @@ from tests.render.example_advice import (
     scenario_4,
     scenario_5,
 )
-
-GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def printed(advice, *, width=80, plan_path=None, first=False, read_in=None, **console) -> str:
@@ -54,11 +49,8 @@ def printed(advice, *, width=80, plan_path=None, first=False, read_in=None, **co
 def test_the_terms_of_memory_add_up_as_they_are_printed():
     """15.3 + 1.1 + 1.1 + 1.8 GiB are 19.3 GiB, though the rest is 1.86 GiB before rounding."""
     sizes = {"weights": 15.27, "activations": 1.07, "logits": 1.07, "context": 0.9, "rest": 0.96}
-    source = Source(title="a sum by hand")
-    terms = [
-        Term(name=name, size_bytes=round(size * GIB), because="", source=source)
-        for name, size in sizes.items()
-    ]
+    plain = {"because": "", "source": Source(title="a sum by hand")}
+    terms = (Term(name=name, size_bytes=round(size * GIB), **plain) for name, size in sizes.items())
     moment = Moment(name="loss", terms=tuple(terms))
     assert format_gib(moment.total_bytes) == "19.3 GiB"
     assert term_words(moment) == (
@@ -77,36 +69,32 @@ GOLDENS = [(name, 80, part) for name in EXAMPLES for part in ("first", "whole")]
 
 @pytest.mark.parametrize(("name", "width", "part"), [*GOLDENS, ("scenario_5", 120, "whole")])
 def test_pages_look_as_they_were_looked_at(name, width, part):
-    """Each kind of answer prints exactly the first screen and the whole answer that were read and
-    approved.
-    """
+    """Each kind of answer prints exactly the first screen and whole answer that were approved."""
     plan_path = "plan.yaml" if name.startswith("scenario") else None
     first = part == "first"
     text = printed(EXAMPLES[name](), width=width, plan_path=plan_path, first=first)
     text = "\n".join(line.rstrip() for line in text.split("\n"))
-    path = GOLDEN / f"advice_{name}_{part}_{width}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    assert text == golden(f"advice_{name}_{part}_{width}.txt", text)
 
 
 def texts_of_page(advice, width):
     """What the whole answer has to show, and the commands in it, which stay whole."""
     page = page_of(advice)
-    wanted, commands = [page.first.answer], []
-    for section in page.sections:
-        wanted.append(section.title)
-        for block in section.blocks:
-            if isinstance(block, Paragraph):
-                wanted.append(block.text)
-            elif isinstance(block, Items):
-                wanted += [text for item in block.items for text in (item.text, item.detail)]
-                commands += [command for item in block.items for command in item.commands]
-            elif width < 100:
-                wanted += [row[-1] for row in block.rows]
-            else:  # cells of a wrapped table stand beside each other
-                wanted += [word for row in block.rows for word in " ".join(row).split()[:8]]
-    return wanted, commands
+    blocks = [block for section in page.sections for block in section.blocks]
+    items = [item for block in blocks if isinstance(block, Items) for item in block.items]
+    rows = [
+        row for block in blocks if not isinstance(block, Items | Paragraph) for row in block.rows
+    ]
+    # Cells of a wrapped table stand beside each other.
+    cells = [row[-1:] if width < 100 else " ".join(row).split()[:8] for row in rows]
+    wanted = [
+        page.first.answer,
+        *(section.title for section in page.sections),
+        *(block.text for block in blocks if isinstance(block, Paragraph)),
+        *(text for item in items for text in (item.text, item.detail)),
+        *(cell for row in cells for cell in row),
+    ]
+    return wanted, [command for item in items for command in item.commands]
 
 
 def texts_of_first_screen(advice, width):
@@ -120,47 +108,37 @@ def texts_of_first_screen(advice, width):
 @pytest.mark.parametrize("width", [20, 40, 64, 80, 120])
 @pytest.mark.parametrize("name", [*EXAMPLES, "injected"])
 def test_no_width_loses_text(name, width, first):
-    """Every word is printed at every width, and no line is wider than the terminal, but for
-    commands: those are copied, so that they stay whole.
-    """
+    """Every word is printed, and no line is too wide but a command, which is copied whole."""
     advice = {**EXAMPLES, "injected": injected}[name]()
     text = printed(advice, width=width, first=first)
     wanted, commands = (texts_of_first_screen if first else texts_of_page)(advice, width)
     commands = [command.replace("\x1b", "\\x1b") for command in commands]
-    assert all(command in text for command in commands)
-    lines = [line for line in text.splitlines() if line.strip() not in commands]
-    assert max(map(len, lines)) <= width
-    for one in wanted:
-        assert squeezed(one.replace("\x1b", "\\x1b")) in squeezed(text)
+    assert [command for command in commands if command not in text] == []
+    assert max(len(line) for line in text.splitlines() if line.strip() not in commands) <= width
+    found = squeezed(text)
+    assert [one for one in wanted if squeezed(one.replace("\x1b", "\\x1b")) not in found] == []
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_colour_adds_nothing_but_colour(first):
-    """With and without colour the words and the marks are the same."""
+def test_colour_adds_nothing_but_colour(monkeypatch, first):
+    """Words and marks are the same with colour and without, as by NO_COLOR or a dumb terminal."""
+    plain = printed(scenario_5(), first=first)
     coloured = printed(scenario_5(), first=first, force_terminal=True, color_system="truecolor")
     assert "\x1b[" in coloured
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == printed(scenario_5(), first=first)
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_no_color_is_kept_to(monkeypatch, first):
-    """NO_COLOR leaves no colour in the output of a terminal, and a dumb one gets plain text."""
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
     monkeypatch.setenv("NO_COLOR", "1")
     text = printed(scenario_5(), first=first, force_terminal=True)
     assert not re.search(r"\x1b\[(?:[0-9;]*;)?3[0-9]", text)
     monkeypatch.setenv("TERM", "dumb")
-    assert printed(scenario_5(), first=first) == re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert printed(scenario_5(), first=first) == plain == re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def test_a_terminal_without_the_signs_gets_others():
-    """Where stars and long dashes cannot be encoded, plain signs stand in for them and nothing
-    fails.
-    """
+    """Where stars and long dashes cannot be encoded, plain signs replace them and nothing fails."""
     raw = io.BytesIO()
-    file = io.TextIOWrapper(raw, encoding="ascii")
-    print_advice(scenario_4(), Console(file=file, width=80))
-    print_whole_answer(scenario_4(), Console(file=file, width=80))
-    file.flush()
+    console = Console(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=80)
+    print_advice(scenario_4(), console)
+    print_whole_answer(scenario_4(), console)
     text = raw.getvalue().decode("ascii")
     assert "*****" in text
     assert "2 x A100" in text
@@ -177,46 +155,40 @@ def test_the_last_line_says_where_the_rest_is(read_in, where):
     assert last.endswith(where)
 
 
-def test_on_a_small_screen_the_answer_leaves_room_for_the_menu():
+@pytest.mark.parametrize("make", [scenario_5, scenario_4, remedy_alone])
+def test_on_a_small_screen_the_answer_leaves_room_for_the_menu(make):
     """Fifteen lines of 24; on a large one the answer is as it is in the shell."""
-    for advice in (scenario_5(), scenario_4(), remedy_alone()):
-        small, large = (
-            len(printed(advice, height=rows, read_in="menu").splitlines()) for rows in (24, 60)
-        )
-        assert small <= min(16, large)
+    small, large = (
+        len(printed(make(), height=rows, read_in="menu").splitlines()) for rows in (24, 60)
+    )
+    assert small <= min(16, large)
 
 
 def test_what_may_end_the_run_is_told_first():
-    """Which of several models is meant, then a name nobody knows, then what was never tried;
-    what was assumed comes next, and what the screen says in another place is no warning there.
-    """
-    call = "no answer in the data holds a call"
+    """First the model that is meant, unknown or untried; then what was assumed; none twice."""
     ordered = (
         "model: 'qwen' may mean Qwen/Qwen3-8B, Qwen/Qwen3-4B: name one of them",
         "'qwen8b' is not a model we know by that name; taken as Qwen/Qwen3-8B",
         "these trainers were never run on an Apple GPU: try it",
         "'Phi-4' read as microsoft/phi-4",
-        call,
+        "no answer in the data holds a call",
         "all 2 GPUs are used: each holds the whole model",
     )
     elsewhere = (
         "no model was named: Qwen/Qwen3-8B is a suggestion",
         "it may not fit: it needs 21 GiB",
     )
-    said = (*ordered[::-1], *elsewhere, call)
+    said = (*ordered[::-1], *elsewhere, ordered[3])
     assert ordered_warnings(structs.replace(scenario_5(), warnings=said)) == ordered
 
 
 def test_a_rented_machine_is_paid_for_its_whole_time():
     """What is shown as cost is the whole time by the price, as the lines before it say."""
     estimate = scenario_5().recommendation.estimate
-    assert estimate.times is not None
-    assert whole_usd(estimate) == pytest.approx(
-        estimate.cost_usd * estimate.times.total_s / estimate.duration_s
-    )
-    assert whole_usd(estimate) > estimate.cost_usd
-    trained = structs.replace(estimate, times=None)
-    assert whole_usd(trained) == estimate.cost_usd
+    whole = estimate.cost_usd * estimate.times.total_s / estimate.duration_s
+    assert whole_usd(estimate) == pytest.approx(whole)
+    assert whole > estimate.cost_usd
+    assert whole_usd(structs.replace(estimate, times=None)) == estimate.cost_usd
 
 
 def test_the_next_command_asks_for_what_a_plan_still_needs():
@@ -268,16 +240,17 @@ def test_without_the_guides_table_the_page_still_answers():
 
 def test_a_candidate_is_explained_on_its_own():
     """The walk through the reasons prints verdict, reasons with rule and source, and memory."""
-    file = io.StringIO()
-    print_candidate(
-        scenario_5().alternatives[3], Console(file=file, width=80), methods=scenario_5().methods
+    advice, console = scenario_5(), Console(file=io.StringIO(), width=80)
+    print_candidate(advice.alternatives[3], console, methods=advice.methods)
+    text = " ".join(console.file.getvalue().split())
+    said = (
+        "sft+full: does not fit",
+        "rule fit/memory · source: estimate",
+        "the guide: for it: Best possible performance, Deep customization",
+        "; against it: Very expensive, Requires large GPU memory",
+        "78.1 GiB (between 70.3 GiB and 85.9 GiB)",
     )
-    text = " ".join(file.getvalue().split())
-    assert "sft+full: does not fit" in text
-    assert "rule fit/memory · source: estimate" in text
-    assert "the guide: for it: Best possible performance, Deep customization" in text
-    assert "; against it: Very expensive, Requires large GPU memory" in text
-    assert "78.1 GiB (between 70.3 GiB and 85.9 GiB)" in text
+    assert [words for words in said if words not in text] == []
 
 
 def test_every_method_has_words():
@@ -286,10 +259,10 @@ def test_every_method_has_words():
     assert set(schemes()) == {*updates(), "qlora"}
     names = [*objectives(), *schemes(), *remedies()]
     assert len({meaning_of(name) for name in names} - {"no description", ""}) == len(names)
+    for_each = [scheme.phrase_per_task for scheme in schemes().values()]
     phrases = [one.phrase for one in (*methods().objectives.values(), *schemes().values())]
-    phrases += [scheme.phrase_per_task for scheme in schemes().values()]
-    assert len(set(phrases) - {""}) == len(objectives()) + 2 * len(schemes())
-    assert all("{tasks}" in scheme.phrase_per_task for scheme in schemes().values())
+    assert len({*phrases, *for_each} - {""}) == len(objectives()) + 2 * len(schemes())
+    assert all("{tasks}" in phrase for phrase in for_each)
 
 
 def changed(advice, *, situation=None, recommendation=None, estimate=None, **more):
@@ -317,18 +290,14 @@ def test_an_amount_is_compared_with_its_limit():
 
 
 def test_a_signal_is_listed_once():
-    """A signal that the wizard asked for is shown by its own answer, not again in the list of
-    signals.
-    """
+    """A signal that the wizard asked for is shown by its own answer, not listed again."""
     told = answers(task="qa", facts_change_often=True, signals=("facts_change_often",))
     text = printed(changed(scenario_5(), situation={"answers": told}))
     assert " ".join(text.split()).count("the facts change every few weeks") == 1
 
 
 def test_an_unknown_model_is_why_time_is_unknown():
-    """Where the model is a name nobody can size, the sentences say that, not what the estimator
-    calls it.
-    """
+    """A name that nobody can size is named in the sentences, not what the estimator calls it."""
     unknown = {"duration_s": None, "unknown": ("model: its size is not known",)}
     advice = changed(scenario_5(), estimate=unknown, situation={"model": None})
     assert time_line(advice) == "Not known: the size of the model is not known."

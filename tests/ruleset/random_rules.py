@@ -1,8 +1,7 @@
-"""Small random rule sets, and what they mean when read plainly: every situation enumerated, no
-masks, no cells.
-"""
+"""Random small rule sets, read plainly by enumerating every situation, and files mistyped."""
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -83,14 +82,9 @@ def rules(draw: Any, number: int) -> Rule:
         "set": {key: draw(st.integers(1, 2)) for key in draw(keys)},
         "warn": {"say": "mind the paint"},
     }[kind]
-    layer = draw(st.sampled_from(LAYERS))
-    return Rule(
-        id=f"{layer}/r{number}", table="colours", kind=kind, layer=layer,
-        tier=draw(st.sampled_from(list(TIERS))) if kind == "recommend" else "", when=draw(whens()),
-        then=then,
-        because=f"reason {number}", sources=(),
-            spot=Spot(Document(f"random.yaml:{number + 1}:1", lambda: None)),
-    )  # fmt: skip
+    layer, tier = draw(st.sampled_from(LAYERS)), draw(st.sampled_from(list(TIERS)))
+    rule_id = f"{layer}/r{number}"
+    return coloured(rule_id, "", *draw(whens()), kind=kind, tier=tier, layer=layer, then=then)
 
 
 @st.composite
@@ -110,6 +104,17 @@ def made(several: tuple[Rule, ...], assume: tuple[Assumption, ...] = ()) -> Rule
     return Ruleset(
         facts=FACTS, tables={"colours": TABLE}, tiers=TIERS, layers=LAYERS[1:],
         rules={"colours": several}, disabled={}, sources={}, methods={}, digest="", assume=assume
+    )  # fmt: skip
+
+
+def coloured(
+    rule_id: str, outcome: str = "red", *when: Condition, kind: str = "recommend",
+    tier: str = "low", layer: str = "document", then: Mapping[str, Any] | None = None,
+) -> Rule:  # fmt: skip
+    return Rule(
+        id=rule_id, table="colours", kind=kind, layer=layer, when=when,
+        then=then or {"colour": outcome}, tier=tier if kind == "recommend" else "",
+        because=f"reason of {rule_id}", sources=(), spot=Spot(Document(rule_id, lambda: None)),
     )  # fmt: skip
 
 
@@ -142,32 +147,31 @@ def situations(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
             yield facts
 
 
-def firing(ruleset: Ruleset, facts: Mapping[str, Any]) -> list[Rule]:
+def firing(ruleset: Ruleset, facts: Mapping[str, Any], table: str = "colours") -> list[Rule]:
     return [
         rule
-        for rule in ruleset.rules["colours"]
+        for rule in ruleset.rules[table]
         if all(condition.holds(facts.get(condition.fact)) for condition in rule.when)
     ]
 
 
-def outcomes(rule: Rule) -> list[str]:
-    named = rule.then["colour"]
-    return list(named) if isinstance(named, list) else [named]
-
-
 class Plain:
-    """One situation, read plainly."""
+    """One situation, read plainly: latest layer, highest tier, smallest id, less what is forbidden."""
 
-    def __init__(self, ruleset: Ruleset, facts: Mapping[str, Any]) -> None:
-        self.fired = firing(ruleset, facts)
+    def __init__(self, ruleset: Ruleset, facts: Mapping[str, Any], table: str = "colours") -> None:
+        concluded, layers = ruleset.tables[table].concludes, ["base", *ruleset.layers]
+        self.fired = firing(ruleset, facts, table)
+        forbidden = [rule.then[concluded] for rule in self.fired if rule.kind == "forbid"]
         self.forbidden = {
-            outcome for rule in self.fired if rule.kind == "forbid" for outcome in outcomes(rule)
+            outcome for one in forbidden for outcome in (one if isinstance(one, list) else [one])
         }
-        recommending = [rule for rule in self.fired if rule.kind == "recommend"]
-        recommending.sort(key=lambda rule: (-LAYERS.index(rule.layer), -TIERS[rule.tier], rule.id))
-        self.alive = [rule for rule in recommending if rule.then["colour"] not in self.forbidden]
-        self.ranking = list(dict.fromkeys(rule.then["colour"] for rule in self.alive))
-        self.wanted = list(dict.fromkeys(rule.then["colour"] for rule in recommending))
+        recommending = sorted(
+            (rule for rule in self.fired if rule.kind == "recommend"),
+            key=lambda rule: (-layers.index(rule.layer), -ruleset.tiers[rule.tier], rule.id),
+        )
+        self.alive = [rule for rule in recommending if rule.then[concluded] not in self.forbidden]
+        self.ranking = list(dict.fromkeys(rule.then[concluded] for rule in self.alive))
+        self.wanted = list(dict.fromkeys(rule.then[concluded] for rule in recommending))
         self.winner = self.alive[0] if self.alive else None
         self.ties = [
             r
@@ -176,31 +180,60 @@ class Plain:
             and (r.layer, r.tier) == (self.winner.layer, self.winner.tier)
             and r.then != self.winner.then
         ]
-        self.settings: dict[str, set[Any]] = {}
         self.setting_rules: dict[str, list[Rule]] = {}
         for key in KEYS:
             setting = [rule for rule in self.fired if rule.kind == "set" and key in rule.then]
-            if setting:
-                latest = max(LAYERS.index(rule.layer) for rule in setting)
+            latest = max((layers.index(rule.layer) for rule in setting), default=None)
+            if latest is not None:
                 self.setting_rules[key] = [
-                    rule for rule in setting if LAYERS.index(rule.layer) == latest
+                    rule for rule in setting if layers.index(rule.layer) == latest
                 ]
-                self.settings[key] = {rule.then[key] for rule in self.setting_rules[key]}
+        self.settings = {
+            key: {rule.then[key] for rule in rules} for key, rules in self.setting_rules.items()
+        }
 
 
-def told(scheme: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a situation with what is known of one scheme there."""
-    method = update(schemes()[scheme].update)
-    server = facts.get("serve_with")
-    return {
+def ruled_out(rules: Iterable[Rule], scheme: str, facts: Mapping[str, Any]) -> bool:
+    """Whether one of these rules of `allowed` holds for the scheme, with what is known of it there."""
+    method, server = update(schemes()[scheme].update), facts.get("serve_with")
+    told = {
         **facts,
         "scheme": scheme,
         "fits": facts.get(f"fits_{scheme}"),
         "update_trains": method.trains,
         "loads_there": server in method.serves if server in SERVERS else None,
     }
+    return any(rule.first_failing(told) is None for rule in rules)
 
 
-def ruled_out(rules: Iterable[Rule], scheme: str, facts: Mapping[str, Any]) -> bool:
-    """Whether one of these rules of `allowed` holds for the scheme."""
-    return any(rule.first_failing(told(scheme, facts)) is None for rule in rules)
+# --------------------------------------------------------------------------- files
+
+ODD = ["[]", "{}", "null", "true", "no", "on", "-1", "1e999", "0x" + "f" * 30, "'x'", "[[1]]",
+       "{a: {b: 1}}", "!!set {a}", "&a b", "*a", "2026-11-25", '"\\0"', "{gte: x}", "{gte: true}",
+       "{gt: 1, gte: 2}", "~", "|", "unknown", "[unknown, {}]", "{1: 2}", "? a", "'", "\t",
+       "\u2028", "😀", "<<", "9" * 400]  # fmt: skip
+TOKEN = re.compile(r"[\w./+-]+|\"[^\"]*\"|\[[^\[\]]*\]|\{[^{}]*\}")
+LOST = ["token", "token", "token", "characters", "line", "double", "cut"]
+
+
+@st.composite
+def mangled(draw: Any, text: str) -> str:
+    """The text with something replaced, lost or doubled in up to three places."""
+    for kind in draw(st.lists(st.sampled_from(LOST), min_size=1, max_size=3)):
+        at, lines, tokens = (
+            draw(st.integers(0, len(text))),
+            text.split("\n"),
+            [*TOKEN.finditer(text)],
+        )
+        if kind == "token" and tokens:
+            token = draw(st.sampled_from(tokens))
+            text = text[: token.start()] + draw(st.sampled_from(ODD)) + text[token.end() :]
+        elif kind == "characters":
+            text = text[:at] + draw(st.text(max_size=3)) + text[at + draw(st.integers(0, 3)) :]
+        elif kind == "cut":
+            text = text[:at]
+        else:
+            number = draw(st.integers(0, len(lines) - 1))
+            lines[number : number + 1] = [lines[number]] * (2 * (kind == "double"))
+            text = "\n".join(lines)
+    return text

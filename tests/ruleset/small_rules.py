@@ -1,6 +1,4 @@
-"""A product in small: three steps, a few rules, one update and one objective, so that a finding
-stands alone.
-"""
+"""A product in small, of three steps, few rules and one method, so that a finding stands alone."""
 
 from pathlib import Path
 

@@ -1,22 +1,22 @@
-"""Each kind of finding, provoked by a small file: its words, its place to the column, its caret and
-its hint.
-"""
+"""Each kind of finding, by a small file: words, place, caret and hint; catalogues past a date."""
 
 import datetime
 import json
+import random
 from itertools import product
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
+from advisor.advice import linting
 from advisor.advice.linting import LintedRules, lint_rules, refuse_or_warn
-from advisor.cli import advise
-from advisor.ground.errors import InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_files import parse_yaml, read_shipped
 from advisor.plan.keys import setting_fault, setting_keys
 from advisor.render.lint import finding_text, lint_text
-from advisor.ruleset.lint import caused_by_user, lint
+from advisor.ruleset.lint import REFRESH_FILE, caused_by_user, lint, past_their_date
 from advisor.ruleset.load import load_rules
+from advisor.ruleset.model import SHIPPED_LAYERS
 from tests.ruleset.small_rules import small_rules
 
 TODAY = datetime.date(2026, 11, 25)
@@ -25,17 +25,14 @@ TODAY = datetime.date(2026, 11, 25)
 def report(tmp_path, overlay=None, **changed):
     """The report on the small product, or on what an overlay causes there."""
     root = small_rules(tmp_path, **changed)
-    shipped = lint(
-        load_rules(root=root), today=TODAY, setting_fault=setting_fault, keys=setting_keys()
-    )
+    given = {"today": TODAY, "setting_fault": setting_fault, "keys": setting_keys()}
+    shipped = lint(load_rules(root=root), **given)
     if overlay is None:
         return shipped
     path = Path("acme.yaml")
     path.write_text(overlay)
     merged = load_rules(overlays=(path,), root=root)
-    return caused_by_user(
-        lint(merged, today=TODAY, setting_fault=setting_fault, keys=setting_keys()), shipped, merged
-    )
+    return caused_by_user(lint(merged, **given), shipped, merged)
 
 
 @pytest.fixture(autouse=True)
@@ -44,53 +41,45 @@ def here(tmp_path, monkeypatch):
 
 
 def acme(table, *rules, more=""):
-    return (
-        f"overlay: acme\ntables:\n  {table}:\n"
-        + "".join(f"    - {rule}\n" for rule in rules)
-        + more
-    )
+    listed = "".join(f"    - {rule}\n" for rule in rules)
+    return f"overlay: acme\ntables:\n  {table}:\n{listed}{more}"
 
 
 def rule(name, when, then, more="tier: strong, "):
     return f"{{id: acme/{name}, {more}when: {when}, then: {then}, because: x, sources: [us]}}"
 
 
+def example(text):
+    return rule("a", "{task: write}", "{way: long}").removesuffix("}") + f", examples: [{text}]}}"
+
+
 def test_the_small_product_is_proved(tmp_path):
     """No error and no warning; every situation is counted."""
     found = report(tmp_path)
-    assert [(finding.severity, finding.id) for finding in found.findings] == []
+    assert found.findings == ()
     # task 3 x budget 3 x rows (under, at, over 1000, unknown) 4; way 2 x fits 3 x fits 3; update 2
     # x rows 4
     assert [proof.cells for proof in found.proofs] == [36, 18, 8]
 
 
-FINDINGS = {  # an overlay, where the finding is, what it says, and the hint
+FINDINGS = {  # an overlay, what is said of it with its place, and the hint
     "gap": (
         acme("way", rule("no", "{task: write}", "{way: [long, short]}", "kind: forbid, ")),
-        "acme.yaml:4:12",
-        (
-            "acme/no  error: leaves a gap: where task is write, nothing is recommended for "
-            "'way' [gap]"
-        ),
+        "acme.yaml:4:12  acme/no  error: leaves a gap: where task is write, nothing is"
+        " recommended for 'way' [gap]",
         "leave one way allowed",
     ),
     "gap by disabling": (
         "overlay: acme\ndisable:\n  - {rule: base/long, because: we never go far}\n",
-        "acme.yaml:3:12",
-        (
-            "error: disabling base/long leaves a gap: where task is write and budget is high "
-            "or not known and rows is under 1,000 or not known, nothing is recommended for "
-            "'way' [gap]"
-        ),
+        "acme.yaml:3:12  error: disabling base/long leaves a gap: where task is write and"
+        " budget is high or not known and rows is under 1,000 or not known, nothing is"
+        " recommended for 'way' [gap]",
         "recommend something in its place",
     ),
     "no way out": (
         acme("size", rule("no", "{way: short}", "{size: [big, small]}", "kind: forbid, ")),
-        "acme.yaml:4:12",
-        (
-            "acme/no  error: leaves no way out: where way is short, every size is forbidden, "
-            "whatever the hardware holds [no-way-out]"
-        ),
+        "acme.yaml:4:12  acme/no  error: leaves no way out: where way is short, every size"
+        " is forbidden, whatever the hardware holds [no-way-out]",
         "leave one size allowed",
     ),
     "conflict": (
@@ -99,11 +88,8 @@ FINDINGS = {  # an overlay, where the finding is, what it says, and the hint
             rule("a", "{task: write}", "{way: long}"),
             rule("b", "{rows: {gte: 5, lt: 9}}", "{way: short}"),
         ),
-        "acme.yaml:5:12",
-        (
-            "acme/b  error: two rules of tier 'strong' disagree where task is write and rows "
-            "is at least 5 and under 9: short here, long by acme/a [conflict]"
-        ),
+        "acme.yaml:5:12  acme/b  error: two rules of tier 'strong' disagree where task is"
+        " write and rows is at least 5 and under 9: short here, long by acme/a [conflict]",
         "give one of them another tier, or narrow its `when` (acme/a stands at acme.yaml:4:12)",
     ),
     "contradictory setting": (
@@ -112,35 +98,25 @@ FINDINGS = {  # an overlay, where the finding is, what it says, and the hint
             rule("a", "{update: lora}", "{rank: 8}", ""),
             rule("b", "{rows: {gte: 5}}", "{rank: 9}", ""),
         ),
-        "acme.yaml:5:12",
-        (
-            "acme/b  error: 'rank' gets two values where rows is at least 5 and update is "
-            "lora: 9 here, 8 by acme/a [contradictory-setting]"
-        ),
+        "acme.yaml:5:12  acme/b  error: 'rank' gets two values where rows is at least 5 and"
+        " update is lora: 9 here, 8 by acme/a [contradictory-setting]",
         "narrow one of them (acme/a stands at acme.yaml:4:12)",
     ),
     "unreachable": (
         acme("way", rule("a", "{rows: {gt: 5, lt: 6}}", "{way: long}")),
-        "acme.yaml:4:12",
-        (
-            "acme/a  error: can never fire: no situation satisfies rows is over 5 and under 6 "
-            "[unreachable]"
-        ),
+        "acme.yaml:4:12  acme/a  error: can never fire: no situation satisfies rows is over"
+        " 5 and under 6 [unreachable]",
         "correct its `when`, or remove it",
     ),
     "unreachable by an assumption": (
         acme("size", rule("a", "{fits_big: fits, fits_small: too_big}", "{size: big}")),
-        "acme.yaml:4:12",
-        (
-            "acme/a  error: can never fire: no situation satisfies fits_big is fits and "
-            "fits_small is too_big [unreachable]"
-        ),
+        "acme.yaml:4:12  acme/a  error: can never fire: no situation satisfies fits_big is"
+        " fits and fits_small is too_big [unreachable]",
         None,
     ),
     "unknown and never so": (
         acme("way", rule("a", "{task: unknown}", "{way: long}")),
-        "acme.yaml:4:12",
-        "acme/a  error: can never fire: 'task' is always known [unreachable]",
+        "acme.yaml:4:12  acme/a  error: can never fire: 'task' is always known [unreachable]",
         None,
     ),
     "never wins": (
@@ -149,8 +125,7 @@ FINDINGS = {  # an overlay, where the finding is, what it says, and the hint
             rule("a", "{task: [write, sort]}", "{way: long}"),
             rule("b", "{task: write}", "{way: short}", "tier: usual, "),
         ),
-        "acme.yaml:5:12",
-        "acme/b  warning: never wins: acme/a takes all its cases [never-wins]",
+        "acme.yaml:5:12  acme/b  warning: never wins: acme/a takes all its cases [never-wins]",
         "raise its tier, widen its `when`, or remove it",
     ),
     "redundant": (
@@ -159,47 +134,26 @@ FINDINGS = {  # an overlay, where the finding is, what it says, and the hint
             rule("a", "{task: [write, sort]}", "{way: long}"),
             rule("b", "{task: sort}", "{way: long}"),
         ),
-        "acme.yaml:5:12",
-        (
-            "acme/b  warning: changes nothing: acme/a already says the same wherever it fires "
-            "[redundant]"
-        ),
+        "acme.yaml:5:12  acme/b  warning: changes nothing: acme/a already says the same"
+        " wherever it fires [redundant]",
         None,
     ),
     "an example that fails": (
-        acme(
-            "way",
-            "{id: acme/a, tier: strong, when: {task: write}, then: {way: long}, because: x,"
-            " sources: [us], examples: [{given: {task: sort}, fires: true}]}",
-        ),
-        "acme.yaml:4:112",
-        (
-            "acme/a  error: its example should fire, but needs 'task is write', and task is "
-            "'sort' [example-fails]"
-        ),
+        acme("way", example("{given: {task: sort}, fires: true}")),
+        "acme.yaml:4:112  acme/a  error: its example should fire, but needs 'task is"
+        " write', and task is 'sort' [example-fails]",
         None,
     ),
     "an example that fires": (
-        acme(
-            "way",
-            "{id: acme/a, tier: strong, when: {task: write}, then: {way: long}, because: x,"
-            " sources: [us], examples: [{given: {task: write}, fires: false}]}",
-        ),
-        "acme.yaml:4:112",
-        "acme/a  error: its example should not fire, but every condition holds [example-fails]",
+        acme("way", example("{given: {task: write}, fires: false}")),
+        "acme.yaml:4:112  acme/a  error: its example should not fire, but every condition"
+        " holds [example-fails]",
         None,
     ),
     "an example beside the table": (
-        acme(
-            "way",
-            "{id: acme/a, tier: strong, when: {task: write}, then: {way: long}, because: x,"
-            " sources: [us], examples: [{given: {task: write, update: lora}, fires: true}]}",
-        ),
-        "acme.yaml:4:112",
-        (
-            "acme/a  warning: its example gives 'update', which table 'way' does not look at "
-            "[example-beside-the-table]"
-        ),
+        acme("way", example("{given: {task: write, update: lora}, fires: true}")),
+        "acme.yaml:4:112  acme/a  warning: its example gives 'update', which table 'way'"
+        " does not look at [example-beside-the-table]",
         None,
     ),
     "a review that is due": (
@@ -207,20 +161,17 @@ FINDINGS = {  # an overlay, where the finding is, what it says, and the hint
             "way",
             rule("a", "{task: write}", "{way: long}", "tier: strong, review_by: 2026-11-24, "),
         ),
-        "acme.yaml:4:34",
-        "acme/a  warning: was to be reviewed by 2026-11-24 [review-due]",
+        "acme.yaml:4:34  acme/a  warning: was to be reviewed by 2026-11-24 [review-due]",
         None,
     ),
     "an expired rule": (
         acme("way", rule("a", "{task: write}", "{way: long}", "tier: strong, status: expired, ")),
-        "acme.yaml:4:34",
-        "acme/a  warning: is expired, so it is not used [expired-rule]",
+        "acme.yaml:4:34  acme/a  warning: is expired, so it is not used [expired-rule]",
         None,
     ),
     "a draft": (
         acme("way", rule("a", "{task: write}", "{way: long}", "tier: strong, status: draft, ")),
-        "acme.yaml:4:34",
-        "acme/a  note: is a draft, so it is not used yet [draft-rule]",
+        "acme.yaml:4:34  acme/a  note: is a draft, so it is not used yet [draft-rule]",
         None,
     ),
     "a long reason": (
@@ -230,38 +181,29 @@ FINDINGS = {  # an overlay, where the finding is, what it says, and the hint
                 "because: x", f"because: {'long ' * 40}"
             ),
         ),
-        "acme.yaml:4:74",
-        "acme/a  warning: its reason has 199 characters [long-reason]",
+        "acme.yaml:4:74  acme/a  warning: its reason has 199 characters [long-reason]",
         None,
     ),
     "a setting nobody knows": (
         acme("settings", rule("a", "{update: lora}", "{rnak: 8}", "")),
-        "acme.yaml:4:12",
-        "acme/a  error: no stage has the key 'rnak' [unknown-setting]",
+        "acme.yaml:4:12  acme/a  error: no stage has the key 'rnak' [unknown-setting]",
         "did you mean 'rank'?",
     ),
     "a setting of the wrong type": (
         acme("settings", rule("a", "{update: lora}", "{learning_rate: fast}", "")),
-        "acme.yaml:4:12",
-        "acme/a  error: 'learning_rate' cannot be 'fast' [wrong-setting]",
+        "acme.yaml:4:12  acme/a  error: 'learning_rate' cannot be 'fast' [wrong-setting]",
         "allowed: a number above 0 and at most 1",
     ),
     "a switched-off check": (
         "overlay: acme\ndisable:\n  - {rule: base/big-too-big, because: we know better}\n",
-        "acme.yaml:3:12",
-        (
-            "warning: switches off base/big-too-big: what it rules out may then be "
-            "recommended, and will not run [fit-check-disabled]"
-        ),
+        "acme.yaml:3:12  warning: switches off base/big-too-big: what it rules out may then"
+        " be recommended, and will not run [fit-check-disabled]",
         None,
     ),
     "a shipped rule without effect": (
         acme("way", rule("a", "{budget: low}", "{way: long}")),
-        "rules/document/guide.yaml:5:12",
-        (
-            "document/cheap  note: never wins here, only under `--rules document`: acme/a "
-            "takes all its cases [only-under-document]"
-        ),
+        "rules/document/guide.yaml:5:12  document/cheap  note: never wins here, only under"
+        " `--rules document`: acme/a takes all its cases [only-under-document]",
         None,
     ),
 }
@@ -270,14 +212,14 @@ FINDINGS = {  # an overlay, where the finding is, what it says, and the hint
 @pytest.mark.parametrize("name", FINDINGS)
 def test_a_finding_has_its_words_and_its_place(tmp_path, name):
     """What is wrong, where to the column, the line with a caret, and the next step."""
-    overlay, at, said, hint = FINDINGS[name]
+    overlay, said, hint = FINDINGS[name]
     texts = [finding_text(finding) for finding in report(tmp_path, overlay).findings]
-    (text,) = (text for text in texts if text.startswith(f"{at}  {said}\n"))
-    path, line, column = at.split(":")
+    (text,) = (text for text in texts if text.startswith(f"{said}\n"))
+    path, line, column = said.partition("  ")[0].split(":")
     source = Path("rules" if path.startswith("rules/") else "", path.removeprefix("rules/"))
     shown = source.read_text().splitlines()[int(line) - 1]
     caret = " " * (len(line) + 4) + " | " + " " * (int(column) - 1) + "^"
-    whole = [f"{at}  {said}", f"    {line} | {shown}", caret, f"    hint: {hint}"]
+    whole = [said, f"    {line} | {shown}", caret, f"    hint: {hint}"]
     assert hint is None or text.splitlines() == whole
 
 
@@ -303,49 +245,39 @@ SHIPPED = {
 def test_shipped_rules_are_held_to_more(tmp_path, name):
     """A rule that never wins, or an outcome that nothing leads to, is an error there."""
     changed, expected = SHIPPED[name]
-    found = {
-        (finding.severity, finding.id, finding.rule)
-        for finding in report(tmp_path, **changed).findings
-    }
-    assert expected <= found, found
+    found = report(tmp_path, **changed).findings
+    assert expected <= {(finding.severity, finding.id, finding.rule) for finding in found}
 
 
 def test_too_many_cases_are_refused_at_the_files_own_rule(tmp_path):
     """A file whose thresholds multiply is told so instead of being proved for minutes."""
-    usual = "tier: usual, "
+    names = [f"s{i}" for i in range(12)]
+    fact = "{type: flag, origin: asked, signal: true, ask: Is it so?}"
+    facts = "".join(f"  {name}: {fact}\n" for name in names)
+    inputs = f"inputs: {{size: [{', '.join(names)}]}}\n"
     rules = [
-        rule(f"r{i}", f"{{way: {way}, fits_big: fits}}", "{size: big}", usual)
-        for i, way in enumerate(("short", "long", "short"))
+        rule(f"{name}{size}{number}", f"{{{name}: {value}}}", then, more)
+        for name, (value, size) in product(names, (("true", "small"), ("false", "big")))
+        for number, (then, more) in enumerate(
+            (("{say: x}", "kind: warn, "), (f"{{size: {size}}}", "tier: usual, "))
+        )
     ]
-    facts = "".join(
-        f"  s{i}: {{type: flag, origin: asked, signal: true, ask: Is it so?}}\n" for i in range(12)
-    )
-    inputs = f"inputs: {{size: [{', '.join(f's{i}' for i in range(12))}]}}\n"
-    for i, (value, size) in product(range(12), (("true", "small"), ("false", "big"))):
-        when = f"{{s{i}: {value}}}"
-        rules.append(rule(f"f{i}{size}", when, "{say: x}", "kind: warn, "))
-        rules.append(rule(f"t{i}{size}", when, f"{{size: {size}}}", usual))
     found = report(tmp_path, acme("size", *rules, more=f"facts:\n{facts}{inputs}")).findings
-    assert [(finding.id, finding.at) for finding in found if finding.id == "too-many-cases"] == [
-        ("too-many-cases", "acme.yaml:4:12")
-    ]
+    assert [finding.at for finding in found if finding.id == "too-many-cases"] == ["acme.yaml:4:12"]
 
 
 def test_the_last_line_counts_what_was_proved(tmp_path):
     """Tables, rules, situations, sets, examples, time, and the spread over tiers."""
-    text = lint_text(
-        LintedRules(
-            report=report(tmp_path), layers=("document", "evidence"), duration_s=0.0123, scenarios=2
-        )
+    linted = LintedRules(
+        report=report(tmp_path), layers=SHIPPED_LAYERS, duration_s=0.0123, scenarios=2
     )
-    assert text.splitlines()[0] == "layers: base < document < evidence"
-    assert text.splitlines()[1] == "tiers: rare 33%, usual 44%, strong 22%; must: 2 rules"
-    assert "3 tables, 13 rules: 62 different situations proved by" in text
-    assert "0 examples and 2 scenarios run; 12 ms" in text
-    assert text.splitlines()[-1] == "0 errors, 0 warnings, 0 notes"
+    first, second, *between, last = lint_text(linted).splitlines()
+    assert first == "layers: base < document < evidence"
+    assert second == "tiers: rare 33%, usual 44%, strong 22%; must: 2 rules"
+    assert "3 tables, 13 rules: 62 different situations proved by" in " ".join(between)
+    assert "0 examples and 2 scenarios run; 12 ms" in " ".join(between)
+    assert last == "0 errors, 0 warnings, 0 notes"
 
-
-# --------------------------------------------------------------------------- the command
 
 NO_WAY_OUT = (
     "{id: acme/no, kind: forbid, when: {}, then: {scheme: [full, lora, qlora, adapter, prefix]},"
@@ -353,7 +285,7 @@ NO_WAY_OUT = (
 )
 
 
-@pytest.mark.parametrize("layers", [("document", "evidence"), ("document",)])
+@pytest.mark.parametrize("layers", [SHIPPED_LAYERS, ("document",)])
 def test_the_shipped_rules_have_no_error_and_are_proved_quickly(layers):
     """`advise rules lint`: exit 0, under two seconds; so is the guide alone."""
     found = lint_rules(layers)
@@ -364,56 +296,115 @@ def test_the_shipped_rules_have_no_error_and_are_proved_quickly(layers):
         assert found.report.examples > 100
 
 
-def test_the_report_as_json(tmp_path):
-    """For scripts: every finding with file, line and column, and what was proved."""
+def test_a_file_with_errors_is_reported_as_json_and_decides_nothing(tmp_path, call):
+    """Every finding has its place, beside what was proved; advice is refused with that place."""
     path = tmp_path / "acme.yaml"
     path.write_text(acme("rank", NO_WAY_OUT))
-    done = CliRunner().invoke(advise, ["rules", "lint", "--json", "--rules", str(path)])
-    assert done.exit_code == 2
-    document = json.loads(done.stdout)
+    code, out, _ = call("rules", "lint", "--json", "--rules", path)
+    document = json.loads(out)
     finding = next(finding for finding in document["findings"] if finding["severity"] == "error")
+    text = "leaves no way out: where always, every scheme is forbidden, whatever the hardware holds"
     expected = {
         "id": "no-way-out", "rule": "acme/no", "file": str(path), "line": 4, "column": 12,
-        "text": "leaves no way out: where always, every scheme is forbidden, whatever the hardware"
-        " holds",
+        "text": text,
     }  # fmt: skip
     assert {key: finding[key] for key in expected} == expected
-    assert document["counts"]["error"] == 1
+    assert (code, document["counts"]["error"]) == (2, 1)
     assert {table["id"] for table in document["tables"]} == set(load_rules().tables)
-
-
-def test_a_file_with_errors_decides_nothing(tmp_path):
-    """What leaves no way out is refused with its place before any advice."""
-    path = tmp_path / "acme.yaml"
-    path.write_text(acme("rank", NO_WAY_OUT))
-    with pytest.raises(InputError, match=rf"{path}:4:12: acme/no leaves no way out"):
-        CliRunner().invoke(
-            advise,
-            ["--json", "--task", "qa", "--gpu", "unknown", "--rules", str(path)],
-            catch_exceptions=False,
-        )
+    code, _, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", path)
+    assert code == 2
+    assert f"{path}:4:12: acme/no leaves no way out" in err
 
 
 def test_warnings_about_a_file_are_said_once(tmp_path):
-    """A rule that never wins is told on standard error, the first time only; advice goes on."""
+    """An unused rule is told the first time only; shipped rules are not proved at every start."""
     path = tmp_path / "acme.yaml"
-    path.write_text(
-        acme(
-            "rank",
-            "{id: acme/a, tier: strong, when: {}, then: {scheme: qlora}, because: x, sources:"
-            " [guide]}",
-            "{id: acme/x, kind: warn, when: {}, then: {say: hello}, because: x, sources: [guide],"
-            " status: expired}",
-        )
-    )
+    say = "{id: acme/x, kind: warn, when: {}, then: {say: hello}, because: x, sources: [guide]"
+    path.write_text(acme("rank", f"{say}, status: expired}}"))
     ruleset = load_rules(overlays=(path,))
-    first = refuse_or_warn(ruleset, ("document", "evidence"))
-    assert [warning.partition(": ")[2] for warning in first] == [
-        "acme/x is expired, so it is not used"
-    ]
-    assert refuse_or_warn(ruleset, ("document", "evidence")) == ()
+    (warning,) = refuse_or_warn(ruleset, SHIPPED_LAYERS)
+    assert warning.partition(": ")[2] == "acme/x is expired, so it is not used"
+    assert refuse_or_warn(ruleset, SHIPPED_LAYERS) == ()
+    assert refuse_or_warn(load_rules(), SHIPPED_LAYERS) == ()
 
 
-def test_without_a_file_nothing_is_proved():
-    """Shipped rules are proved by the linter and the tests, not at every start."""
-    assert refuse_or_warn(load_rules(), ("document", "evidence")) == ()
+CATALOGUES = read_shipped(rules_dir() / "refresh.yaml", shape=REFRESH_FILE).data["catalogues"]
+PRICES = {"files": ["prices/*.yaml"], "days": 100, "how": "read it again"}
+DATED = """\
+compiled: "2026-11-01"
+providers:
+  a: {date: "2026-08-01", dates: {x: "2026-10-01"}}
+  b: {date: "2026-09-01"}
+"""
+REVIEW = 'review_by: "2026-11-01"\n'
+SOURCES = 'a: {checked: "2020-01-01", kind: paper}\nb: {checked: "2020-01-01", kind: vendor}\n'
+
+
+def past(text, day, **more):
+    """What is found in a file of prices on a day."""
+    files = [("prices/a.yaml", parse_yaml(text.encode(), name="a.yaml"))]
+    return list(past_their_date({"prices": {**PRICES, **more}}, files, day))
+
+
+@pytest.mark.parametrize(
+    ("text", "day", "more", "said"),
+    [
+        # From the day after the span on, once a file with the oldest place.
+        (DATED, "2026-11-09", {}, None),
+        (
+            DATED,
+            "2026-11-10",
+            {},
+            "a.yaml:3:13: past-its-date: 1 of 4 dates are more than 100 days old, since 2026-08-01"
+            " at the earliest",
+        ),
+        (DATED, "2027-11-10", {}, "a.yaml:3:13: past-its-date: 4 of 4 dates"),
+        # `review_by` is watched in catalogues as it is in rules.
+        (REVIEW, "2026-11-01", {}, None),
+        (REVIEW, "2026-11-02", {}, "a.yaml:1:12: review-due: was to be reviewed by 2026-11-01"),
+        # A paper stays as it was read.
+        (SOURCES, "2026-11-02", {"but_not": ["paper"]}, "a.yaml:2:14: past-its-date: the date is"),
+    ],
+)
+def test_a_date_is_told_from_the_day_on_that_it_is_too_old(text, day, more, said):
+    """With the place of the oldest, and how many dates of the file are too old."""
+    found = past(text, datetime.date.fromisoformat(day), **more)
+    told = [f"{finding.at}: {finding.id}: {finding.text}" for finding in found]
+    assert len(told) == (said is not None)
+    assert not told or told[0].startswith(said)
+
+
+def test_a_later_day_never_finds_less():
+    """Whatever is due stays due until somebody sets a new date."""
+    rng = random.Random(7)
+    start = datetime.date(2026, 1, 1)
+    for _ in range(200):
+        days = [start + datetime.timedelta(days=rng.randrange(600)) for _ in range(5)]
+        text = "".join(f'p{i}: {{date: "{day}"}}\n' for i, day in enumerate(days))
+        first = start + datetime.timedelta(days=rng.randrange(900))
+        before = past(text, first)
+        assert bool(before) == any((first - day).days > PRICES["days"] for day in days)
+        later = first + datetime.timedelta(days=rng.randrange(1, 300))
+        assert len(past(text, later)) >= len(before)
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+def test_every_catalogue_is_dated(name):
+    """Each pattern names files, and in some of them is a date: ten years on all are warned of."""
+    found = [list(rules_dir().glob(pattern)) for pattern in CATALOGUES[name]["files"]]
+    assert all(found)
+    files = {
+        path.relative_to(rules_dir()).as_posix(): read_shipped(path)
+        for paths in found
+        for path in paths
+    }
+    assert list(past_their_date({name: CATALOGUES[name]}, files.items(), datetime.date(2036, 1, 1)))
+
+
+def test_the_linter_tells_what_is_past_its_date(monkeypatch):
+    """`advise rules lint` says so for the shipped files, as a warning that fails nothing."""
+    monkeypatch.setattr(linting, "_today", lambda: datetime.date(2036, 1, 1))
+    told = [one for one in linting.lint_rules().report.findings if one.id == "past-its-date"]
+    assert {finding.about[0] for finding in told} == set(CATALOGUES)
+    assert {finding.severity for finding in told} == {"warning"}
+    assert all(finding.at.startswith("rules/") and finding.hint for finding in told)

@@ -1,35 +1,80 @@
-"""Loading rules: every fault is located, and nothing in a rule file can do harm."""
+"""Rule files: what they add and what is refused, with its place, quickly and without harm."""
+
+import re
+import time
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
+from advisor.advice.linting import lint_rules, refuse_or_warn
 from advisor.ground.errors import InputError
+from advisor.ruleset.layers import MAX_OWN_RULES
 from advisor.ruleset.load import load_rules
+from advisor.ruleset.model import SHIPPED_LAYERS
+from tests.conftest import examples
+from tests.ruleset.random_rules import mangled
 
-GOOD = """overlay: acme
+WHOLE = """version: 1
+overlay: acme
+about: what the rules of this file are for
+facts:
+  contains_customer_data: {type: flag, origin: asked, signal: true, order: 200, ask: "Do the data hold customers' names?", ask_when: {task: [qa]}, unknown: not known to}
+values:
+  serve_with: {gateway: {label: Our gateway, help: behind the firewall}}
+inputs: {rank: [contains_customer_data, serve_with]}
+sources: {handbook: {title: Handbook, url: "https://example.com", checked: "2026-01-01", kind: document}}
 tables:
   rank:
     - id: acme/no-full
       kind: forbid
-      when: {}
-      then: {scheme: full}
-      because: Policy 12 of the house.
-      sources: [policy]
-sources:
-  policy: {title: Policy 12}
+      when: {contains_customer_data: true, gpus: [unknown, {gte: 1, lt: 8}, 12]}
+      then: {scheme: [full, prefix]}
+      because: "Policy 12."
+      sources: [handbook, guide]
+      confidence: practice
+      status: active
+      review_by: 2030-01-01
+      unless_note: "not in the laboratory"
+      examples: [{given: {contains_customer_data: true, gpus: 2}, fires: true}, {given: {}, fires: false}]
+    - {id: acme/gateway, tier: strong, when: {serve_with: gateway, budget: low}, then: {scheme: qlora}, because: "Cheap.", sources: [handbook]}
+    - {id: acme/say, kind: warn, when: {}, then: {say: Ask Ann.}, because: "Policy 13.", sources: [handbook]}
+    - {id: acme/small-cards, tier: must, when: {fits: {lora: [tight, split]}, candidate_schemes: lora}, then: {scheme: qlora}, because: "Long rows.", sources: [handbook]}
+  allowed:
+    - {id: acme/no-prefix, when: {scheme: prefix, fits: [tight, split], priority: quality}, because: "Policy 14.", sources: [handbook]}
+  settings:
+    - {id: acme/rank, when: {update: lora, params_b: {gte: 30}}, then: {rank: 64, target_modules: [q_proj, v_proj]}, because: "Ours.", sources: [handbook]}
+disable:
+  - {rule: document/scenario-5, because: "We own the cards."}
 """
 
 
-def overlay(tmp_path, text, name="acme.yaml"):
-    path = tmp_path / name
-    path.write_text(text)
-    return load_rules(overlays=(path,))
+def attempt(path: Path) -> str:
+    """'' where the file is taken, else the error's text; anything but an InputError fails."""
+    start = time.process_time()
+    faults, said = (), ""
+    try:
+        refuse_or_warn(load_rules(overlays=(path,)), ("document", "evidence"))
+    except InputError as error:
+        faults, said = error.faults, error.text()
+    assert all(
+        fault.headline.startswith((str(path), "reading stopped after")) for fault in faults
+    ), said
+    assert time.process_time() - start < 5
+    return said
 
 
 def test_an_overlay_adds_rules_of_its_own(tmp_path):
-    """A company's file becomes the last layer."""
-    rules = overlay(tmp_path, GOOD)
+    """A company's file becomes the last layer; files below are made of it."""
+    path = tmp_path / "acme.yaml"
+    path.write_text(WHOLE)
+    assert attempt(path) == ""
+    rules = load_rules(overlays=(path,))
     assert rules.layers == ("document", "evidence", "acme")
-    assert rules.rule("acme/no-full").because == "Policy 12 of the house."
+    assert rules.rule("acme/no-full").because == "Policy 12."
+    assert rules.rule("document/scenario-5") is None
+    assert rules.disabled == {"document/scenario-5": "We own the cards."}
 
 
 def test_every_shipped_rule_has_a_short_reason():
@@ -37,65 +82,6 @@ def test_every_shipped_rule_has_a_short_reason():
     rules = [rule for table in load_rules().rules.values() for rule in table]
     assert len(rules) > 60
     assert all(rule.because and rule.sources and len(rule.because) <= 160 for rule in rules)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (
-            ("scheme: full", "scheme: ful"),
-            r"acme\.yaml:\d+:\d+: unknown scheme 'ful'[\s\S]*did you mean 'full'",
-        ),
-        (("when: {}", "when: {budgt: low}"), "unknown fact 'budgt'"),
-        (("when: {}", "when: {budget: lo}"), "'budget' cannot be 'lo'"),
-        (("when: {}", "when: {task: qa}"), "does not look at 'task'"),
-        (("when: {}", "when: {gpus: {gte: two}}"), "'gpus' cannot be"),
-        (("kind: forbid", "kind: forbidden"), r"`kind` is 'forbidden'[\s\S]*did you mean 'forbid'"),
-        (("because: Policy 12 of the house.", "becuse: x"), "unknown key 'becuse'"),
-        (("sources: [policy]", "sources: []"), "`sources` is an empty list"),
-        (("sources: [policy]", "sources: [polcy]"), "unknown source 'polcy'"),
-        (("id: acme/no-full", "id: other/no-full"), "ids of this file start with 'acme/'"),
-        (("  rank:\n", "  rnak:\n"), "unknown table 'rnak'"),
-        (("overlay: acme", "overlay: document"), "the name 'document' is taken"),
-        (("tables:", "tabels:"), "unknown key 'tabels'"),
-    ],
-)
-def test_a_wrong_rule_is_located(tmp_path, change, said):
-    """A typo in a rule fails at load with file, line, column and the nearest name."""
-    with pytest.raises(InputError, match=said):
-        overlay(tmp_path, GOOD.replace(*change))
-
-
-@pytest.mark.parametrize(
-    ("entry", "said"),
-    [
-        ('{id: x, rules: [evidence/nowhere], says: "no", sources: [trl]}', "unknown rule"),
-        ('{id: x, rules: [evidence/pairs], says: "no", sources: [nobody]}', "unknown source"),
-        ("{id: x, rules: [evidence/pairs], sources: [trl]}", "says"),
-    ],
-)
-def test_a_conflict_about_nothing_is_refused(entry, said, tmp_path):
-    """Files of one's own may name experts who disagree; each name is checked, located."""
-    with pytest.raises(InputError) as error:
-        overlay(tmp_path, f"overlay: acme\nconflicts:\n  - {entry}\n")
-    assert "acme.yaml:3" in error.value.text()
-    assert said in error.value.text()
-
-
-def test_disabling_needs_a_reason_and_a_known_rule(tmp_path):
-    """A rule is switched off by name, with a reason that is kept."""
-    disable = "overlay: acme\ndisable:\n  - {{rule: document/{}}}\n"
-    rules = overlay(tmp_path, disable.format("scenario-5, because: We own the cards."))
-    assert rules.rule("document/scenario-5") is None
-    assert rules.disabled == {"document/scenario-5": "We own the cards."}
-    for number, (text, said) in enumerate(
-        (
-            ("scenari-5, because: x", "did you mean 'document/scenario-5'"),
-            ("scenario-5", "a reason is required"),
-        )
-    ):
-        with pytest.raises(InputError, match=said):
-            overlay(tmp_path, disable.format(text), name=f"{number}.yaml")
 
 
 def test_all_values_but_some_are_named_with_not(tmp_path):
@@ -106,11 +92,203 @@ def test_all_values_but_some_are_named_with_not(tmp_path):
         "    - {id: mine/all-but, tier: usual, when: {task: {not: [qa, code]}}, then: {chain: sft},"
         " because: So., sources: [product]}\n"
     )
-    rule = load_rules(overlays=(path,)).rule("mine/all-but")
-    assert rule is not None
-    held = [rule.when[0].holds(task) for task in ("poems", "classification", "qa", "code", None)]
+    (condition,) = load_rules(overlays=(path,)).rule("mine/all-but").when
+    held = [condition.holds(task) for task in ("poems", "classification", "qa", "code", None)]
     assert held == [True, True, False, False, False]
     misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text(path.read_text().replace("qa, code", "qa, cod"))
-    with pytest.raises(InputError, match=r"(?s)value of 'task' 'cod'.*did you mean 'code'"):
-        load_rules(overlays=(misspelt,))
+    assert re.search(r"(?s)value of 'task' 'cod'.*did you mean 'code'", attempt(misspelt))
+
+
+@examples(5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(mangled(WHOLE).map(str.encode), st.binary(max_size=200)))
+def test_any_change_of_a_file_and_any_bytes_are_an_input_error_or_fine(tmp_path, raw):
+    """Never a traceback, always the file's name."""
+    path = tmp_path / f"f{abs(hash(raw))}.yaml"
+    path.write_bytes(raw)
+    attempt(path)
+
+
+SCENARIOS = """overlay: acme
+scenarios:
+  - id: one
+    given: {task: qa, data_rows: 4000, facts_change_often: false}
+    composition: sft+lora
+    fired: [document/scenario-1]
+    warned: [evidence/must-be-cited]
+    why_not: {full: document/scenario-2-full}
+    whatif: [{change: {budget: low}, composition: sft+qlora}]
+    why: "the team"
+  - {id: two, given: {objective: sft, update: lora, quantization: none}, settings: {rank: 16, target_modules: all-linear}, why: "us"}
+"""
+
+
+@examples(0.8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mangled(SCENARIOS))
+def test_any_change_of_a_scenario_is_a_finding_or_fine(tmp_path, text):
+    """Whatever stands in scenarios of one's own, the linter reports and does not break."""
+    path = tmp_path / "scenarios.yaml"
+    path.write_text(text, encoding="utf-8")
+    load_rules.cache_clear()
+    findings = lint_rules(SHIPPED_LAYERS, (path,)).report.findings
+    assert all(finding.at.startswith((str(path), "rules/")) for finding in findings)
+
+
+KEYS = [
+    ("version: 1", "version: {}"), ("overlay: acme", "overlay: {}"),
+    ("about: what the rules of this file are for", "about: {}"),
+    ("facts:\n  contains_customer_data: {type", "facts: {}\nx:\n  a: {type"),
+    ("serve_with: {gateway: {label: Our gateway, help: behind the firewall}}", "serve_with: {}"),
+    ("{rank: [contains_customer_data, serve_with]}", "{}"),
+    ("handbook: {title: Handbook, ", "handbook: {title: {}, "), ("id: acme/no-full", "id: {}"),
+    ("kind: forbid", "kind: {}"), ("contains_customer_data: true, gpus",
+    "contains_customer_data: {}, gpus"), ("fits: {lora: [tight, split]}", "fits: {}"),
+    ("{lora: [tight, split]}", "{lora: {}}"), ("fits: [tight, split]", "fits: {}"),
+    ("scheme: prefix", "scheme: {}"), ("gpus: [unknown, {gte: 1, lt: 8}, 12]", "gpus: {}"), ("then: {scheme: [full, prefix]}",
+    "then: {}"), ("[full, prefix]", "{}"), ('because: "Policy 12."', "because: {}"),
+    ("sources: [handbook, guide]", "sources: {}"), ("confidence: practice", "confidence: {}"),
+    ("status: active", "status: {}"), ("review_by: 2030-01-01", "review_by: {}"),
+    ('unless_note: "not in the laboratory"', "unless_note: {}"), ("tier: strong", "tier: {}"),
+    ("say: Ask Ann.", "say: {}"), ("rank: 64", "rank: {}"), ("[q_proj, v_proj]", "{}"),
+    ("rule: document/scenario-5", "rule: {}"), ('because: "We own the cards."', "because: {}"),
+    ("order: 200", "order: {}"), ("ask_when: {task: [qa]}", "ask_when: {}"), ("type: flag",
+    "type: {}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new"), KEYS, ids=[old[:25] for old, _ in KEYS])
+@pytest.mark.parametrize("wrong", ["[[1]]", "{a: [1]}", "-0.5"])
+def test_a_wrong_type_is_located_under_every_key(tmp_path, old, new, wrong):
+    """A list of lists, a map or a fraction where a rule file has a key: file, line and column."""
+    assert old in WHOLE
+    path = tmp_path / "acme.yaml"
+    path.write_text(WHOLE.replace(old, new.replace("{}", wrong, 1)))
+    said = attempt(path)
+    if old != "about: what the rules of this file are for":
+        assert re.match(rf"{re.escape(str(path))}:\d+:\d+: ", said), said
+
+
+HUGE = {
+    "huge": ("# " + "x" * 1_000_001, "larger than"),
+    "many values": ("[" + "1," * 400_000 + "1]", "more than 60,000 values"),
+    "deep flow": ("a: " + "[" * 900 + "]" * 900, "nested deeper"),
+    "deep blocks": ("".join(f"{' ' * i}a:\n" for i in range(1000)), "nested deeper"),
+    "deep marks": ("- " * 5000 + "a", "nested deeper"),
+    "deep keys": ("? " * 5000 + "a", "a key must be plain text"),
+    "billion laughs": ("a: &a [x, x]\n" + "".join(f"{'abcdefgh'[i + 1]}: &{'abcdefgh'[i + 1]} [*{'abcdefgh'[i]}, *{'abcdefgh'[i]}]\n" for i in range(7)),
+    "aliases"),
+    "alias as a key": ("a: &x b\n*x : 1\n", "aliases"),
+    "tag": ("a: !!python/object/apply:os.system [ls]\n", "tags"),
+    "tag of a key": ("!!python/name:os.system a: 1\n", "tags"),
+    "duplicate": ("overlay: x\noverlay: y\n", "given twice"),
+    "a key with a tag, twice": ("!!str overlay: x\noverlay: y\n", "given twice"),
+    "latin-1": ("about: caf\xe9\n".encode("latin-1"), "not UTF-8"),
+    "utf-16": ("overlay: x\n".encode("utf-16"), "not UTF-8"),
+    "nul": ("a: \0\n", "NUL"),
+    "binary": (b"\x7fELF" + bytes(range(256)) * 50, "NUL|not UTF-8"),
+    "control character": ("a: 1\nb: \x07\n", r":2: not valid YAML"),
+    "empty": ("", "a map with the keys"),
+    "only a comment": ("# nothing\n", "a map with the keys"),
+    "a list": ("- 1\n- 2\n", "a map with the keys"),
+    "a text": ("hello\n", "a map with the keys"),
+    "two documents": ("a: 1\n---\nb: 2\n", "not valid YAML"),
+    "too many rules": ("overlay: x\ntables:\n  rank:\n" + "    - {}\n" * (MAX_OWN_RULES + 1),
+    "rules in one file"),
+    "many faults": ("overlay: x\ntables:\n  rank:\n" + "    - {whn: 1}\n" * 250,
+    "more of the same input"),
+    "the shipped name": ("overlay: evidence\n", "is taken"),
+    "the name of a scheme": ("overlay: lora\n", "is taken"),
+}  # fmt: skip
+# What is written in place of what in the whole file above, and what is said.
+CHANGED = [
+    ("status: active", "status: no", "without quotes"),
+    ("serve_with: gateway", "serve_with: on", "without quotes"),
+    ("contains_customer_data: true, gpus: [", "contains_customer_data: yes, gpus: [",
+     "write true, false, or quote it"),
+    ("overlay: acme", "overlay: acme\n1: 2", "unknown key '1'"),
+    ("{gte: 30}", "{gte: 1e999}", "too large"),
+    ("{gte: 30}", "{gte: two}", "'params_b' cannot be"),
+    ("overlay: acme", "overlay: document", "the name 'document' is taken"),
+    ("id: acme/say", "id: document/say", "ids of this file start with 'acme/'"),
+    ("contains_customer_data:", "prompting_tried:", "exists already"),
+    ("gateway: {label", "vllm: {label", "has the value .vllm. already"),
+    ("{handbook: {title", "{guide: {title", "exists already"),
+    ("[contains_customer_data, serve_with]", "[contains_customer_data, serve_with, chain]",
+     "cannot be added"),
+    ("rank: 64", "rnak: 64", "did you mean 'rank'"),
+    ("rank: 64", "rank: lots", "'rank' cannot be 'lots'"),
+    ("[full, prefix]", "[smaller_model]", "leaves a gap"),
+    ("then: {scheme: qlora}", "then: {scheme: qlra}",
+     r"acme\.yaml:\d+:\d+: unknown scheme 'qlra'[\s\S]*did you mean 'qlora'"),
+    ("budget: low", "budgt: low", "unknown fact 'budgt'"),
+    ("budget: low", "budget: lo", "'budget' cannot be 'lo'"),
+    ("budget: low", "task: qa", "does not look at 'task'"),
+    ("kind: forbid", "kind: forbidden", r"`kind` is 'forbidden'[\s\S]*did you mean 'forbid'"),
+    ('because: "Policy 12."', "becuse: x", "unknown key 'becuse'"),
+    ("sources: [handbook, guide]", "sources: []", "`sources` is an empty list"),
+    ("sources: [handbook, guide]", "sources: [hanbook]", "unknown source 'hanbook'"),
+    ("  rank:\n", "  rnak:\n", "unknown table 'rnak'"),
+    ("tables:", "tabels:", "unknown key 'tabels'"),
+    ("document/scenario-5", "document/scenari-5", "did you mean 'document/scenario-5'"),
+    (', because: "We own the cards."', "", "a reason is required"),
+    # Who disagrees with a rule.
+    *(("disable:", f"conflicts:\n  - {{id: x, {entry}}}\ndisable:", rf"acme\.yaml:31:.*{said}")
+      for entry, said in (
+        ('rules: [evidence/nowhere], says: "no", sources: [trl]', "unknown rule"),
+        ('rules: [evidence/pairs], says: "no", sources: [nobody]', "unknown source"),
+        ("rules: [evidence/pairs], sources: [trl]", "says"),
+    )),
+]  # fmt: skip
+REFUSED = {
+    **HUGE,
+    **{new: (WHOLE.replace(old, new, 1), said) for old, new, said in CHANGED},
+    "no last way out": (
+        re.sub(
+            r"      examples: .*\n|contains_customer_data: true, gpus: \[.*12\]", "", WHOLE
+        ).replace("[full, prefix]", "[full, lora, qlora, adapter, prefix]"),
+        "no way out",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=[name[:40] for name in REFUSED])
+def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, said):
+    """Each typo or attack on a reader of rules is told with file and nearest name, in no time."""
+    path = tmp_path / "acme.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    start = time.process_time()
+    answer = attempt(path)
+    assert time.process_time() - start < 2  # a second on a machine that does nothing else
+    assert re.search(said, answer), answer
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.write_bytes(b"\x00\x01"), "NUL"),
+        (lambda path: path.write_text("- 1"), "a map with the keys"),
+    ],
+    ids=["missing", "folder", "binary", "list"],
+)
+def test_the_command_exits_with_2_and_works_again_without_the_file(call, tmp_path, make, said):
+    """With the file's name; without it the built-in rules answer as before."""
+    path = tmp_path / "acme.yaml"
+    make(path)
+    asked = ("--json", "--task", "qa", "--gpu", "unknown")
+    code, _, err = call(*asked, "--rules", path)
+    assert code == 2
+    assert re.search(rf"(?s){path}.*{said}", err), err
+    assert call(*asked)[0] == 0
+
+
+def test_the_linter_reports_an_unreadable_file_as_findings(call, tmp_path):
+    """`advise rules lint` on a broken file: place, line and caret as for any finding, exit 2."""
+    path = tmp_path / "acme.yaml"
+    path.write_text("overlay: acme\ntabels: {}\n")
+    code, out, _ = call("rules", "lint", "--rules", path)
+    assert code == 2
+    assert f"{path}:2:1  error: unknown key 'tabels'" in out
+    assert "    2 | tabels: {}\n      | ^" in out
+    assert "did you mean 'tables'?" in out

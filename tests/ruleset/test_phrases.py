@@ -59,23 +59,23 @@ def test_what_a_fact_says_holds_no_id_and_no_mark(fact):
     assert not re.search(r"[_\[\]{}|]", name_of(fact))
 
 
-def test_a_verb_has_two_forms():
-    """What is so, and what would have to be."""
-    facts = load_facts()
-    assert says(facts["memory_bound"], True) == "the GPU's memory is the tightest limit"
-    assert (
-        says(facts["memory_bound"], True, would=True) == "the GPU's memory were the tightest limit"
-    )
-    assert says(facts["facts_change_often"], False) == "the facts do not change every few weeks"
-    assert says(RULES.facts["fits_lora"], "too_big", would=True) == "LoRA did not fit"
-
-
-def test_numbers_are_read_as_people_write_them():
-    """Thousands by commas, three figures of a fraction, and no plural of one."""
-    facts = load_facts()
-    assert says(facts["data_rows"], 1500) == "you have 1,500 examples"
-    assert says(facts["n_tasks"], 1) == "one model serves 1 task"
-    assert says(facts["params_b"], 0.59604992) == "the model has 0.596 billion parameters"
+@pytest.mark.parametrize(
+    ("fact_id", "value", "would", "said"),
+    [
+        # As it is, and as it would have to be.
+        ("memory_bound", True, False, "the GPU's memory is the tightest limit"),
+        ("memory_bound", True, True, "the GPU's memory were the tightest limit"),
+        ("facts_change_often", False, False, "the facts do not change every few weeks"),
+        ("fits_lora", "too_big", True, "LoRA did not fit"),
+        # Thousands by commas, three figures of a fraction, and no plural of one.
+        ("data_rows", 1500, False, "you have 1,500 examples"),
+        ("n_tasks", 1, False, "one model serves 1 task"),
+        ("params_b", 0.59604992, False, "the model has 0.596 billion parameters"),
+    ],
+)
+def test_a_value_is_said_as_people_say_it(fact_id, value, would, said):
+    """A clause of a sentence, as it is or as it would have to be; numbers as people write them."""
+    assert says(RULES.facts[fact_id], value, would=would) == said
 
 
 @pytest.mark.parametrize(
@@ -102,23 +102,29 @@ def test_numbers_are_read_as_people_write_them():
 )
 def test_what_a_rule_wants_is_one_clause(fact_id, condition, said):
     """A bound, a value that may be unknown, and of most values the few that are left out."""
-    fact = load_facts()[fact_id]
-    assert wants(fact, Condition(fact=fact_id, **condition)) == said
+    assert wants(RULES.facts[fact_id], Condition(fact=fact_id, **condition)) == said
 
 
-def test_what_is_not_known_is_named():
+@pytest.mark.parametrize(
+    ("facts", "alone", "said"),
+    [
+        (["memory_bound"], True, "you have not said so"),
+        (["memory_bound", "facts_change_often"], True, "you have said neither"),
+        (
+            ["memory_bound"],
+            False,
+            "you have not said whether the GPU's memory is the tightest limit",
+        ),
+        (
+            ["depth", "budget"],
+            True,
+            "you have not said what should change in the model or how much it may cost",
+        ),
+    ],
+)
+def test_what_is_not_known_is_named(facts, alone, said):
     """A flag that was just named needs no second name; others are named."""
-    facts = load_facts()
-    one, other = facts["memory_bound"], facts["facts_change_often"]
-    assert not_known([one]) == "you have not said so"
-    assert not_known([one, other]) == "you have said neither"
-    assert not_known([one], alone=False) == (
-        "you have not said whether the GPU's memory is the tightest limit"
-    )
-    assert not_known([facts["depth"], facts["budget"]]) == (
-        "you have not said what should change in the model or how much it may cost"
-    )
-    assert named_with_flag(facts["depth"]) == "what should change in the model (`--depth`)"
+    assert not_known([RULES.facts[name] for name in facts], alone=alone) == said
 
 
 def test_a_label_becomes_part_of_a_sentence():
@@ -129,6 +135,7 @@ def test_a_label_becomes_part_of_a_sentence():
         "supervised fine-tuning, then a reward model, then reinforcement learning with PPO"
     )
     assert value_words(RULES.facts["scheme"], "qlora") == "QLoRA"
+    assert named_with_flag(RULES.facts["depth"]) == "what should change in the model (`--depth`)"
     assert joined(["a", "b", "c"]) == "a, b and c"
     assert clauses(["a", "b"]) == "a, and b"
 
@@ -144,5 +151,4 @@ def test_a_fact_of_a_users_file_needs_no_phrase(tmp_path):
             "version: 1\noverlay: own\nfacts: {holds_customer_data: {type: flag, origin: asked,"
             f' signal: true, ask: "Do the examples hold customers\' data? (names)"{extra}}}}}\n'
         )
-        rules = load_rules(overlays=(path,))
-        assert says(rules.facts["holds_customer_data"], True) == said
+        assert says(load_rules(overlays=(path,)).facts["holds_customer_data"], True) == said

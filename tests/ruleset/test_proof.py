@@ -1,16 +1,22 @@
-"""The proof says what enumerating every situation says, and its boxes are true and as general as
-they claim.
-"""
+"""A proof says what enumerating every situation says, and its boxes and assumptions are true."""
 
 import itertools
+from functools import cache
 
 from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from advisor.advice.case import Case
+from advisor.advice.facts import situation_facts
+from advisor.ground.types import Answer, AnswerSet, Gpu, Hardware
 from advisor.ruleset.facts import Fact
-from advisor.ruleset.model import Assumption, Condition, Interval, Rule
+from advisor.ruleset.load import load_rules
+from advisor.ruleset.model import Assumption, Condition, Interval
 from advisor.ruleset.proof import indistinguishable_values, prove
 from advisor.ruleset.space import Space, cells_of, in_words
+from advisor.situation.models import model_shape, shape_from_size
+from advisor.situation.types import Situation
 from tests.conftest import examples
 from tests.ruleset.random_rules import (
     FACTS,
@@ -23,6 +29,10 @@ from tests.ruleset.random_rules import (
     situations,
     with_rules,
 )
+from tests.ruleset.random_rules import coloured as rule
+
+RULES = load_rules()
+GIB = 2**30
 
 
 @examples(1.2)
@@ -32,18 +42,15 @@ def test_the_sets_of_firing_rules_are_exactly_those_that_occur(ruleset):
     rules = ruleset.rules["colours"]
     space = Space(ruleset, rules)
     found = space.sets()
-    occurring = {
-        sum(1 << i for i, rule in enumerate(rules) if rule in fired)
-        for fired in (firing(ruleset, facts) for facts in situations(ruleset))
-    }
-    assert set(found) == occurring
+
+    def fired(facts):
+        firing_now = firing(ruleset, facts)
+        return sum(1 << i for i, rule in enumerate(rules) if rule in firing_now)
+
+    assert set(found) == set(map(fired, situations(ruleset)))
     for state, chain in found.items():
-        facts = {
-            fact: space.cells[fact][index].value for fact, index in space.witness(chain).items()
-        }
-        assert (
-            sum(1 << i for i, rule in enumerate(rules) if rule in firing(ruleset, facts)) == state
-        )
+        witness = space.witness(chain).items()
+        assert fired({fact: space.cells[fact][index].value for fact, index in witness}) == state
 
 
 @examples(1.6)
@@ -59,26 +66,20 @@ def test_gaps_conflicts_winners_and_contradictions_are_those_of_an_enumeration(r
     }
     fired = {rule.id for case in plain for rule in case.fired}
     assert {rule.id for rule in proof.unreachable} == {rule.id for rule in rules} - fired
-    won = {case.winner.id for case in plain if case.winner}
-    twice = {
-        idle.rule.id for idle in proof.redundant if idle.rule.kind == "recommend"
-    } - won  # an equal says the same: told as redundant
-    assert {idle.rule.id for idle in proof.never_wins if not idle.key} | twice == {
+    winners = {case.winner.id: case.winner.then["colour"] for case in plain if case.winner}
+    twice = {idle.rule.id for idle in proof.redundant if idle.rule.kind == "recommend"}
+    # An equal says the same: told as redundant.
+    assert {idle.rule.id for idle in proof.never_wins if not idle.key} | (twice - set(winners)) == {
         rule.id for rule in rules if rule.kind == "recommend" and rule.id in fired
-    } - won
-    assert set(proof.never_concluded) == set(OUTCOMES) - {
-        case.winner.then["colour"] for case in plain if case.winner
-    }
+    } - set(winners)
+    assert set(proof.never_concluded) == set(OUTCOMES) - set(winners.values())
     for key in KEYS:
-        clashing = {
-            frozenset(pair)
-            for case in plain
-            for pair in itertools.combinations([r.id for r in case.setting_rules.get(key, [])], 2)
-        }
+        setting = [case.setting_rules.get(key, []) for case in plain]
         differing = {
-            pair
-            for pair in clashing
-            if len({rule.then[key] for rule in rules if rule.id in pair}) > 1
+            frozenset((one.id, other.id))
+            for several in setting
+            for one, other in itertools.combinations(several, 2)
+            if one.then[key] != other.then[key]
         }
         found = {
             frozenset((clash.first.id, clash.second.id))
@@ -87,7 +88,7 @@ def test_gaps_conflicts_winners_and_contradictions_are_those_of_an_enumeration(r
         }
         assert found <= differing
         assert bool(found) == bool(differing)
-        counted = {rule.id for case in plain for rule in case.setting_rules.get(key, [])}
+        counted = {rule.id for several in setting for rule in several}
         assert {idle.rule.id for idle in proof.never_wins if idle.key == key} == {
             rule.id
             for rule in rules
@@ -107,61 +108,52 @@ def test_without_redundant_rules_everything_stays(ruleset):
         before, after = Plain(ruleset, facts), Plain(rest, facts)
         for name in ("ranking", "wanted", "forbidden"):
             assert getattr(before, name) == getattr(after, name)
-        for key, values in before.settings.items():
-            assert len(values) > 1 or after.settings.get(key) == values
+        decided = {key: values for key, values in before.settings.items() if len(values) == 1}
+        assert decided == {key: after.settings.get(key) for key in decided}
 
 
 def test_a_rule_that_settles_two_values_below_it_is_not_redundant():
     """Without it two rules of an earlier layer would set a key to two values."""
-    one = rule("document/r0", kind="set")
-    settles = replace(one, then={"rate": 2})
-    below = replace(one, id="base/r1", layer="base", then={"rate": 2, "rank": 1})
-    other = replace(one, id="base/r2", layer="base", then={"rate": 1})
-    proof = prove(made((settles, below, other)), "colours")
-    assert "document/r0" not in {idle.rule.id for idle in proof.redundant}
+    settles = rule("document/r0", kind="set", then={"rate": 2})
+    below = rule("base/r1", kind="set", layer="base", then={"rate": 2, "rank": 1})
+    other = rule("base/r2", kind="set", layer="base", then={"rate": 1})
+    redundant = prove(made((settles, below, other)), "colours").redundant
+    assert settles not in [idle.rule for idle in redundant]
 
 
 @examples(1.2)
 @given(rulesets(assume=False))
 def test_a_gap_is_told_as_generally_as_it_goes(ruleset):
     """Everywhere inside nothing is recommended, and no fact of the box could be left out."""
+    deciding = [one for one in ruleset.rules["colours"] if one.kind in ("recommend", "forbid")]
+    space = Space(ruleset, deciding)
+    cases = [(facts, Plain(ruleset, facts).winner) for facts in situations(ruleset)]
     for hole in prove(ruleset, "colours").holes:
-        space = Space(
-            ruleset,
-            [rule for rule in ruleset.rules["colours"] if rule.kind in ("recommend", "forbid")],
-        )
-        empty = {
-            frozenset(facts.items()): Plain(ruleset, facts).winner is None
-            for facts in situations(ruleset)
-        }
 
-        def inside(facts, skip="", box=hole.box, space=space):
-            return all(
-                fact == skip or any(_in_cell(space, fact, index, facts.get(fact)) for index in held)
-                for fact, held in box.within.items()
-            )
+        def winners(left_out="", within=hole.box.within):
+            boxed = {fact: held for fact, held in within.items() if fact != left_out}
+            return [
+                winner
+                for facts, winner in cases
+                if all(_is_in(space, *one, facts.get(one[0])) for one in boxed.items())
+            ]
 
-        assert all(is_empty for facts, is_empty in empty.items() if inside(dict(facts)))
-        for fact in hole.box.within:
-            assert any(
-                not is_empty for facts, is_empty in empty.items() if inside(dict(facts), skip=fact)
-            ), hole.box.text
+        assert not any(winners())
+        assert all(any(winners(left_out=fact)) for fact in hole.box.within), hole.box.text
 
 
-def _in_cell(space, fact_id, index, value):
-    cell = space.cells[fact_id][index]
-    if FACTS[fact_id].type != "number" or value is None or cell.value is None:
-        return cell.value == value
-    if cell.is_point:
-        return value == cell.low
-    return (cell.low is None or value > cell.low) and (cell.high is None or value < cell.high)
-
-
-def rule(rule_id, outcome="red", *when, kind="recommend", tier="low", layer="document"):
-    return Rule(
-        id=rule_id, table="colours", kind=kind, layer=layer, when=when, then={"colour": outcome},
-        tier=tier if kind == "recommend" else "", because="x", sources=(),
-    )  # fmt: skip
+def _is_in(space, fact_id, held, value):
+    """Whether a value lies in one of these cells of a fact."""
+    cells = [space.cells[fact_id][index] for index in held]
+    if FACTS[fact_id].type != "number" or value is None:
+        return value in [cell.value for cell in cells]
+    return any(
+        value == cell.low
+        if cell.is_point
+        else (cell.low is None or value > cell.low) and (cell.high is None or value < cell.high)
+        for cell in cells
+        if cell.value is not None
+    )
 
 
 def is_(fact, *values, unknown=False):
@@ -198,28 +190,18 @@ def test_what_cannot_occur_is_no_gap():
 
 def test_a_signal_brings_what_it_implies():
     """Where one signal implies another, the first without the second does not occur."""
-    facts = {
-        **FACTS,
-        "louder": Fact(id="louder", type="flag", origin="asked", signal=True, implies=("stated",)),
-    }
-    ruleset = replace(
-        made((rule("document/a", "red", is_("louder", True), is_("stated", False, unknown=True)),)),
-        facts=facts,
-    )
-    assert [found.id for found in prove(ruleset, "colours").unreachable] == ["document/a"]
+    louder = Fact(id="louder", type="flag", origin="asked", signal=True, implies=("stated",))
+    alone = rule("document/a", "red", is_("louder", True), is_("stated", False, unknown=True))
+    ruleset = replace(made((alone,)), facts={**FACTS, "louder": louder})
+    assert prove(ruleset, "colours").unreachable == [alone]
 
 
 def test_a_required_or_concluded_fact_is_never_unknown():
     """A rule for an unknown task, or for a step that concluded nothing, can never fire."""
-    rules = (
-        rule("document/task", "red", is_("task", unknown=True)),
-        rule("document/earlier", "red", is_("earlier", unknown=True)),
-        rule("document/kind", "red", is_("kind", unknown=True)),
-    )
-    assert {found.id for found in prove(made(rules), "colours").unreachable} == {
-        "document/task",
-        "document/earlier",
-    }
+    names = ("task", "earlier", "kind")
+    rules = tuple(rule(f"document/{one}", "red", is_(one, unknown=True)) for one in names)
+    found = prove(made(rules), "colours").unreachable
+    assert {one.id for one in found} == {"document/task", "document/earlier"}
 
 
 def test_no_whole_number_lies_between_two_neighbours():
@@ -228,36 +210,28 @@ def test_no_whole_number_lies_between_two_neighbours():
     assert [cell.value for cell in cells_of(FACTS["rows"], [between])] == [0, 1, 2, 3, None]
     below = Condition(fact="rows", intervals=(Interval(high=0),))
     assert [cell.value for cell in cells_of(FACTS["rows"], [below])] == [0, 1, None]
-    assert any(
-        1 < cell.value < 2
-        for cell in cells_of(FACTS["size"], [replace(between, fact="size")])
-        if cell.value is not None
-    )
+    sizes = cells_of(FACTS["size"], [replace(between, fact="size")])
+    assert any(cell.value is not None and 1 < cell.value < 2 for cell in sizes)
 
 
 def test_cells_read_like_sentences():
     """A stretch of numbers is told by its bounds, a whole domain as known."""
     cells = cells_of(FACTS["rows"], [over("rows", 1000), over("rows", 50)])
-    words = [
-        in_words(FACTS["rows"], cells, chosen)
-        for chosen in ([0], [1, 2], [3, 4], [0, 5], [0, 1, 2, 3, 4], [1])
-    ]
-    assert words == [
-        "rows is under 50",
-        "rows is at least 50 and under 1,000",
-        "rows is at least 1,000",
-        "rows is under 50 or not known",
-        "rows is known",
-        "rows is 50",
-    ]
+    words = {
+        (0,): "rows is under 50",
+        (1, 2): "rows is at least 50 and under 1,000",
+        (3, 4): "rows is at least 1,000",
+        (0, 5): "rows is under 50 or not known",
+        (0, 1, 2, 3, 4): "rows is known",
+        (1,): "rows is 50",
+    }
+    assert {chosen: in_words(FACTS["rows"], cells, list(chosen)) for chosen in words} == words
 
 
 def test_a_rule_that_wins_only_where_others_are_forbidden_is_alive():
     """The last of a ranking counts as soon as prohibitions can take away what stands above it."""
     above, last = rule("document/a", "red", tier="high"), rule("document/b", "green")
-    assert [idle.rule.id for idle in prove(made((above, last)), "colours").never_wins] == [
-        "document/b"
-    ]
+    assert [idle.rule for idle in prove(made((above, last)), "colours").never_wins] == [last]
     forbid = rule("acme/no", "red", over("size", 1), kind="forbid", layer="acme")
     assert not prove(made((above, last, forbid)), "colours").never_wins
 
@@ -268,3 +242,72 @@ def test_values_that_no_rule_tells_apart_are_named():
     other = rule("document/b", "red", is_("task", "b", "a"))
     assert indistinguishable_values(made((one,)), "task") == [("b", "c")]
     assert indistinguishable_values(made((one, other)), "task") == []
+
+
+CHAINS = ("sft", "cpt>sft", "sft>rm>ppo", "dpo", "sft>dpo", "kto", "orpo", "grpo")
+REAL = (
+    "Qwen/Qwen3-8B", "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-30B-A3B",
+    "openai/gpt-oss-20b", "google/gemma-3-4b-it",
+)  # fmt: skip
+
+
+@cache
+def shape(name):
+    return model_shape(name)[0]
+
+
+def cards(count, memory, capability, **more):
+    gpu = Gpu(name="card", memory_total_bytes=memory, compute_capability=capability, **more)
+    return Hardware(kind="cuda", origin="stated", gpus=(gpu,) * count)
+
+
+STATED = {
+    "data_rows": [10, 500, 5000, 50_000, 1_000_000],
+    "data_tokens": [10_000, 1_000_000, 100_000_000],
+    "budget_usd": [1, 20, 500],
+    "budget_hours": [0.5, 5, 100],
+}
+
+
+@st.composite
+def estimated(draw):
+    """A situation whose model, machine, data and budget are drawn."""
+    size = draw(st.one_of(st.floats(0.05, 200), st.sampled_from(REAL)))
+    model = (
+        shape(size) if isinstance(size, str) else shape_from_size(int(size * 1e9), f"{size:.3g}B")
+    )
+    optional = {fact: st.sampled_from(values) for fact, values in STATED.items()}
+    known = draw(st.fixed_dictionaries({}, optional=optional))
+    kind = draw(st.sampled_from(["cuda", "cuda", "cuda", "cpu", "unknown"]))
+    memory = int(2 ** draw(st.floats(-1, 8)) * GIB)
+    hardware = Hardware(
+        kind=kind, origin="stated", ram_total_bytes=memory if kind == "cpu" else None
+    )
+    if kind == "cuda":
+        capability = draw(st.sampled_from([(7, 0), (7, 5), (8, 0), (9, 0), None]))
+        bf16 = None if capability is None else capability >= (8, 0)
+        hardware = cards(draw(st.sampled_from([1, 1, 2, 4, 8])), memory, capability, bf16=bf16)
+    answers = {fact: Answer(value=value, origin="flag") for fact, value in known.items()}
+    return Situation(answers=AnswerSet(known=answers), hardware=hardware, model=model)
+
+
+@examples(5)
+@given(estimated(), st.sampled_from(CHAINS))
+def test_a_base_in_4_bit_never_needs_more(situation, chain):
+    """QLoRA fits where LoRA or full does, unless the base cannot be quantised or is divided."""
+    facts = situation_facts(situation)
+    fits = Case.build(situation, RULES).coarse_fits(chain)
+    again = situation.model.stored is None
+    assert again == (situation.model.id != "openai/gpt-oss-20b")
+    possible = ("fits", "tight")
+    assert not again or fits["qlora"] != "too_big" or not {fits["lora"], fits["full"]} & {*possible}
+    facts |= {f"fits_{scheme}": fit for scheme, fit in fits.items()}
+    assert not RULES.contradictions(facts), fits
+
+
+def test_an_assumption_would_be_noticed():
+    """The sampled machines include those on which one scheme fits and another does not."""
+    hardware, model = cards(1, 12 * GIB, (8, 0)), shape("Qwen/Qwen3-8B")
+    small = Situation(answers=AnswerSet(known={}), hardware=hardware, model=model)
+    fits = Case.build(small, RULES).coarse_fits("sft")
+    assert (fits["lora"], fits["qlora"]) == ("too_big", "fits")

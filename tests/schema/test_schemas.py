@@ -1,23 +1,27 @@
-"""The JSON Schemas say what the loaders do."""
+"""Schemas say what loaders do, and `advise rules lint` reads every file that a command reads."""
 
 import json
 import re
-from pathlib import Path
+import shutil
+import subprocess
+import sys
 
 import jsonschema
 import pytest
 
-from advisor.ground.errors import MachineNotReady
 from advisor.ground.extras import all_extras
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import parse_yaml, read_yaml
+from advisor.probe import gpu_files
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
-from advisor.schema.build import SUFFIX, schemas, write_schemas
+from advisor.schema import build as catalogues
+from advisor.schema.build import SUFFIX, schemas
 from advisor.schema.parts import dumped
 from advisor.schema.rules import facts_schema
+from advisor.situation import catalogue
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 MODELINE = "# yaml-language-server: $schema="
 DRAFT_07 = {
     "$schema", "$ref", "title", "description", "default", "type", "enum", "const", "properties",
@@ -29,13 +33,8 @@ DRAFT_07 = {
 
 
 @pytest.fixture(scope="module")
-def rules():
-    return load_rules()
-
-
-@pytest.fixture(scope="module")
-def made(rules):
-    return schemas(rules)
+def made():
+    return schemas(load_rules())
 
 
 def resolved(part, schema):
@@ -45,56 +44,40 @@ def resolved(part, schema):
     return part
 
 
-def yaml_files():
-    """The rule files that are shipped, and those of the examples."""
-    examples = ROOT / "examples"
-    return [
-        *sorted(rules_dir().rglob("*.yaml")),
-        *(
-            path
-            for path in sorted(examples.rglob("*.yaml"))
-            if path.read_text(encoding="utf-8").startswith(MODELINE)
-        ),
-    ]
-
-
 def test_every_shipped_file_names_its_schema_and_fits_it(made):
-    """The first line leads into rules/schema/, and that schema accepts the file."""
-    files = yaml_files()
-    assert len(files) > 40
+    """Its first line leads into rules/schema/, and the schema there accepts it; so do examples."""
+    shipped = {
+        path: path.read_text(encoding="utf-8").partition("\n")[0]
+        for folder in (rules_dir(), ROOT / "examples")
+        for path in sorted(folder.rglob("*.yaml"))
+    }
     faults = []
-    for path in files:
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        assert first.startswith(MODELINE), f"{path} has no modeline"
+    for path, first in shipped.items():
+        if not (named := first.startswith(MODELINE)) and path.is_relative_to(ROOT / "examples"):
+            continue
+        assert named, f"{path} has no modeline"
         schema = (path.parent / first.removeprefix(MODELINE)).resolve()
         assert schema.parent == (rules_dir() / "schema").resolve(), path
         name = schema.name.removesuffix(SUFFIX)
         if name not in made and all_extras().broken:  # --hide-extra
             continue
-        validator = jsonschema.Draft7Validator(made[name])
-        faults += [
-            f"{path.name}: {list(error.absolute_path)}: {error.message[:300]}"
-            for error in validator.iter_errors(read_yaml(path).data)
-        ]
+        errors = jsonschema.Draft7Validator(made[name]).iter_errors(read_yaml(path).data)
+        faults += [f"{path.name}: {list(one.absolute_path)}: {one.message[:300]}" for one in errors]
+    assert len(shipped) > 40
     assert faults == []
 
 
 def test_schemas_are_written_where_they_are_looked_for(call, made, tmp_path):
-    """`advise rules schema --out DIR` writes every schema, whole."""
+    """`advise rules schema --out DIR` writes each schema whole, or says what to do if it cannot."""
     code, out, _ = call("rules", "schema", "--out", tmp_path / "new")
     written = sorted((tmp_path / "new").iterdir())
     assert (code, len(written)) == (0, len(made))
     assert f"{len(made)} JSON Schemas to {tmp_path / 'new'}" in out
-    for path in written:
-        assert json.loads(path.read_text(encoding="utf-8"))["title"]
+    assert all(json.loads(path.read_text(encoding="utf-8"))["title"] for path in written)
     assert call("rules", "--out", tmp_path)[0] == 2
-
-
-def test_a_folder_that_cannot_be_written_is_said(rules, tmp_path):
-    """Exit code 4 and the way out, as for whatever else cannot be written."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(MachineNotReady, match="--out DIR"):
-        write_schemas(rules, tmp_path / "file" / "below")
+    code, _, err = call("rules", "schema", "--out", tmp_path / "file" / "below")
+    assert (code, "--out DIR" in err) == (4, True)
 
 
 def test_the_text_of_a_schema_is_the_schema(made):
@@ -102,8 +85,7 @@ def test_the_text_of_a_schema_is_the_schema(made):
     for schema in made.values():
         text = dumped(schema)
         assert json.loads(text) == schema
-        wide = [line for line in text.splitlines() if len(line) > 120 and '": "' not in line]
-        assert wide == []
+        assert [line for line in text.splitlines() if len(line) > 120 and '": "' not in line] == []
 
 
 def test_each_fact_stands_in_a_schema_once(made):
@@ -115,19 +97,18 @@ def test_each_fact_stands_in_a_schema_once(made):
 
 
 def keywords(schema):
-    """Every keyword of a schema."""
-    if isinstance(schema, bool):
-        return
-    for key, value in schema.items():
+    """Every keyword of a schema; names of properties and values are none."""
+    for key, value in schema.items() if isinstance(schema, dict) else ():
         yield key
+        parts = []
         if key in ("properties", "definitions", "$defs", "patternProperties"):
-            for part in value.values():
-                yield from keywords(part)
+            parts = value.values()
         elif key in ("anyOf", "oneOf", "allOf"):
-            for part in value:
-                yield from keywords(part)
+            parts = value
         elif key in ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else"):
-            yield from keywords(value)
+            parts = [value]
+        for part in parts:
+            yield from keywords(part)
 
 
 def test_schemas_keep_to_what_older_editors_know(made):
@@ -139,23 +120,22 @@ def test_schemas_keep_to_what_older_editors_know(made):
         assert set(keywords(schema)) <= DRAFT_07, name
 
 
-def test_conditions_complete_every_value_of_every_fact_a_step_looks_at(rules, made):
+def test_conditions_complete_every_value_of_every_fact_a_step_looks_at(made):
     """An editor offers each input of a step, and for a choice each value and `unknown`."""
+    rules = load_rules()
     for schema in (made["layer"], made["axis"]):
-        for table in rules.tables.values():
-            if f"table.{table.id}" not in schema["$defs"]:
-                continue
-            when = schema["$defs"][f"table.{table.id}"]["properties"]["when"]["properties"]
-            assert list(when) == list(table.inputs)
-            for fact_id in table.inputs:
+        steps = {f"table.{table.id}": table.inputs for table in rules.tables.values()}
+        for name in steps.keys() & schema["$defs"].keys():
+            when = schema["$defs"][name]["properties"]["when"]["properties"]
+            assert list(when) == list(steps[name])
+            for fact_id, condition in when.items():
                 fact = rules.facts[fact_id]
-                definition = resolved(when[fact_id], schema)
-                offered = resolved(definition["anyOf"][0], schema)
-                if fact.type == "choice":
-                    while "anyOf" in offered:
-                        offered = resolved(offered["anyOf"][0], schema)
-                    assert offered["enum"] == list(dict.fromkeys([*fact.values, "unknown"]))
+                definition = offered = resolved(condition, schema)
                 assert not fact.ask or fact.ask in definition["description"]
+                while "anyOf" in offered:
+                    offered = resolved(offered["anyOf"][0], schema)
+                if fact.type == "choice":
+                    assert offered["enum"] == list(dict.fromkeys([*fact.values, "unknown"]))
 
 
 OVERLAY = """
@@ -202,18 +182,13 @@ for own, shipped in (
     PLAIN = PLAIN.replace(own, shipped)
 
 
-@pytest.fixture(scope="module")
-def layer_validator(made):
-    return jsonschema.Draft7Validator(made["layer"])
-
-
-def test_the_layer_schema_accepts_what_the_loader_accepts(layer_validator, tmp_path):
+def test_the_layer_schema_accepts_what_the_loader_accepts(made, tmp_path):
     """An overlay with every kind of entry fits both, and so does one that adds no names."""
     overlay = tmp_path / "acme.yaml"
     for text in (OVERLAY, PLAIN):
         overlay.write_text(text)
         load_rules(overlays=(overlay,))
-        layer_validator.validate(read_yaml(overlay).data)
+        jsonschema.validate(read_yaml(overlay).data, made["layer"], jsonschema.Draft7Validator)
 
 
 @pytest.mark.parametrize(
@@ -254,48 +229,113 @@ def test_the_layer_schema_accepts_what_the_loader_accepts(layer_validator, tmp_p
         (", because: \"We own the cards.\"", ""),
     ],
 )  # fmt: skip
-def test_the_layer_schema_marks_typical_mistakes(layer_validator, old, new):
+def test_the_layer_schema_marks_typical_mistakes(made, old, new):
     """A wrong fact, value, tier, key or shape is marked while it is typed."""
     text = PLAIN if old in PLAIN else OVERLAY
     assert text.count(old) == 1
-    assert list(
-        layer_validator.iter_errors(parse_yaml(text.replace(old, new), name="overlay").data)
-    )
+    data = parse_yaml(text.replace(old, new), name="overlay").data
+    assert not jsonschema.Draft7Validator(made["layer"]).is_valid(data)
 
 
-def test_the_facts_schema_marks_a_comma_that_splits_a_label(rules):
+def test_the_facts_schema_marks_a_comma_that_splits_a_label():
     """`label: Looked up, with a form` without quotes is two keys, the second of them nobody's."""
-    validator = jsonschema.Draft7Validator(facts_schema(rules.facts))
+    validator = jsonschema.Draft7Validator(facts_schema(load_rules().facts))
     text = (
         "version: 1\nfacts: {x: {type: choice, origin: asked, values: {a: {label: %s, help: h}}}}"
     )
-    assert not list(validator.iter_errors(parse_yaml(text % '"one, two"', name="x").data))
-    assert list(validator.iter_errors(parse_yaml(text % "one, two", name="x").data))
+    for label, is_valid in (('"one, two"', True), ("one, two", False)):
+        assert validator.is_valid(parse_yaml(text % label, name="x").data) == is_valid
 
 
-def test_the_answers_schema_accepts_the_documented_file(made):
-    """In both spellings; a misspelt key or an unknown signal does not fit."""
+GOOD_ANSWERS = {
+    "task": "qa", "budget": {"usd": 50}, "data": {"path": "x.jsonl", "rows": None},
+    "gpu": "RTX 4090", "signals": ["needs_citations"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "is_valid"),
+    [
+        ({}, True),
+        # The other spellings.
+        ({"budget": "low", "data": "x.jsonl", "gpu": {"name": "RTX 4090", "count": 2}}, True),
+        ({"tasks": {"legal": "legal.jsonl"}, "signals": {"rag_tried": True}}, True),
+        # A misspelt key or value, an unknown signal.
+        ({"budgt": "low"}, False),
+        ({"depth": "deep"}, False),
+        ({"signals": ["need_citations"]}, False),
+        ({"gpu": {"vram": 24}}, False),
+        ({"n_tasks": 0}, False),
+    ],
+)
+def test_the_answers_schema_accepts_the_documented_file(made, other, is_valid):
+    """In both spellings, without mistakes."""
     validator = jsonschema.Draft7Validator(made["answers"])
-    good = {
-        "task": "qa", "budget": {"usd": 50}, "data": {"path": "x.jsonl", "rows": None},
-        "gpu": "RTX 4090", "signals": ["needs_citations"],
-    }  # fmt: skip
-    validator.validate(good)
-    other = {
-        "budget": "low", "data": "x.jsonl", "gpu": {"name": "RTX 4090", "count": 2},
-        "tasks": {"legal": "legal.jsonl"}, "signals": {"rag_tried": True},
-    }  # fmt: skip
-    validator.validate({"task": "qa", **other})
-    wrong = {"signals": ["need_citations"]}, {"gpu": {"vram": 24}}, {"n_tasks": 0}
-    for bad in ({"budgt": "low"}, {"depth": "deep"}, *wrong):
-        assert list(validator.iter_errors({**good, **bad})), bad
+    assert validator.is_valid({**GOOD_ANSWERS, **other}) == is_valid
 
 
 def test_the_answers_schema_knows_every_answer(made):
     """Each fact that an answers file may state has its place in the schema."""
-    schema = made["answers"]
+    places = made["answers"]["properties"]
     for fact in load_facts().values():
         if fact.answer:
             group, _, key = fact.answer.partition(".")
-            assert not key or key in schema["properties"][group]["anyOf"][1]["properties"], fact.id
-            assert group in schema["properties"], fact.id
+            assert group in places, fact.id
+            assert not key or key in places[group]["anyOf"][1]["properties"], fact.id
+
+
+GPU = """version: 1
+gpus:
+  acme-one:
+    name: "Acme One"
+    bandwith_gb_s: 100
+"""
+MODEL = 'version: 1\nchecked: "2026-11-25"\nmodels:\n  acme/one:\n    lisence: mit\n'
+
+
+def test_every_fault_of_hardware_prices_and_models_is_told(call, tmp_path, monkeypatch, request):
+    """All at once, each with its line and the nearest name; of what is shipped there is none."""
+    assert catalogues.catalogue_faults() == ()
+    folder = tmp_path / "rules"
+    for name in ("hardware", "prices", "models", "remedies"):
+        shutil.copytree(rules_dir() / name, folder / name)
+    for module in (gpu_files, catalogue, catalogues):
+        monkeypatch.setattr(module, "rules_dir", lambda: folder)
+    for function in (gpu_files.catalogue_gpus, catalogue.organisation_models):
+        function.cache_clear()
+        request.addfinalizer(function.cache_clear)
+    (folder / "hardware" / "x.yaml").write_text(GPU)
+    (folder / "prices" / "x.yaml").write_text("version: 1\non_demand_usd_per_h: {acme-two: {}}\n")
+    (folder / "models" / "acme.yaml").write_text(MODEL)
+    code, out, _ = call("rules", "lint")
+    assert code == 2
+    told = " ".join(out.split())
+    expected = (
+        "rules/hardware/x.yaml:1:1 error: `vendor` is missing",
+        "rules/hardware/x.yaml:5:5 error: unknown key 'bandwith_gb_s'",
+        "did you mean 'bandwidth_gb_s'?",
+        "rules/prices/x.yaml:2:23 error: unknown GPU 'acme-two'",
+        "rules/models/acme.yaml:5:5 error: unknown key 'lisence'",
+    )
+    assert [words for words in expected if words not in told] == [], told[:3000]
+
+
+LISTED = """import json, sys
+opened = []
+sys.addaudithook(lambda event, given: event == "open" and opened.append(str(given[0])))
+from advisor.schema.build import catalogue_faults
+from advisor.ruleset.load import load_rules
+load_rules(), catalogue_faults()
+print(json.dumps(opened))
+"""
+
+
+def test_every_file_below_rules_is_read():
+    """No file that a command may read is left out."""
+    done = subprocess.run(
+        [sys.executable, "-c", LISTED], capture_output=True, text=True, check=True
+    )
+    folder = rules_dir()
+    files = {str(path) for path in folder.rglob("*.yaml") if path.parent != folder / "scenarios"}
+    assert len(files) > 100
+    assert files - set(json.loads(done.stdout)) == {str(folder / "refresh.yaml")}

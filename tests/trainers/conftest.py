@@ -12,17 +12,8 @@ import pytest
 from advisor.ground.progress import BYTES, Wait, board
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.plan.write import plan_text
-from tests.trainers.alignment import (
-    BETTER,
-    QUESTIONS,
-    REWARD,
-    WORSE,
-    keys_of,
-    stage_of,
-    stage_with,
-    trained,
-)
-from tests.trainers.runs import chat, write_rows
+from tests.trainers.alignment import BETTER, QUESTIONS, REWARD, WORSE, keys_of, stage_of, stage_with
+from tests.trainers.runs import chat, trained, write_rows
 from trainers.job.job import Job, make_job
 
 
@@ -34,6 +25,14 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(30)
     )
     return write_rows(tmp_path_factory.mktemp("data") / "chats.jsonl", rows)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_model: Path) -> Any:
+    """The tiny model's; shared, so not to be changed."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +61,9 @@ def apart(keys: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def job_in(folder: Path, stages: tuple[Stage, ...], *, model: Path, data: Path, **job: Any) -> Job:
-    """The job of the last stage, in the folder `run` below the given one unless the job says
-    otherwise.
-    """
+    """The job of the last stage, in `run` below the given folder unless the job says otherwise."""
     plan = Plan(name="test", model=str(model), data=PlanData(path=str(data)), stages=stages)
-    keys = {"run": folder / "run", **job}
-    return make_job(plan, stage=stages[-1].name, folder=folder, **keys)
+    return make_job(plan, stage=stages[-1].name, folder=folder, **{"run": folder / "run", **job})
 
 
 SMALL = {
@@ -118,9 +114,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def align(tiny_model: Path, pairs: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of one stage of a chain beside a reward own.py:score; keys of the job begin with job_,
-    `earlier` are the stages before it.
-    """
+    """A job of a stage with own.py:score; job_ keys are the job's, `earlier` the stages before."""
     (tmp_path / "own.py").write_text(REWARD)
 
     def build(objective: str, *, earlier: tuple[Stage, ...] = (), **keys: Any) -> Job:
@@ -148,18 +142,16 @@ def waits_heard() -> Iterator[list[tuple[str, int, int | None]]]:
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test fails if a stage loads a model."""
-    name = "trainers.start.loading.load_base"
-    monkeypatch.setattr(name, lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "trainers.start.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
+    )
 
 
 @pytest.fixture(scope="session")
 def trained_once(
     once: Callable[[str, Callable[[Path], object]], Path], tiny_model: Path, pairs: Path
 ) -> Callable[..., Job]:
-    """`trained_once(objective, update)`: the job of a stage that is trained once for all tests that
-    look at it, on the pairs. They change nothing in its folder; said.txt is what it said, and
-    heard.json its waits: (what, done, total), each time that one was heard.
-    """
+    """`trained_once(objective, update)`: a stage trained once for tests that leave it alone."""
 
     def job_of(objective: str, update: str = "lora") -> Job:
         stage = stage_of(objective, **keys_of(objective, update))

@@ -1,12 +1,10 @@
-"""Small tokenizers with chat templates built like those of well-known model families.
-
-The templates are our own wording of their structure.
-"""
+"""Small tokenizers and random models like those of known families, with templates of our words."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 WORDS = [
@@ -46,9 +44,7 @@ def byte_level(
 
 
 def piece_level(special: tuple[str, ...], *, eos: str, bos: str) -> Any:
-    """A tokenizer over pieces in which a space belongs to the word behind it, with bytes for the
-    rest, as Llama 2, Mistral, Gemma and Phi-3 have.
-    """
+    """A tokenizer over pieces that begin with their space, and bytes, as Llama 2 and Gemma have."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -192,9 +188,7 @@ TAGGED_WHOLE = TAGGED.replace("{% endgeneration %}", "<|im_end|>\n{% endgenerati
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: its kind of tokenizer, its template, and what its model has to write for an
-    answer: the text before it, and the token that ends it.
-    """
+    """A model family: its tokenizer, its template, the text before an answer and the end token."""
 
     build: Callable[[], Any]
     template: str
@@ -215,16 +209,11 @@ class Family:
 
 
 IM_END = "<|im_end|>"
-LLAMA3_TOKENS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-MISTRAL_TOKENS = ("[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
-GEMMA_TOKENS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
-PHI3_TOKENS = ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-HARMONY_TOKENS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
 
 
-def im_tokenizer() -> Any:
-    special = ("<|endoftext|>", "<|im_start|>", IM_END, "<|im_sep|>")
-    return byte_level(special, eos=IM_END)
+im_tokenizer = partial(
+    byte_level, ("<|endoftext|>", "<|im_start|>", IM_END, "<|im_sep|>"), eos=IM_END
+)
 
 
 def plain_pieces(*more: str) -> Any:
@@ -236,23 +225,42 @@ FAMILIES = {
     "qwen3": Family(im_tokenizer, QWEN3, IM_END, last_lead="<think>\n\n</think>\n\n", tools=True),
     "smollm": Family(im_tokenizer, CHATML, IM_END),
     "llama3": Family(
-        lambda: byte_level(LLAMA3_TOKENS, eos="<|eot_id|>", bos="<|begin_of_text|>"),
+        lambda: byte_level(
+            ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+            eos="<|eot_id|>",
+            bos="<|begin_of_text|>",
+        ),
         LLAMA3,
         "<|eot_id|>",
         tools=True,
     ),
     "llama2": Family(plain_pieces, LLAMA2, " </s>", lead=" "),
     "mistral": Family(
-        lambda: plain_pieces(*MISTRAL_TOKENS), MISTRAL, "</s>", lead=" ", system=False, tools=True
+        lambda: plain_pieces(
+            "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"
+        ),
+        MISTRAL,
+        "</s>",
+        lead=" ",
+        system=False,
+        tools=True,
     ),
     "gemma": Family(
-        lambda: piece_level(GEMMA_TOKENS, eos="<eos>", bos="<bos>"),
+        lambda: piece_level(
+            ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), eos="<eos>", bos="<bos>"
+        ),
         GEMMA,
         "<end_of_turn>",
         system=False,
     ),
     "phi3": Family(
-        lambda: piece_level(PHI3_TOKENS, eos="<|endoftext|>", bos="<s>"), PHI3, "<|end|>"
+        lambda: piece_level(
+            ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+            eos="<|endoftext|>",
+            bos="<s>",
+        ),
+        PHI3,
+        "<|end|>",
     ),
     "phi4": Family(im_tokenizer, PHI4, IM_END),
     "zephyr": Family(plain_pieces, ZEPHYR, "</s>"),
@@ -264,7 +272,9 @@ FAMILIES = {
         lead=" ",
     ),
     "gpt-oss": Family(
-        lambda: byte_level(HARMONY_TOKENS, eos="<|return|>"),
+        lambda: byte_level(
+            ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"), eos="<|return|>"
+        ),
         HARMONY,
         "<|end|>",
         last_end="<|return|>",
@@ -281,3 +291,56 @@ def family_tokenizer(name: str) -> Any:
     tokenizer = FAMILIES[name].build()
     tokenizer.chat_template = FAMILIES[name].template
     return tokenizer
+
+
+# --------------------------------------------------------------------------- models
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+}
+
+
+def sizes(family: str) -> dict[str, int]:
+    """Of a tiny model. Qwen2 has no width of a head."""
+    return {key: value for key, value in SIZES.items() if family != "qwen2" or key != "head_dim"}
+
+
+def tiny(family: str, folder: Path, dtype: Any = None, *, louder: float = 1.0, **keys: Any) -> Path:
+    """The folder of a random model; `louder` multiplies its matrices, so that attention matters."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = byte_level(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), eos="<|im_end|>")
+    tokenizer.chat_template = CHATML
+    torch.manual_seed(0)
+    # llama.cpp stops at <|endoftext|> whatever the file says.
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+    config = AutoConfig.for_model(
+        family,
+        **{
+            **sizes(family),
+            "vocab_size": len(tokenizer),
+            "eos_token_id": ends,
+            "bos_token_id": tokenizer.bos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            **keys,
+        },
+    )
+    model = AutoModelForCausalLM.from_config(config).to(dtype or torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:  # all ones would hide a mistake
+                parameter.add_(torch.rand_like(parameter) / 2)
+            elif parameter.dim() == 1:  # biases are zeros
+                parameter.add_(torch.randn_like(parameter) / 4)
+            else:
+                parameter.mul_(louder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

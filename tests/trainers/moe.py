@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from advisor.plan.read import read_plan
+from trainers.job.job import make_job
 from trainers.job.machine import run_and_leave
 
 SHAPE = {
@@ -55,12 +57,7 @@ def tiny_mixture(family: str, **changed: Any) -> Any:
 
 
 def train_all(plans: Sequence[Path], *, part: str | None = None) -> None:
-    """Train the one stage of each plan into a folder beside it, in this process, which may be one
-    of several.
-    """
-    from advisor.plan.read import read_plan
-    from trainers.job.job import make_job
-
+    """Train each plan's stage into a folder beside it, in this process, maybe one of several."""
     for path in plans:
         plan = read_plan(path)
         (stage,) = plan.stages
@@ -70,10 +67,5 @@ def train_all(plans: Sequence[Path], *, part: str | None = None) -> None:
         import_module(f"trainers.{stage.objective}").train(job)
 
 
-def main() -> int:
-    train_all([Path(argument) for argument in sys.argv[1:]])
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run_and_leave(main))
+    sys.exit(run_and_leave(lambda: train_all(list(map(Path, sys.argv[1:]))) or 0))

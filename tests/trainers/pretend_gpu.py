@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
+from pkgutil import resolve_name
+from traceback import walk_stack
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -25,10 +26,10 @@ from unittest import mock
 import safetensors
 import safetensors.torch
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trainers.start import loading
 
@@ -49,51 +50,32 @@ GETTERS = {
 }
 
 
-class Storages:
-    """Which device the storages of living tensors are said to be on."""
-
-    def __init__(self) -> None:
-        # The weak reference keeps the address from being used again.
-        self._device: dict[int, tuple[StorageWeakRef, torch.device]] = {}
-        self._purge_at = 20_000
-
-    def device_of(self, tensor: torch.Tensor) -> torch.device | None:
-        """None for a tensor of which nothing is known: one made outside."""
-        try:
-            found = self._device.get(tensor.untyped_storage()._cdata)
-        except (NotImplementedError, RuntimeError):  # a wrapper of torch.func has none
-            inner = torch._C._functorch.get_unwrapped(tensor)
-            return self.device_of(inner)
-        return found[1] if found else None
-
-    def note(self, tensor: torch.Tensor, device: torch.device) -> None:
-        """Say where a tensor's storage is."""
-        if tensor.is_meta:
-            return
-        storage = tensor.untyped_storage()
-        self._device[storage._cdata] = (StorageWeakRef(storage), device)
-        if len(self._device) > self._purge_at:
-            self._device = {
-                key: value for key, value in self._device.items() if not value[0].expired()
-            }
-            self._purge_at = 20_000 + 2 * len(self._device)
+def noted_device(tensor: torch.Tensor) -> torch.device | None:
+    """Where its storage is said to be; None for a tensor that was made outside."""
+    try:
+        return getattr(tensor.untyped_storage(), "noted_device", None)
+    except (NotImplementedError, RuntimeError):  # a wrapper of torch.func has none
+        return noted_device(torch._C._functorch.get_unwrapped(tensor))
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+def note(tensor: torch.Tensor, device: torch.device) -> None:
+    """Say where a tensor's storage is: torch keeps the attribute as long as the storage lives."""
+    if not tensor.is_meta:
+        tensor.untyped_storage().noted_device = device
+
+
+def device_of(tensor: torch.Tensor) -> torch.device:
+    """What the tensor says when it is asked."""
+    return tensor.device if tensor.is_meta else noted_device(tensor) or HOST
+
+
+def tensors_in(values: Any) -> list[torch.Tensor]:
     """The tensors among arguments or results, also in lists."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values())
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 def asks_a_mask(func: Any, args: Any) -> bool:
-    """Whether an operation takes or writes what a mask chooses, of which the host has to know how
-    much it is: CUDA calls `nonzero` below the dispatcher. One value is written without.
-    """
+    """Whether an operation asks how much a mask chooses, which CUDA does below the dispatcher."""
     if func._opname not in INDEXING or ("put" in func._opname and args[2].numel() == 1):
         return False
     return any(one.dtype in (torch.bool, torch.uint8) for one in tensors_in(args[1:2]))
@@ -102,20 +84,16 @@ def asks_a_mask(func: Any, args: Any) -> bool:
 class Operations(TorchDispatchMode):
     """Gives each result of an operation the device of its inputs, and refuses mixed ones."""
 
-    def __init__(self, storages: Storages) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.storages = storages
         self.waits: list[str] = []  # where the host waits for the GPU
         self.depth = 0  # calls under way that were given a tensor of the GPU
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():
             kwargs = kwargs or {}
-            inputs = [
-                (tensor, self.storages.device_of(tensor) or HOST)
-                for tensor in tensors_in((args, kwargs))
-                if not tensor.is_meta
-            ]
+            given = tensors_in((args, kwargs))
+            inputs = [(tensor, device_of(tensor)) for tensor in given if not tensor.is_meta]
             on_gpu = any(device == GPU for _, device in inputs)
             if on_gpu:
                 self.check(func, args, inputs)
@@ -126,36 +104,32 @@ class Operations(TorchDispatchMode):
             if func._opname in COPIES and not func._opname.startswith("_to"):
                 return result
             for tensor in tensors_in((result,)):
-                if not tensor.is_meta and self.storages.device_of(tensor) is None:
-                    self.storages.note(tensor, device)
+                if not tensor.is_meta and noted_device(tensor) is None:
+                    note(tensor, device)
             return result
 
     def wait(self, what: str) -> None:
         """Note that the host waits for the GPU, and which module makes it."""
-        frame: Any = sys._getframe()
-        while frame and (
-            frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename
-        ):
-            frame = frame.f_back
-        self.waits.append(f"{what} in {frame.f_globals['__name__']}")
+        frames = (frame for frame, _ in walk_stack(sys._getframe()))
+        places = ((frame, frame.f_code.co_filename) for frame in frames)
+        asks = next(one for one, file in places if file != __file__ and "/torch/" not in file)
+        self.waits.append(f"{what} in {asks.f_globals['__name__']}")
 
     def check(self, func: Any, args: Any, inputs: list[tuple[torch.Tensor, torch.device]]) -> None:
         """Raise the RuntimeError of CUDA for an operation over both devices."""
         name = func._opname
         if name in COPIES:
             return
-        if name in INDEXING and (self.storages.device_of(args[0]) or HOST) == GPU:
+        if name in INDEXING and device_of(args[0]) == GPU:
             values = args[2:3] if "put" in name else ()
-            inputs = [(tensor, self.storages.device_of(tensor) or HOST)
-                      for tensor in tensors_in((args[0], values))]  # fmt: skip
-        strict = name.startswith(STRICT)
-        for tensor, device in inputs:
-            if device == HOST and (strict or tensor.dim()):
-                raise RuntimeError(
-                    "Expected all tensors to be on the same device, but found at least two"
-                    f" devices, cuda:0 and cpu! (aten.{name}: a host tensor of shape"
-                    f" {tuple(tensor.shape)}, {tensor.dtype})"
-                )
+            inputs = [(one, device_of(one)) for one in tensors_in((args[0], values))]
+        host = [tensor for tensor, device in inputs if device == HOST]
+        if wrong := [one for one in host if one.dim() or name.startswith(STRICT)]:
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices,"
+                f" cuda:0 and cpu! (aten.{name}: a host tensor of shape {tuple(wrong[0].shape)},"
+                f" {wrong[0].dtype})"
+            )
 
 
 class Calls(TorchFunctionMode):
@@ -163,26 +137,22 @@ class Calls(TorchFunctionMode):
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
-        self.operations, self.storages = operations, operations.storages
-
-    def device_of(self, tensor: torch.Tensor) -> torch.device:
-        return tensor.device if tensor.is_meta else self.storages.device_of(tensor) or HOST
+        self.operations = operations
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if getattr(func, "__name__", "") == "__get__":
-            getter = GETTERS.get(getattr(func, "__self__", None))
-            if getter is not None:
-                return getter(self.device_of(args[0]))
+        asked = func.__self__ if getattr(func, "__name__", "") == "__get__" else None
+        if asked in GETTERS:
+            return GETTERS[asked](device_of(args[0]))
         if func is torch.Tensor.get_device:
-            return 0 if self.device_of(args[0]) == GPU else -1
+            return 0 if device_of(args[0]) == GPU else -1
         if func is torch.device:
             return as_device(args[0]) if len(args) == 1 else func(*args, **kwargs)
         if func is torch.Tensor.pin_memory:
             return args[0]
-        if func in TO_NUMPY and self.device_of(args[0]) == GPU:
+        if func in TO_NUMPY and device_of(args[0]) == GPU:
             raise TypeError("can't convert cuda:0 device type tensor to numpy.")
-        on_gpu = any(self.device_of(tensor) == GPU for tensor in tensors_in((args, kwargs)))
+        on_gpu = any(device_of(tensor) == GPU for tensor in tensors_in((args, kwargs)))
         self.operations.depth += on_gpu
         try:
             if func is torch.Tensor.backward:
@@ -206,7 +176,7 @@ class Calls(TorchFunctionMode):
         elif func is torch.Tensor.cuda:
             wanted, func, args = GPU, torch.Tensor.to, (args[0], HOST)
         elif func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], torch.Tensor):
-            wanted = self.device_of(args[1])
+            wanted = device_of(args[1])
         elif isinstance(kwargs.get("device"), (str, int, torch.device)):
             wanted = as_device(kwargs["device"])
             kwargs["device"] = host_of(wanted)
@@ -220,10 +190,10 @@ class Calls(TorchFunctionMode):
         if wanted is None or wanted.type == "meta":
             result = func(*args, **kwargs)
             if func is torch.Tensor.__deepcopy__ or func is torch.Tensor.new_tensor:
-                self.storages.note(result, self.device_of(args[0]))
+                note(result, device_of(args[0]))
             return result
         moved = func in MOVES and isinstance(args[0], torch.Tensor)
-        same = moved and self.device_of(args[0]) == wanted
+        same = moved and device_of(args[0]) == wanted
         # To the host always, to the GPU unless told otherwise.
         if moved and not same and (wanted == HOST or not kwargs.get("non_blocking")):
             self.operations.wait(f"{func.__name__} {wanted}")
@@ -233,13 +203,8 @@ class Calls(TorchFunctionMode):
         for tensor in tensors_in((result,)):
             if moved and result.untyped_storage()._cdata == args[0].untyped_storage()._cdata:
                 result = tensor = tensor.clone()
-            self.storages.note(tensor, wanted)
+            note(tensor, wanted)
         return result
-
-
-def answer(value: Any, *_: Any, **__: Any) -> Any:
-    """The value, whatever was asked."""
-    return value
 
 
 class HostGenerator(torch.Generator):
@@ -266,28 +231,29 @@ def pretend_gpu(
     memory_bytes: int = 80 * 10**9,
 ) -> Iterator[Calls]:  # fmt: skip
     """Let this process believe in one GPU. Library code that asks torch is told the same."""
-    operations = Operations(Storages())
-    calls = Calls(operations)
-    bf16 = capability >= (8, 0)
-    about = SimpleNamespace(
-        name=name, total_memory=memory_bytes, major=capability[0], minor=capability[1],
-        multi_processor_count=108, gcnArchName="",
-    )  # fmt: skip
+    import_libraries()
+    from trl.kernels import chunked_divergence, chunked_logprob
+
+    calls = Calls(Operations())
     state = torch.zeros(16, dtype=torch.uint8)
-    nothing = (
-        "set_device", "synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed",
-        "manual_seed_all", "set_rng_state", "set_rng_state_all",
-    )  # fmt: skip
     values: dict[str, Any] = {
         "is_available": True, "device_count": 1, "current_device": 0,
         "max_memory_allocated": 2**20, "max_memory_reserved": 2**21, "memory_allocated": 2**20,
         "memory_reserved": 2**21, "mem_get_info": (memory_bytes, memory_bytes),
-        "get_device_capability": capability, "get_device_properties": about,
-        "get_device_name": name, **dict.fromkeys(nothing),
+        "get_device_capability": capability, "get_device_properties": SimpleNamespace(
+            name=name, total_memory=memory_bytes, major=capability[0], minor=capability[1],
+            multi_processor_count=108, gcnArchName="",
+        ),
+        "get_device_name": name, **dict.fromkeys((
+            "set_device", "synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed",
+            "manual_seed_all", "set_rng_state", "set_rng_state_all",
+        )),
     }  # fmt: skip
     answers: dict[str, Any] = {
-        **{attribute: partial(answer, value) for attribute, value in values.items()},
-        "is_bf16_supported": lambda including_emulation=True: bf16 or including_emulation,
+        **{attribute: mock.Mock(return_value=value) for attribute, value in values.items()},
+        "is_bf16_supported": lambda including_emulation=True: (
+            including_emulation or capability >= (8, 0)
+        ),
         "get_rng_state": lambda device=None: state.clone(),
         "get_rng_state_all": lambda: [state.clone()],
         "device": lambda device=None: nullcontext(),
@@ -302,36 +268,37 @@ def pretend_gpu(
         original(self, device_type, dtype, *args, **rest)
 
     def about_host(function: Any) -> Any:
-        def asked(device_type: str = "cuda", *args: Any) -> Any:
-            return function("cpu" if device_type == "cuda" else device_type, *args)
+        return lambda kind="cuda", *args: function("cpu" if kind == "cuda" else kind, *args)
 
-        return asked
-
-    import_libraries()
     grouped = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 
     def by_noted_device(tensors: Any, *args: Any) -> Any:
         """Optimizers group in C++, which sees the real device."""
         return {
-            (calls.device_of(lists[0][0]), dtype): (lists, places)
+            (device_of(lists[0][0]), dtype): (lists, places)
             for (_, dtype), (lists, places) in grouped(tensors, *args).items()
         }
 
-    random = [one for one in answers if "rng_state" in one or "seed" in one]
-    autocast = ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled",
-                "set_autocast_dtype")  # fmt: skip
     places = [
         (torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", by_noted_device),
         (clip_grad, "_group_tensors_by_device_and_dtype", by_noted_device),
         *((torch.cuda, attribute, value) for attribute, value in answers.items()),
-        *((torch.cuda.random, attribute, answers[attribute]) for attribute in random),
+        *((torch.cuda.random, name, answers[name]) for name in answers if "rng_state" in name),
+        *((torch.cuda.random, name, answers[name]) for name in ("manual_seed", "manual_seed_all")),
         (torch, "Generator", HostGenerator),
         (torch.version, "cuda", "12.8"),
         # The library found is the one for CPUs, which computes what the GPU's would.
-        (loading, "bitsandbytes_faults", partial(answer, [])),
+        (loading, "bitsandbytes_faults", mock.Mock(return_value=[])),
         (torch.amp.autocast_mode.autocast, "__init__", autocast_init),
-        *((torch, attribute, about_host(getattr(torch, attribute))) for attribute in autocast),
-        (safetensors.torch, "safe_open", OpenFile),
+        (torch, "is_autocast_enabled", about_host(torch.is_autocast_enabled)),
+        (torch, "get_autocast_dtype", about_host(torch.get_autocast_dtype)),
+        (torch, "set_autocast_enabled", about_host(torch.set_autocast_enabled)),
+        (torch, "set_autocast_dtype", about_host(torch.set_autocast_dtype)),
+        (safetensors.torch, "safe_open", open_file),
+        # TRL's fused head in its version without Triton, whose kernels need a real GPU; and its
+        # divergence with 16-bit products that are first made float32, as a CPU multiplies.
+        (chunked_logprob, "_TRITON_AVAILABLE", False),
+        (chunked_divergence, "_MM_OUT_DTYPE", False),
     ]
     with ExitStack() as stack:
         for place in places:
@@ -340,65 +307,31 @@ def pretend_gpu(
         stack.enter_context(mock.patch.dict(os.environ, HF_DEACTIVATE_ASYNC_LOAD="1"))
         stack.callback(forget_devices)
         # A plan for a GPU may choose TF32, which some processors have, too.
-        precision = torch.get_float32_matmul_precision()
-        stack.callback(torch.set_float32_matmul_precision, precision)
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         forget_devices()
-        stack.enter_context(without_triton())
-        stack.enter_context(operations)
+        stack.enter_context(calls.operations)
         stack.enter_context(calls)
         yield calls
 
 
-class OpenFile:
-    """An open file of weights whose tensors come to the device that was asked for: the library
-    itself would pin memory for a GPU.
-    """
-
-    def __init__(self, file: Any, framework: str, device: Any = "cpu", **rest: Any) -> None:
-        self.device = as_device(device)
-        self.file = safetensors.safe_open(file, framework, device="cpu", **rest)
-
-    def __enter__(self) -> OpenFile:
-        self.file.__enter__()
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        self.file.__exit__(*raised)
-
-    def keys(self) -> list[str]:
-        return list(self.file.keys())
-
-    def get_tensor(self, name: str) -> torch.Tensor:
-        return self.file.get_tensor(name).to(self.device)
-
-    def get_tensors(self) -> dict[str, torch.Tensor]:
-        return {name: self.get_tensor(name) for name in self.keys()}
+@contextmanager
+def open_file(
+    file: Any, framework: str, device: Any = "cpu", **rest: Any
+) -> Iterator[SimpleNamespace]:
+    """Weights for the asked device: the library itself would pin memory for a GPU."""
+    with safetensors.safe_open(file, framework, device="cpu", **rest) as found:
+        there = as_device(device)
+        yield SimpleNamespace(
+            get_tensors=lambda: {name: one.to(there) for name, one in found.get_tensors().items()}
+        )
 
 
 def import_libraries() -> None:
     """Import what trains before a GPU is pretended: some modules compile for it as they load."""
-    import bitsandbytes
-    import peft
-    import trl
-    from transformers import AutoModelForCausalLM, Trainer
-
-    assert all((bitsandbytes, peft, AutoModelForCausalLM, Trainer))
-    for name in ("SFT", "DPO", "KTO", "Reward", "GRPO", "RLOO"):
-        getattr(trl, f"{name}Trainer")
-
-
-@contextmanager
-def without_triton() -> Iterator[None]:
-    """TRL's fused head in its version without Triton, whose kernels need a real GPU; and its
-    divergence with 16-bit products that are first made float32, as a CPU multiplies.
-    """
-    from trl.kernels import chunked_divergence, chunked_logprob
-
-    with (
-        mock.patch.object(chunked_logprob, "_TRITON_AVAILABLE", False),
-        mock.patch.object(chunked_divergence, "_MM_OUT_DTYPE", False),
-    ):
-        yield
+    for name in ("bitsandbytes", "peft", "transformers.AutoModelForCausalLM", "transformers.Trainer",
+                 "trl.SFTTrainer", "trl.DPOTrainer", "trl.KTOTrainer", "trl.RewardTrainer",
+                 "trl.GRPOTrainer", "trl.RLOOTrainer"):  # fmt: skip
+        resolve_name(name)
 
 
 def forget_devices() -> None:
@@ -408,9 +341,7 @@ def forget_devices() -> None:
 
     for name in ("is_torch_cuda_available", "is_torch_bf16_gpu_available", "is_torch_available",
                  "is_torch_fp16_available_on_device", "is_cuda_platform", "is_triton_available"):  # fmt: skip
-        clear = getattr(getattr(known, name, None), "cache_clear", None)
-        if clear is not None:
-            clear()
+        getattr(known, name).cache_clear()
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
     GradientState._reset_state()

@@ -1,7 +1,5 @@
 """Stages run in this process: what they read and leave, and how they go on after a crash."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -53,6 +51,15 @@ def weights(job: Job) -> dict[str, Any]:
     return load_file(path)
 
 
+def plain_loss(model: Any, row: Any) -> float:
+    """The loss of a row that transformers computes of it alone."""
+    import torch
+
+    ids, labels = (torch.tensor([list(part)]) for part in (row.input_ids, row.labels))
+    with torch.no_grad():
+        return float(model(input_ids=ids, labels=labels).loss)
+
+
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether tensors are equal to the bit."""
     return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
@@ -85,6 +92,19 @@ def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(RunCallback, "on_log", crash)
         with pytest.raises(RuntimeError, match="plug"):
             trained(job)
+
+
+def look_before(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, look: Callable[..., object]
+) -> None:
+    """From now on `look` gets what the function of that name is called with, and goes first."""
+    original = getattr(owner, name)
+
+    def looked(*args: Any, **keys: Any) -> Any:
+        look(*args, **keys)
+        return original(*args, **keys)
+
+    monkeypatch.setattr(owner, name, looked)
 
 
 def whole_and_broken(

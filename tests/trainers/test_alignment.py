@@ -1,12 +1,11 @@
-"""Reward models and preference training on a tiny model: what each learns, what it leaves behind,
-and what it refuses.
-"""
+"""Reward models and preference training: what each learns, leaves behind and refuses."""
 
 import json
 import math
 import re
 import shutil
 from functools import partial
+from itertools import product
 
 import pytest
 
@@ -27,30 +26,27 @@ from tests.trainers.alignment import (
     UPDATES,
     WORSE,
     keys_of,
+    stage_of,
+)
+from tests.trainers.runs import (
+    look_before,
     losses,
     result_of,
-    stage_of,
     trained,
+    whole_and_broken,
+    write_rows,
 )
-from tests.trainers.runs import whole_and_broken, write_rows
 from trainers.rows.preference import PAIRS
 from trainers.rows.stage_rows import prepare_rows
 from trainers.stage import run as stage
 from trainers.start.loading import load_tokenizer
 from trainers.step import settings
 
+# Beside the loss, while it runs.
 SAID = {
-    "rm": "accuracy",
-    "dpo": "margins",
-    "kto": "kl",
-    "orpo": "margins",
-    "grpo": "reward",
+    "rm": "accuracy", "dpo": "margins", "kto": "kl", "orpo": "margins", "grpo": "reward",
     "rloo": "reward",
-}  # beside the loss, while it runs
-
-
-TABLE = [(objective, update) for objective in SAID for update in ("lora", "full")]
-TABLE += [(objective, update) for objective in ("orpo", "grpo") for update in ("adapter", "prefix")]
+}  # fmt: skip
 
 
 def go_on_from(job, folder):
@@ -59,11 +55,12 @@ def go_on_from(job, folder):
     return result_of(job)
 
 
-@pytest.mark.parametrize(("objective", "update"), TABLE)
+@pytest.mark.parametrize(
+    ("objective", "update"),
+    [*product(SAID, ("lora", "full")), *product(("orpo", "grpo"), ("adapter", "prefix"))],
+)
 def test_every_objective_trains_saves_and_loads(objective, update, trained_once):
-    """Finite losses, a result that plain loading reproduces and that differs from where it started,
-    no pickle, nothing of a second adapter; its files are recorded with their hashes.
-    """
+    """Plain loading gives what was trained, its files are hashed, and no pickle is left."""
     job = trained_once(objective, update)
     result = result_of(job)
     assert result["status"] == "done"
@@ -80,25 +77,19 @@ def test_every_objective_trains_saves_and_loads(objective, update, trained_once)
     }
     said = (job.folder / "said.txt").read_text()
     assert re.search(rf"training: 1 of \d+ steps, loss \S+, {SAID[objective]} -?\d", said)
-    pickles_and_references = ("*.bin", "*.pt", "*.pth", "ref")
-    assert not [path for name in pickles_and_references for path in job.output.rglob(name)]
+    assert not [path for name in ("*.bin", "*.pt*", "ref") for path in job.output.rglob(name)]
 
 
 @pytest.mark.parametrize(
     ("objective", "update"), [("sft", "lora"), ("dpo", "lora"), ("rm", "full"), ("grpo", "lora")]
 )
 def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(objective, update, align):
-    """Autocast around the trained model's forward is no difference between it and what was
-    saved.
-    """
+    """Autocast around the trained model is no difference from what was saved."""
     keys = keys_of(objective, update, max_steps=2, weights_dtype="float32", precision="mixed")
     result = trained(align(objective, **keys, job_judge=False))
     assert result["resolved"]["autocast"] == "bfloat16"
     assert result["checks"][0]["ok"]
     assert "(limit 0.001)" in result["checks"][0]["text"]
-
-
-# --------------------------------------------------------------------------- reward models
 
 
 @pytest.mark.parametrize(
@@ -107,9 +98,7 @@ def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(objective, 
     ids=["lora", "full", "adapter", "qlora"],
 )
 def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
-    """Better answers score higher on held-out pairs, and plain loading with one label gives the
-    scores of the judge.
-    """
+    """Held-out pairs are told apart, and plain loading with one label gives the judge's scores."""
     job = align("rm", max_steps=20, **update)
     result = trained(job)
     found = result["evaluation"]
@@ -139,9 +128,7 @@ def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
 
 
 def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
-    """Pairs whose better answer is always the shorter one: the scores learn it, and the check says
-    that length would do.
-    """
+    """A check says that length would do where the better answer is always the shorter one."""
     rows = [
         {
             "prompt": f"{QUESTIONS[number % 5]} {number}?",
@@ -150,11 +137,8 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
         }
         for number in range(60)
     ]
-    path = write_rows(tmp_path / "short.jsonl", rows)
-    result = trained(align("rm", max_steps=20, job_data=path))
-    (check,) = [
-        check for check in result["checks"] if check["name"] == "scores-are-more-than-length"
-    ]
+    result = trained(align("rm", max_steps=20, job_data=write_rows(tmp_path / "short.jsonl", rows)))
+    check = {one["name"]: one for one in result["checks"]}["scores-are-more-than-length"]
     assert not check["ok"]
     assert "preferring the shorter answer is right in 100.0%" in check["text"]
     length = result["evaluation"]["length"]
@@ -162,9 +146,7 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
 
 
 def test_a_reward_model_goes_on_from_the_stage_before(align, trained_once, tmp_path):
-    """Its module begins as that of the stage before where both have one form, at the base with a
-    note where they do not.
-    """
+    """Its module begins as the earlier one of the same form, else at the base with a note."""
     sft = trained_once("sft")
     go_on_from(sft, tmp_path)
     still = {"learning_rate": 1e-9, "scheduler": "constant", "warmup": 0.0, "max_steps": 1}
@@ -181,11 +163,8 @@ def test_a_reward_model_goes_on_from_the_stage_before(align, trained_once, tmp_p
 
 
 def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
-    """Of a base without a padding token, single texts are scored at their last token: so are they
-    in training.
-    """
-    folder = tmp_path / "unpadded"
-    shutil.copytree(tiny_model, folder)
+    """Without a padding token single texts are scored at their last token, in training too."""
+    folder = shutil.copytree(tiny_model, tmp_path / "unpadded")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
     job = align("rm", max_steps=8, job_model=folder)
@@ -207,17 +186,12 @@ def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("is_from_sft", [False, True], ids=["from-the-base", "from-sft"])
 def test_a_prefix_is_a_reward_model_too(is_from_sft, align, trained_once, tmp_path):
-    """Under a score head, alone or going on from a prefix that writes: pairs are told apart, the
-    saved one scores the same, its keys are what was trained.
-    """
-    keys, earlier = UPDATES["prefix"], ()
-    if is_from_sft:
-        sft = trained_once("sft", "prefix")
-        go_on_from(sft, tmp_path)
-        earlier = (sft.stage,)
-    job = align("rm", earlier=earlier, learning_rate=2e-2, max_steps=20, **keys)
-    result = trained(job)
-    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    """A prefix under a score head, new or trained to write, learns and is saved as trained."""
+    sft = trained_once("sft", "prefix")
+    go_on_from(sft, tmp_path)
+    earlier = (sft.stage,) if is_from_sft else ()
+    job = align("rm", earlier=earlier, learning_rate=2e-2, max_steps=20, **UPDATES["prefix"])
+    assert [check["ok"] for check in trained(job)["checks"][:2]] == [True, True]
     assert losses(job)[-1] < losses(job)[0] - 0.1
     saved = load_file(job.output / "adapter_model.safetensors")
     names = [key.rpartition(".")[0].rpartition(".")[2] or key for key in saved]
@@ -226,28 +200,20 @@ def test_a_prefix_is_a_reward_model_too(is_from_sft, align, trained_once, tmp_pa
     assert loaded.active_peft_config.num_virtual_tokens == 4
 
 
-# --------------------------------------------------------------------------- preferences
+MARGINS = {"kto": "log-probability of liked answers less that of others"}
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "orpo"])
 def test_preferences_raise_the_margin_of_unseen_pairs(objective, align):
-    """The better answers of held-out rows become likelier against the worse ones, with an interval
-    above zero.
-    """
+    """Better answers of held-out rows gain on the worse ones, with an interval above zero."""
     result = trained(align(objective, max_steps=15))
-    name = (
-        "log-probability of liked answers less that of others"
-        if objective == "kto"
-        else "preference margin"
-    )
-    metric = result["evaluation"]["metrics"][name]
+    metric = result["evaluation"]["metrics"][MARGINS.get(objective, "preference margin")]
     assert metric["after"] > metric["before"] + 1
     assert metric["interval"][0] > 0
     assert result["verdict"]["word"] == "better"
     assert result["evaluation"]["samples"]
     assert result["evaluation"]["general"]["rows"] > 0
-    said = any("experimental" in note for note in result["data"]["notes"])
-    assert said == (objective == "orpo")
+    assert any("experimental" in note for note in result["data"]["notes"]) == (objective == "orpo")
 
 
 @pytest.mark.parametrize(("objective", "precision"), [("orpo", "mixed"), ("simpo", "pure")])
@@ -257,15 +223,18 @@ def test_pairs_train_a_module_on_a_4_bit_base_in_both_precisions(objective, prec
     assert all(check["ok"] for check in result["checks"] if check["name"].startswith("saved"))
 
 
-@pytest.mark.parametrize("objective", ["dpo", "kto"])
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize(
+    ("objective", "before", "update"),
+    [
+        *((name, update, update) for name in ("dpo", "kto") for update in UPDATES),
+        ("dpo", "lora", "full"),
+    ],
+)
 def test_the_reference_is_the_model_as_the_stage_found_it(
-    objective, update, align, trained_once, tmp_path
+    objective, before, update, align, trained_once, tmp_path
 ):
-    """Going on from an SFT stage, the first loss is that of two equal models, and the copy that was
-    compared with is not saved.
-    """
-    sft = trained_once("sft", update)
+    """The first loss is that of two equal models, also for full tuning that merged a LoRA."""
+    sft = trained_once("sft", before)
     go_on_from(sft, tmp_path)
     job = align(objective, earlier=(sft.stage,), **UPDATES[update], max_steps=3, job_judge=False)
     result = trained(job)
@@ -275,15 +244,6 @@ def test_the_reference_is_the_model_as_the_stage_found_it(
     assert not (job.output / "ref").exists()
     saved = [path.name for path in job.output.glob("*.safetensors")]
     assert sum(name.startswith(("adapter_model", "model")) for name in saved) == 1
-
-
-def test_a_module_that_is_merged_is_the_reference_too(align, trained_once, tmp_path):
-    """Full tuning that goes on from a LoRA compares with the merged model, not with the base."""
-    sft = trained_once("sft")
-    go_on_from(sft, tmp_path)
-    job = align("dpo", earlier=(sft.stage,), **FULL, max_steps=2, job_judge=False)
-    trained(job)
-    assert losses(job)[0] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_kto_takes_answers_with_a_verdict(align, tmp_path):
@@ -309,15 +269,12 @@ def test_kto_takes_answers_with_a_verdict(align, tmp_path):
 
 def test_a_broken_dpo_stage_goes_on_where_it_was(align, monkeypatch):
     """Called again after a crash, it ends with the losses of an unbroken run."""
-    make = partial(align, "dpo", save_steps=2)
-    whole, broken = whole_and_broken(make, 5, monkeypatch)
+    whole, broken = whole_and_broken(partial(align, "dpo", save_steps=2), 5, monkeypatch)
     assert losses(broken) == pytest.approx(losses(whole), rel=1e-5)
 
 
 def test_one_preference_file_serves_the_whole_chain(align, trained_once, tmp_path):
-    """The same file gives answers to sft, pairs to rm and dpo, prompts to rloo, whose reward is the
-    rm stage before it.
-    """
+    """It gives answers to sft, pairs to rm and dpo, and prompts to rloo, which rm rewards."""
     results = [go_on_from(trained_once(name), tmp_path) for name in ("sft", "rm", "dpo")]
     own = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
     job = align("rloo", earlier=(stage_of("sft"), stage_of("rm")), max_steps=2, **own)
@@ -326,9 +283,6 @@ def test_one_preference_file_serves_the_whole_chain(align, trained_once, tmp_pat
     assert {one["data"]["rows"] for one in (result, *results)} == {40}
     assert "the reward is the model rm" in result["data"]["notes"]
     assert result["evaluation"]["metrics"]["reward"]["rows"] == 10
-
-
-# --------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -362,29 +316,21 @@ def test_an_earlier_reward_model_is_nothing_to_write_with(align, trained_once, t
         trained(align("dpo", earlier=(stage_of("rm"),), start_from="rm"))
 
 
-# --------------------------------------------------------------------------- keys
-
-
 OTHER_KEYS = {"beta": 0.3, "generations": 2, "response_tokens": 5, "clip_range": 0.1}
 NOT_OF_THE_CONFIG = {  # of rewards: test_rewards.py; of engines: rollouts/
-    "verifier",
-    "pattern",
-    "schema",
-    "overlong_tokens",
-    "ngram",
-    "reward_model",
-    "reward",
-    "rewards",
-    "rollouts",
-}
-CONFIGURED = [
-    (name, key)
-    for name in ("dpo", "kto", "orpo", "grpo", "rloo")
-    for key in sorted(set(key_specs().objectives[name].keys) - NOT_OF_THE_CONFIG)
-]
+    "verifier", "pattern", "schema", "overlong_tokens", "ngram", "reward_model", "reward",
+    "rewards", "rollouts",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("objective", "key"), CONFIGURED)
+@pytest.mark.parametrize(
+    ("objective", "key"),
+    [
+        (name, key)
+        for name in ("dpo", "kto", "orpo", "grpo", "rloo")
+        for key in sorted(set(key_specs().objectives[name].keys) - NOT_OF_THE_CONFIG)
+    ],
+)
 def test_every_key_reaches_the_trainer(objective, key, align, monkeypatch):
     """Changing this key alone changes what TRL is configured with."""
     seen = []
@@ -405,9 +351,7 @@ def test_every_key_reaches_the_trainer(objective, key, align, monkeypatch):
 
 
 def test_a_reward_that_never_differs_is_told(align, tmp_path):
-    """All answers got the same: the run fails saying so, and so does the next attempt, which has
-    no step left to train.
-    """
+    """The run fails saying so, and so does the next attempt, with no step left to train."""
     code = "def score(prompts, completions, **columns):\n    return [1.0] * len(completions)\n"
     (tmp_path / "own.py").write_text(code)
     why = r"learned: reward own\.py:score never told .* apart, and gave 1 to"
@@ -418,9 +362,7 @@ def test_a_reward_that_never_differs_is_told(align, tmp_path):
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
 def test_a_module_on_a_4_bit_base_goes_on_from_what_was_saved(objective, align, monkeypatch):
-    """TRL rounds such a module to bfloat16 as it is made; a stage that continues one begins, and
-    has its reference, at the float32 weights of the file.
-    """
+    """Model and reference have the file's float32 weights, although TRL rounds new modules."""
     keys = {"quantization": "nf4", "job_judge": False}
     first = align("sft", max_steps=2, **keys)
     trained(first)
@@ -428,15 +370,9 @@ def test_a_module_on_a_4_bit_base_goes_on_from_what_was_saved(objective, align, 
     earlier = (stage_of("sft", quantization="nf4"),)
     second = align(objective, earlier=earlier, name="second", max_steps=2, **keys)
     seen = {}
-
-    def begun(built):
-        seen.update(
-            {name: one.detach().clone() for name, one in built.trainer.model.named_parameters()}
-        )
-        return steps(built)
-
-    steps = stage.train_steps
-    monkeypatch.setattr(stage, "train_steps", begun)
+    look_before(monkeypatch, stage, "train_steps", lambda built: seen.update(
+        {name: one.detach().clone() for name, one in built.trainer.model.named_parameters()}
+    ))  # fmt: skip
     trained(second)
     for adapter in ("default", "ref") if objective == "dpo" else ("default",):
         for name, value in saved.items():

@@ -1,12 +1,19 @@
-"""Log-probabilities of learned tokens without whole logits (trainers/step/answer_loss.py)."""
+"""Log-probabilities of learned tokens without whole logits, and evaluation by tokens."""
 
+import random
 import types
 from contextlib import nullcontext
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from tests.trainers.fitting import sequence
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from tests.trainers.runs import look_before, plain_loss, trained
+from trainers.evaluation import loss
+from trainers.rollouts import transformers_engine
+from trainers.rows.packing import in_batches
 from trainers.rows.row import IGNORED
 from trainers.step.answer_loss import (
     Head,
@@ -39,8 +46,8 @@ def test_tiles_have_the_values_and_gradients_of_whole_logits(device, tile, scale
         layer = torch.nn.Linear(16, 200)
         hidden, targets = torch.randn(8, 16), torch.arange(8) * 11
         with pretend_gpu() if (way, device) == ("tiles", "cuda") else nullcontext():
-            if (way, device) == ("tiles", "cuda"):
-                layer, hidden, targets = (one.to(GPU) for one in (layer, hidden, targets))
+            there = GPU if (way, device) == ("tiles", "cuda") else torch.device("cpu")
+            layer, hidden, targets = (one.to(there) for one in (layer, hidden, targets))
             hidden.requires_grad_()
             head = Head(layer, scale, cap)
             if way == "whole":
@@ -94,9 +101,7 @@ def test_places_are_those_that_predict_a_learned_token():
 
 
 def test_what_a_mask_chooses_is_a_wait_and_our_loss_asks_for_none():
-    """CUDA finds out how much a mask chooses below the dispatcher: reading by a mask and writing
-    other than one value holds the host up, and so did TRL's head, twice a micro-batch.
-    """
+    """CUDA counts what a mask chooses below the dispatcher; TRL's head did twice a micro-batch."""
     labels = torch.tensor([[IGNORED, 5, 6, IGNORED], [IGNORED, IGNORED, 7, 8]])
     places = answer_places(labels)
     layer = torch.nn.Linear(16, 200)
@@ -119,3 +124,60 @@ def test_what_a_mask_chooses_is_a_wait_and_our_loss_asks_for_none():
         assert waits == []
         assert hidden[mask].shape == (4, 16)
         assert [wait.split()[0] for wait in waits] == ["index"]
+
+
+def rows_of(lengths):
+    draw = random.Random(0)
+    for number, length in enumerate(lengths, start=1):
+        ids = [draw.randrange(3, 30) for _ in range(length)]
+        yield sequence(number, ids, [IGNORED] * (length // 2) + ids[length // 2 :])
+
+
+def test_a_batch_has_no_more_tokens_than_so_many_of_the_longest_rows():
+    """Padding included; every row is in one batch, and comes back in its place."""
+    draw, batches = random.Random(1), []
+
+    def taken(places):
+        batches.append(places)
+        return places
+
+    for at_once in (1, 3, 8):
+        lengths = [draw.randrange(1, 200) for _ in range(50)]
+        batches.clear()
+        assert in_batches(lengths, at_once, taken, "rows") == list(range(50))
+        for batch in batches:
+            assert len(batch) * max(lengths[place] for place in batch) <= at_once * max(lengths)
+    batches.clear()
+    assert in_batches([5, 5, 20], 1, taken, "rows") == [0, 1, 2]
+    assert batches == [[0, 1], [2]]
+    assert in_batches([], 4, taken, "rows") == []
+
+
+def test_losses_of_rows_in_batches_are_those_of_each_row_alone(tiny_model):
+    """Within rounding, in fewer forward passes; the model's forward is as it was."""
+    model = AutoModelForCausalLM.from_pretrained(str(tiny_model), dtype=torch.float32)
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    trainer = types.SimpleNamespace(
+        model=model, processing_class=types.SimpleNamespace(pad_token_id=0),
+        args=types.SimpleNamespace(per_device_train_batch_size=4),
+        accelerator=types.SimpleNamespace(autocast=torch.no_grad),
+    )  # fmt: skip
+    rows = list(rows_of([6, 24, 9, 7, 12, 5, 8, 23, 16, 4]))
+    before = vars(model).get("forward")
+    together = loss.row_losses(trainer, rows)
+    assert len(passes) == 2
+    assert vars(model).get("forward") is before
+    assert together == pytest.approx([plain_loss(model, row) for row in rows], abs=1e-5)
+
+
+def test_evaluation_computes_in_the_precision_of_the_training(make, monkeypatch):
+    """A mixed stage evaluates and writes its sample answers under autocast, before and after."""
+    seen = {"log_prob_sums": [], "generate_batch": []}
+    for module, name in ((loss, "log_prob_sums"), (transformers_engine, "generate_batch")):
+        look_before(monkeypatch, module, name, lambda *_, found=seen[name], **__: found.append(
+            torch.is_autocast_enabled("cpu")
+        ))  # fmt: skip
+    trained(make(precision="mixed", max_steps=4))
+    assert seen["log_prob_sums"] == [True] * 4  # held-out rows and general prompts, twice
+    assert seen["generate_batch"] == [True] * 2

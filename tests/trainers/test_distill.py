@@ -2,10 +2,15 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+
+from trainers.teachers import teacher as module
+from trainers.teachers.teacher import BLOCK, Written, written_answers
 
 torch = pytest.importorskip("torch")
 
@@ -29,7 +34,6 @@ from tests.trainers.runs import (
 from trainers import distill
 from trainers.stage.load import check_rows
 from trainers.step.answer_loss import Head
-from trainers.teachers import teacher as module
 from trainers.teachers.trainer import (
     Distance,
     Distilling,
@@ -38,8 +42,6 @@ from trainers.teachers.trainer import (
     prompt_length,
 )
 
-SMALL = {"response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2}
-
 
 @pytest.fixture(scope="session")
 def teacher(once, trained_once):
@@ -47,8 +49,7 @@ def teacher(once, trained_once):
 
     def save(folder):
         source = trained_once("sft", "full").output
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        tokenizer.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(source)
         model.resize_token_embeddings(model.config.vocab_size + 8)
         model.save_pretrained(folder)
@@ -59,24 +60,18 @@ def teacher(once, trained_once):
 @pytest.fixture
 def lesson(make, teacher):
     """A distillation of that teacher: keys of the stage, and of the job after `job_`."""
-
-    def build(**keys):
-        given = {"name": "sft", "objective": "distill", "teacher": str(teacher), "holdout": 0.2}
-        return make(**{**SMALL, **given, **keys})
-
-    return build
-
-
-# --------------------------------------------------------------------------- the divergence
+    small = {
+        "name": "sft", "objective": "distill", "teacher": str(teacher), "holdout": 0.2,
+        "response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2,
+    }  # fmt: skip
+    return lambda **keys: make(**{**small, **keys})
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("by", [Distance.in_tiles, Distance.in_slices, Distance.__call__])
 def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
-    """In tiles of TRL's kernel and in slices of tokens, value and gradient are those of GKD's loss
-    on whole logits.
-    """
+    """In tiles or in slices, value and gradient are those of GKD's loss on whole logits."""
     from trl.experimental.gkd import GKDTrainer
 
     monkeypatch.setattr("trainers.teachers.trainer.SLICE_LOGITS", 64)  # two tokens each
@@ -115,17 +110,14 @@ def test_the_student_answers_its_share_evenly():
     """Of any hundred micro-batches in a row the plan's share is answered by the student."""
     for share in (0.0, 0.25, 0.5, 0.9, 1.0):
         turns = [is_on_policy(number, share) for number in range(400)]
-        for start in (0, 37, 290):
-            assert abs(sum(turns[start : start + 100]) - 100 * share) <= 1
+        counts = [sum(turns[start : start + 100]) for start in (0, 37, 290)]
+        assert counts == pytest.approx([100 * share] * 3, abs=1)
 
 
 def test_a_question_ends_where_the_last_answer_begins():
     """Of several answers in a row only the last is written anew; a text has no question."""
     assert prompt_length([-100, -100, 5, 6, -100, -100, 7, 8, -100]) == 6
     assert prompt_length([1, 2, 3]) == 0
-
-
-# --------------------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize(
@@ -167,9 +159,7 @@ def test_every_update_distils(keys, lesson):
 
 
 def test_a_broken_run_resumes_with_the_same_weights(lesson, monkeypatch):
-    """What the student writes depends on the seed and the step alone: a resumed run has the losses
-    of an unbroken one, and its result every bit.
-    """
+    """What the student writes depends on seed and step alone, so a result is equal to the bit."""
     keys = {"on_policy": 0.5, "grad_accum": 2, "micro_batch_size": 2, "dropout": 0.1}
     whole, broken = whole_and_broken(lesson, 5, monkeypatch, **keys)
     assert losses(broken) == losses(whole)
@@ -178,8 +168,7 @@ def test_a_broken_run_resumes_with_the_same_weights(lesson, monkeypatch):
 
 def test_another_teacher_starts_anew(lesson, teacher, tmp_path, capsys, monkeypatch):
     """Checkpoints belong to the teacher's weights: another one is no reason to go on."""
-    own = tmp_path / "teacher"
-    shutil.copytree(teacher, own)
+    own = shutil.copytree(teacher, tmp_path / "teacher")
     job = lesson(on_policy=0.0, teacher=str(own), job_judge=False)
     break_at(3, job, monkeypatch)
     weights = load_file(own / "model.safetensors")
@@ -194,9 +183,7 @@ def test_another_teacher_starts_anew(lesson, teacher, tmp_path, capsys, monkeypa
 def test_the_base_of_a_module_is_a_teacher_in_one_copy(
     align, trained_once, tiny_model, monkeypatch, tmp_path
 ):
-    """A module that goes on from an earlier stage is drawn back to its own base, which is loaded
-    once; the divergence starts above zero and falls.
-    """
+    """A module is drawn back to its own base, loaded once: the divergence is positive and falls."""
     earlier = trained_once("sft")
     shutil.copytree(earlier.run, tmp_path / "run")
     monkeypatch.setattr(
@@ -206,16 +193,13 @@ def test_the_base_of_a_module_is_a_teacher_in_one_copy(
         "distill", earlier=(earlier.stage,), teacher=str(tiny_model), on_policy=0.0, beta=0.0,
         max_steps=12, answers="data",
     )  # fmt: skip
-    result = trained(job)
-    found = result["evaluation"]["metrics"]["divergence from the teacher"]
+    found = trained(job)["evaluation"]["metrics"]["divergence from the teacher"]
     assert found["before"] > 0.005
     assert found["after"] < 0.5 * found["before"]
 
 
 def test_a_server_generates_the_students_answers(lesson, tiny_model):
-    """With `rollouts: vllm` the weights go to the server before each step that the student answers,
-    and in no other.
-    """
+    """`rollouts: vllm` hands over weights before those steps that the student answers."""
     with StandIn(tiny_model) as server:
         job = lesson(rollouts="vllm", on_policy=0.5, max_steps=4, job_judge=False)
         launch = Launch(vllm=VLLMServer(url=server.url))
@@ -225,19 +209,11 @@ def test_a_server_generates_the_students_answers(lesson, tiny_model):
 
 
 def test_a_process_that_asks_nothing_hands_over_weights_with_the_others():
-    """All processes wait until the server has the weights: also one whose rows have no room for an
-    answer. None does in a step without answers of the student.
-    """
-    handed = []
-    engine = SimpleNamespace(load_weights=lambda: handed.append(1))
-    trainer = SimpleNamespace(stage=SimpleNamespace(seq_len=8), engine=engine)
-    full = {"input_ids": [5] * 8, "labels": [-100] * 4 + [5] * 4}
-    for features in ([full], []):
+    """All processes wait for the server, unless the step has no answers of the student."""
+    trainer = Mock(stage=SimpleNamespace(seq_len=8))
+    for features in ([{"input_ids": [5] * 8, "labels": [-100] * 4 + [5] * 4}], []):
         assert Distilling.answer(trainer, features) == features
-    assert handed == [1]
-
-
-# --------------------------------------------------------------------------- the teacher's answers
+    trainer.engine.load_weights.assert_called_once_with()
 
 
 @pytest.fixture
@@ -248,10 +224,8 @@ def problems(tmp_path):
 
 
 def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
-    """Requests without answers are answered by the teacher once, kept in the run folder, counted,
-    and after a crash only those are written that are missing.
-    """
-    monkeypatch.setattr(module, "BLOCK", 4)
+    """Answers are kept in the run folder, and after a crash only missing ones are written."""
+    monkeypatch.setattr("trainers.teachers.teacher.BLOCK", 4)
     keys = {"on_policy": 0.0, "job_data": problems, "max_steps": 2, "holdout": 0.25}
     whole = trained(lesson(**keys))
     (folder,) = (lesson(**keys).run / "prepared").glob("*-teacher-*")
@@ -306,9 +280,7 @@ def test_the_rows_of_tasks_are_looked_at_before_any_teacher_answers(lesson, prob
 
 
 def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, problems):
-    """Where the student answers every request of training itself, the teacher writes the answers
-    that are measured on, and no others.
-    """
+    """The student answers every request of training itself."""
     result = trained(lesson(on_policy=1.0, job_data=problems, max_steps=2, holdout=0.25))
     notes = result["data"]["notes"]
     assert any(note.startswith("the teacher wrote 3 answers") for note in notes)
@@ -316,25 +288,18 @@ def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, prob
     assert result["evaluation"]["metrics"]["divergence from the teacher"]["rows"] == 3
 
 
-# --------------------------------------------------------------------------- what is refused
-
-
 @pytest.mark.usefixtures("unloaded")
 def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp_path):
-    """A teacher whose tokens have other numbers cannot correct the student's; the error says what
-    to do instead.
-    """
-    other = tmp_path / "other"
-    shutil.copytree(teacher, other)
+    """A teacher whose tokens have other numbers cannot correct; the error says what to do."""
+    other = shutil.copytree(teacher, tmp_path / "other")
     content = json.loads((other / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
     first, second = sorted(vocabulary)[40:42]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (other / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="has another vocabulary") as caught:
+    why = r"another vocabulary[\s\S]*2 tokens have other numbers[\s\S]*train on the teacher's texts"
+    with pytest.raises(InputError, match=f"has {why} instead"):
         distill.train(lesson(teacher=str(other)))
-    assert "2 tokens have other numbers" in str(caught.value)
-    assert "train on the teacher's texts instead" in str(caught.value)
 
 
 @pytest.mark.usefixtures("unloaded")
@@ -350,8 +315,72 @@ def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp
     ids=["none", "no-folder", "no-room", "loss-type", "server"],
 )
 def test_what_cannot_be_distilled_is_said_before_the_model_loads(keys, message, lesson):
-    """A stage without a teacher, a teacher that is not there, answers longer than the rows, and
-    another loss.
-    """
+    """A missing teacher, answers longer than the rows and another loss are refused."""
     with pytest.raises(InputError, match=message):
         distill.train(lesson(**keys))
+
+
+PROMPTS = [f"prompt {number}" for number in range(3 * BLOCK + 5)]
+
+
+def answer(prompt, number):
+    return Written([number, len(prompt), int(prompt.split()[1])], ended=number % 2 == 0)
+
+
+class Teacher:
+    """Answers blocks, and remembers who asked for which."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, block, number):
+        self.asked.append((threading.current_thread().name, number))
+        return [answer(prompt, number) for prompt in block]
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Two threads stand for two processes, which see each other's files alone."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def rank():
+        name = threading.current_thread().name
+        return int(name) if name.isdigit() else 0
+
+    monkeypatch.setattr(module, "process_rank", rank)
+    monkeypatch.setattr(module, "is_main_process", lambda: rank() == 0)
+
+    def run(path, teacher):
+        found = {}
+
+        def work():
+            found[rank()] = written_answers(path, PROMPTS, teacher)
+
+        threads = [threading.Thread(target=work, name=str(number)) for number in (1, 0)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        return found
+
+    return run
+
+
+def test_several_processes_share_out_what_one_writes(tmp_path, processes, monkeypatch):
+    """Each answers every second block; later calls ask only for missing or damaged blocks."""
+    teacher = Teacher()
+    both = processes(tmp_path / "two", teacher)
+    assert sorted(teacher.asked) == [("0", 0), ("0", 2), ("1", 1), ("1", 3)]
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    one = written_answers(tmp_path / "one", PROMPTS, Teacher())
+    assert len(one) == 3 * BLOCK + 5
+    assert both == {0: one, 1: one}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    again = Teacher()
+    assert processes(tmp_path / "two", again) == both
+    assert not again.asked
+    (tmp_path / "two" / "1.json").unlink()
+    with (tmp_path / "two" / "2.json").open("r+b") as file:
+        file.truncate(100)
+    assert processes(tmp_path / "two", again) == both
+    assert sorted(again.asked) == [("0", 2), ("1", 1)]

@@ -5,24 +5,24 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
+from tests.conftest import ROOT
 from trainers.__main__ import main
 from trainers.job import libraries
 from trainers.stage import objective as recipes
 
-ROOT = Path(__file__).resolve().parents[2]
-OBJECTIVES = sorted(path.stem for path in (ROOT / "rules" / "objectives").glob("*.yaml"))
 
-
-def test_a_recipe_is_found_by_its_name_alone():
-    """Every objective of the rules has a recipe."""
-    assert OBJECTIVES
-    for name in OBJECTIVES:
-        assert callable(recipes.load_recipe(name).train)
+def test_a_recipe_is_found_by_its_name_alone(monkeypatch):
+    """Every objective of the rules has a recipe; the file of one that lacks its function is named."""
+    objectives = [path.stem for path in (ROOT / "rules" / "objectives").glob("*.yaml")]
+    assert objectives
+    assert all(callable(recipes.load_recipe(name).train) for name in objectives)
+    monkeypatch.delattr(recipes.load_recipe("dpo"), "train")
+    with pytest.raises(InputError, match=r"dpo\.py: a recipe needs a function train"):
+        recipes.load_recipe("dpo")
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,6 @@ def test_what_is_no_recipe_is_refused(name, words, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_that_trains_nothing_is_refused(monkeypatch):
-    """The file of a new objective lacks its function: the file is named."""
-    monkeypatch.delattr(recipes.load_recipe("dpo"), "train")
-    with pytest.raises(InputError, match=r"dpo\.py: a recipe needs a function train"):
-        recipes.load_recipe("dpo")
-
-
 def test_the_command_says_what_it_takes():
     """`python -P -m trainers --help` starts without torch being needed."""
     done = subprocess.run(
@@ -61,10 +54,9 @@ def test_the_command_says_what_it_takes():
 
 def test_a_missing_library_is_said_with_the_line_that_installs_it():
     """Without the extra `train` the command ends with exit 4 before it reads anything."""
-    run = "import runpy, sys; sys.modules['numpy'] = None;"
-    run += " runpy.run_module('trainers', {}, '__main__')"
+    hidden = "import runpy, sys; sys.modules['numpy'] = None;"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", run],
+        [sys.executable, "-P", "-c", f"{hidden} runpy.run_module('trainers', {{}}, '__main__')"],
         env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 4
@@ -76,9 +68,7 @@ def test_a_missing_library_is_said_with_the_line_that_installs_it():
 def test_faults_of_later_stages_are_told_before_the_first_one_trains(
     tmp_path, tiny_model, capsys, monkeypatch
 ):
-    """A chain does not train for hours and then end on a key of its last stage; all are told
-    together. Somebody else's recipe is not asked, since it might begin to train.
-    """
+    """All faults come together; somebody else's recipe is not asked, since it might train."""
     common = {"update": "lora", "learning_rate": 1e-3, "seq_len": 64, "max_steps": 1}
     stages = [
         {"name": "sft", "objective": "sft", **common},
@@ -119,23 +109,21 @@ NO_CODE = ("PeftModel", "PeftConfig", "LoraConfig", "GenerationConfig", "origina
 
 @pytest.mark.light
 def test_every_load_says_whether_code_may_run():
-    """Each call of ours that can run a model's code passes `trust_remote_code`, by name or in the
-    options that its function builds.
-    """
-    seen = []
-    for path in [path for name in ("advisor", "trainers") for path in (ROOT / name).rglob("*.py")]:
-        source = path.read_text("utf-8")
-        calls = ast.walk(ast.parse(source)) if any(name in source for name in LOADERS) else ()
-        for call in calls:
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-                continue
-            if call.func.attr not in LOADERS or ast.unparse(call.func.value) in NO_CODE:
-                continue
-            seen.append(f"{path.relative_to(ROOT)}:{call.lineno}")
-            named = {keyword.arg for keyword in call.keywords}
-            built = "trust_remote_code" in source and None in named
-            assert "trust_remote_code" in named or built, seen[-1]
-    assert len(seen) >= 10
-    for name in ("torch.load(", "pickle.load", "allow_pickle", "load_dataset("):
-        found = [path for path in (ROOT / "trainers").rglob("*.py") if name in path.read_text()]
-        assert found == [], name
+    """Each call of ours that can run a model's code passes `trust_remote_code`."""
+    paths = [path for name in ("advisor", "trainers") for path in (ROOT / name).rglob("*.py")]
+    sources = {path.relative_to(ROOT): path.read_text("utf-8") for path in paths}
+    loads = [
+        (path, call.lineno, {keyword.arg for keyword in call.keywords})
+        for path, source in sources.items()
+        if any(name in source for name in LOADERS)
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+        if call.func.attr in LOADERS and ast.unparse(call.func.value) not in NO_CODE
+    ]
+    assert len(loads) >= 10
+    for path, line, named in loads:
+        built = "trust_remote_code" in sources[path] and None in named
+        assert "trust_remote_code" in named or built, f"{path}:{line}"
+    unsafe = ("torch.load(", "pickle.load", "allow_pickle", "load_dataset(")
+    own = {path: source for path, source in sources.items() if path.parts[0] == "trainers"}
+    assert [(path, name) for path in own for name in unsafe if name in own[path]] == []

@@ -19,11 +19,11 @@ from trl import SFTConfig
 from advisor.ground.errors import InputError
 from advisor.plan.model import Launch
 from advisor.plan.write import plan_text
-from tests.trainers.alignment import FULL, REWARD, keys_of, result_of, stage_of, trained
+from tests.trainers.alignment import FULL, REWARD, keys_of, stage_of
 from tests.trainers.conftest import job_in
 from tests.trainers.families import byte_level
 from tests.trainers.moe import FAMILIES, tiny_mixture, train_all
-from tests.trainers.runs import break_at, same, torchrun, weights
+from tests.trainers.runs import break_at, result_of, same, torchrun, trained, weights
 from trainers import sft
 from trainers.evaluation.saved_result import _same_tensors
 from trainers.job.job import JUDGE, TRAIN
@@ -47,17 +47,11 @@ def generates(model, tokenizer):
 @pytest.fixture
 def moe(make, tiny_moe):
     """A job on the tiny mixture of experts."""
-
-    def build(**keys):
-        return make(**{"rank": 4, "max_steps": 2, **keys}, job_model=tiny_moe)
-
-    return build
+    return lambda **keys: make(**{"rank": 4, "max_steps": 2, **keys}, job_model=tiny_moe)
 
 
 def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
-    """LoRA on a mixture corrects attention alone, is compared with the base by loss and answers,
-    and is the same model in PEFT and as W + BA; anybody's generate works on a padded batch.
-    """
+    """LoRA on a mixture corrects attention alone, and is the same model in PEFT and as W + BA."""
     job = moe()
     result = trained(job)
     said = capsys.readouterr().err
@@ -76,10 +70,8 @@ def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
 def test_a_whole_mixture_is_resumed_judged_and_saved_with_the_settings_of_its_base(
     moe, tiny_moe, monkeypatch, tmp_path, capsys
 ):
-    """Full tuning trains with the load-balancing loss. transformers holds all experts in one tensor
-    and saves each by itself: what reads a checkpoint, or a result to judge it, gets the trained
-    ones and not those of the base. config.json is silent about routers like that of the base, so
-    that plain generate works on a padded batch.
+    """transformers holds all experts in one tensor and saves each by itself, so what reads them
+    must get the trained ones; without routers in config.json, plain generate takes a padded batch.
     """
     keys = {**FULL, "save_steps": 1, "max_steps": 3, "job_judge": False}
     whole, broken = (moe(**keys, job_run=tmp_path / name) for name in ("whole", "broken"))
@@ -88,21 +80,18 @@ def test_a_whole_mixture_is_resumed_judged_and_saved_with_the_settings_of_its_ba
     break_at(3, broken, monkeypatch)
     sft.train(replace(broken, part=TRAIN))
     assert same(weights(broken), weights(whole))
-    result = trained(replace(broken, part=JUDGE))
-    assert all(check["ok"] for check in result["checks"])
+    assert all(check["ok"] for check in trained(replace(broken, part=JUDGE))["checks"])
     saved, base = (
         json.loads((folder / "config.json").read_text()) for folder in (whole.output, tiny_moe)
     )
-    for key in ("output_router_logits", "router_aux_loss_coef"):
-        assert saved[key] == base[key]
+    kept = {"output_router_logits", "router_aux_loss_coef"}
+    assert {key: saved[key] for key in kept} == {key: base[key] for key in kept}
     again = AutoModelForCausalLM.from_pretrained(whole.output, dtype=torch.float32)
     assert generates(again, AutoTokenizer.from_pretrained(whole.output)).shape[0] == 2
 
 
 def test_a_base_that_returns_router_logits_is_silent_until_it_is_saved(tmp_path):
-    """Whatever its config says, a model in memory can generate; what is saved has the base's own
-    settings, although TRL changes the weight of the loss.
-    """
+    """A model in memory can generate, and what is saved has the base's own settings."""
     model = silence_routers(tiny_mixture("mixtral", output_router_logits=True))
     assert model.config.output_router_logits is False
     model.config.router_aux_loss_coef = 0.0
@@ -151,9 +140,7 @@ def batch_of():
 
 
 def test_training_adds_the_balancing_loss(base_trainer):
-    """The loss of the tokens, and the model's own balancing loss times its weight, which
-    accumulated steps share.
-    """
+    """The model's balancing loss times its weight is shared by accumulated steps."""
     trainer = base_trainer()
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 4
@@ -173,15 +160,10 @@ def test_training_adds_the_balancing_loss(base_trainer):
 
 @pytest.mark.parametrize("arguments", [{}, {"label_smoothing_factor": 0.1}, {"loss_type": "dft"}])
 def test_evaluation_is_the_plain_loss_without_other_processes(arguments, base_trainer, monkeypatch):
-    """The held-out loss is that of the tokens alone, whatever training adds to it, and asks nothing
-    of the other processes, which are in training already.
-    """
+    """It counts the tokens alone and asks nothing of processes that are in training already."""
     trainer = base_trainer(**arguments)
-
-    def gather(*args):
-        raise AssertionError("a collective operation in an evaluation")
-
-    monkeypatch.setattr(trainer.accelerator, "gather_for_metrics", gather)
+    why = "a collective operation in an evaluation"
+    monkeypatch.setattr(trainer.accelerator, "gather_for_metrics", lambda *_: pytest.fail(why))
     trainer.model.eval()
     batch = batch_of()
     with torch.no_grad():
@@ -201,16 +183,15 @@ def test_evaluation_is_the_plain_loss_without_other_processes(arguments, base_tr
     ],
 )
 def test_lora_never_corrects_a_router(family, wanted, tmp_path):
-    """all-linear and attention-and-shared leave routed experts alone, with-experts adds them, and
-    routers stay as they are; plain PEFT loads the result.
-    """
-    keys = {"rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False}
-    keys["target_modules"] = wanted
+    """Only with-experts adds routed experts, and plain PEFT loads the result."""
+    keys = {
+        "rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False,
+        "target_modules": wanted,
+    }  # fmt: skip
     stage = stage_of("sft", target_modules=wanted)
     base = tiny_mixture(family)
     experts = find_experts(base)
-    config = load_update("lora").peft_config(stage, keys, base)
-    model = get_peft_model(base, config).eval()
+    model = get_peft_model(base, load_update("lora").peft_config(stage, keys, base)).eval()
     names = [
         name.removeprefix("base_model.model.").replace(".base_layer", "")
         for name, parameter in model.named_parameters()
@@ -246,28 +227,25 @@ def test_layers_that_peft_refuses_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("keys", "match"),
+    ("model", "keys", "match"),
     [
-        ({"target_modules": ["q_proj", "gate"]}, "names no layer of this model: gate"),
-        ({"target_modules": "with-expert"}, "matches none"),
-        ({"target_modules": "with-experts", "dropout": 0.1}, "cannot have dropout"),
-        ({"target_modules": "with-experts", "peft": {"use_dora": True}}, "cannot have peft"),
+        ("dense", {}, "needs a mixture of experts"),
+        ("mixture", {"target_modules": ["q_proj", "gate"]}, "names no layer of this model: gate"),
+        ("mixture", {"target_modules": "with-expert"}, "matches none"),
+        ("mixture", {"dropout": 0.1}, "cannot have dropout"),
+        ("mixture", {"peft": {"use_dora": True}}, "cannot have peft"),
         (
-            {"target_modules": "with-experts", "peft": {"init_lora_weights": "orthogonal"}},
+            "mixture",
+            {"peft": {"init_lora_weights": "orthogonal"}},
             "added to one tensor of all of them",
         ),
     ],
 )
-def test_targets_that_cannot_be_had_are_bad_input(keys, match, moe):
-    """A router, a misspelt name, and what corrections of experts cannot be combined with."""
+def test_targets_that_cannot_be_had_are_bad_input(model, keys, match, make, moe):
+    """A dense model's experts, routers, misspelt names and unfit combinations are refused."""
+    build = moe if model == "mixture" else make
     with pytest.raises(InputError, match=match):
-        sft.train(moe(**keys))
-
-
-def test_a_dense_model_has_no_experts_to_correct(make):
-    """with-experts on a dense model is refused."""
-    with pytest.raises(InputError, match="needs a mixture of experts"):
-        sft.train(make(target_modules="with-experts"))
+        sft.train(build(**{"target_modules": "with-experts", **keys}))
 
 
 @pytest.mark.slow
@@ -275,9 +253,7 @@ def test_a_dense_model_has_no_experts_to_correct(make):
 def test_every_objective_is_judged_whatever_number_of_processes_trained_it(
     processes, tiny_moe, pairs, tmp_path
 ):
-    """SFT with full weights, DPO and GRPO of a mixture by one process and by two, whose results
-    another one judges: what is saved loads and generates.
-    """
+    """What one process or two have saved loads and generates in another."""
     (tmp_path / "own.py").write_text(REWARD)
     jobs, plans = {}, []
     for name, update in (("sft", "full"), ("dpo", "lora"), ("grpo", "lora")):

@@ -1,16 +1,12 @@
-"""Whole stages on a pretended GPU, from loading to the check of the saved result; and the plans that
-advice writes for GPUs, trained for two steps: every objective under every update, in each of the
-dtypes that GPUs are given.
+"""Whole stages on a pretended GPU, and two steps of the plans that advice writes for GPUs.
 
 The tensors are real CPU tensors of a tiny model, not torch's fake ones: generation, held-out
-evaluation and bitsandbytes read values, which a fake tensor does not have. From the plan come
-dtypes, precision, optimizer, quantization, packing, recomputation and the options of the method;
-sizes are cut to what a CPU does at once. pretend_gpu.py says what this cannot show.
+evaluation and bitsandbytes read values, which a fake tensor does not have. Sizes are cut to what a
+CPU does at once; pretend_gpu.py says what this cannot show.
 """
 
-from __future__ import annotations
-
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,9 +19,8 @@ from unittest import mock
 import pytest
 from msgspec.structs import replace
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-import torch
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
@@ -39,12 +34,13 @@ from advisor.commands.session import Stated, advise_on
 from advisor.estimate.run import Run
 from advisor.methods import methods, schemes
 from advisor.methods.composition import compose
-from advisor.plan.model import Launch, Plan, PlanData, Stage
+from advisor.plan.model import Launch, Stage
 from advisor.situation.models import model_shape
-from tests.trainers.alignment import REWARD, keys_of, result_of
+from tests.trainers.alignment import REWARD, keys_of
+from tests.trainers.conftest import job_in
 from tests.trainers.pretend_gpu import GPU, HOST, pretend_gpu
-from tests.trainers.runs import break_at, write_rows
-from trainers.job.job import Job, make_job
+from tests.trainers.runs import break_at, look_before, result_of, write_rows
+from trainers.job.job import Job
 from trainers.keep.progress import RunCallback
 from trainers.stage import load as module
 from trainers.start import loading
@@ -60,16 +56,9 @@ MACHINES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
 CLASSES = "classes"  # sft with `head: classes`
 OBJECTIVES = (*methods().objectives, CLASSES)
 SMALL = {
-    "response_tokens": 4,
-    "teacher": "model",
-    "generations": 2,
-    "reward": "own.py:score",
-    "prefix_tokens": 4,
-    "rank": 8,
-    "ppo_epochs": 1,
-}
-# bitsandbytes keeps the states of smaller parameters in float32.
-LEAST_8BIT = 4096
+    "response_tokens": 4, "teacher": "model", "generations": 2, "reward": "own.py:score",
+    "prefix_tokens": 4, "rank": 8, "ppo_epochs": 1,
+}  # fmt: skip
 
 
 @cache
@@ -78,34 +67,28 @@ def advice_for(gpu: str) -> Any:
     return advise_on(Stated(answers=answers, warnings=()))
 
 
-def planned(objective: str, scheme: str, machine: str) -> Stage:
-    """The stage of the plan that advice writes for this machine."""
+def small_stage(objective: str, scheme: str, machine: str) -> Stage:
+    """The stage that advice writes, in test size, without pages, which ask CUDA for memory."""
     gpu, _, changes = MACHINES[machine]
     advice, ruleset = advice_for(gpu)
     chain = "sft" if objective == CLASSES else objective
     candidate = candidate_of(advice, ruleset, compose(chain, scheme, per_task=False))
     stage = make_plan(advice, candidate, ruleset)[0].stages[-1]
-    if objective == CLASSES:
-        stage = replace(stage, options={**stage.options, "head": "classes"})
-    if changes and stage.update == "full":  # the advised one is for bfloat16 weights
-        changes = {**changes, "optimizer": "adamw_fused"}
-    return replace(stage, **changes)
-
-
-def made_small(stage: Stage) -> Stage:
-    """The same stage in sizes for a test. Paged optimizers ask CUDA for memory, so the same ones
-    without pages take their place.
-    """
     own = methods().objective(stage.objective).keys | methods().update(stage.update).keys
-    small = {key: value for key, value in SMALL.items() if key in own}
+    options = {**stage.options, **{key: value for key, value in SMALL.items() if key in own}}
+    if objective == CLASSES:
+        options["head"] = "classes"
+    # The advised one is for bfloat16 weights.
+    optimizer = "adamw_fused" if changes and stage.update == "full" else stage.optimizer
     return replace(
         stage,
         micro_batch_size=4 if stage.objective == "kto" else 2,
         grad_accum=1 if stage.objective == "ppo" else 2,
         seq_len=48,
         max_steps=2,
-        optimizer=stage.optimizer.replace("paged_", ""),
-        options={**stage.options, **small},
+        optimizer=optimizer.replace("paged_", ""),
+        options=options,
+        **changes,
     )
 
 
@@ -124,12 +107,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         for n in range(16)
     ]
     write_rows(found / "pairs.jsonl", pairs)
-    answers = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
-    write_rows(found / "sft.jsonl", answers)
-    texts = [{"text": f"The red kettle {n} boils water for tea. " * 3} for n in range(16)]
-    write_rows(found / "cpt.jsonl", texts)
-    labelled = [{"text": f"cup {n}", "label": "ab"[n % 2]} for n in range(16)]
-    write_rows(found / f"{CLASSES}.jsonl", labelled)
+    for name, rows in {
+        "sft": ({"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs),
+        "cpt": ({"text": f"The red kettle {n} boils water for tea. " * 3} for n in range(16)),
+        CLASSES: ({"text": f"cup {n}", "label": "ab"[n % 2]} for n in range(16)),
+    }.items():
+        write_rows(found / f"{name}.jsonl", rows)
     return found
 
 
@@ -143,33 +126,30 @@ class Seen:
     state_dtypes: set[torch.dtype] = field(default_factory=set)
 
     def before(self, optimizer: Any, *_: Any) -> None:
-        inner = getattr(optimizer, "optimizer", optimizer)
-        for group in inner.param_groups:
-            for parameter in group["params"]:
-                self.parameters[id(parameter)] = parameter
-                where = f"a parameter of shape {tuple(parameter.shape)}"
-                gradient = parameter.grad
-                if parameter.device != GPU:
-                    self.faults.add(f"{where} is on {parameter.device}")
-                if gradient is None:
-                    self.faults.add(f"{where} has no gradient")
-                elif (gradient.dtype, gradient.device) != (parameter.dtype, GPU):
-                    self.faults.add(
-                        f"{where}, {parameter.dtype}, has a gradient of {gradient.dtype} on"
-                        f" {gradient.device}"
-                    )
+        groups = getattr(optimizer, "optimizer", optimizer).param_groups
+        for parameter in (one for group in groups for one in group["params"]):
+            self.parameters[id(parameter)] = parameter
+            gradient = parameter.grad
+            if parameter.device != GPU or gradient is None:
+                has = "no" if gradient is None else "a"
+                self.faults.add(f"{parameter.shape} on {parameter.device} with {has} gradient")
+            elif (gradient.dtype, gradient.device) != (parameter.dtype, GPU):
+                there = f"a gradient of {gradient.dtype} on {gradient.device}"
+                self.faults.add(f"{parameter.shape}, {parameter.dtype}, has {there}")
 
     def after(self, optimizer: Any, *_: Any) -> None:
-        inner = getattr(optimizer, "optimizer", optimizer)
         self.steps += 1
-        for parameter, state in inner.state.items():
-            for name, value in state.items():
-                if not isinstance(value, torch.Tensor) or value.dim() == 0:
-                    continue
-                if value.device != GPU:
-                    self.faults.add(f"the state {name} is on {value.device}")
-                if value.shape == parameter.shape:
-                    self.state_dtypes.add(value.dtype)
+        states = getattr(optimizer, "optimizer", optimizer).state.items()
+        found = [
+            (parameter, name, value)
+            for parameter, state in states
+            for name, value in state.items()
+            if isinstance(value, torch.Tensor) and value.dim()
+        ]
+        self.faults |= {f"the state {name} is on {one.device}" for _, name, one in found
+                        if one.device != GPU}  # fmt: skip
+        self.state_dtypes |= {one.dtype for parameter, _, one in found
+                              if one.shape == parameter.shape}  # fmt: skip
 
 
 @pytest.fixture
@@ -191,93 +171,69 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Seen, list[Any]]]:
         hook.remove()
 
 
-def suite(objective: str, scheme: str, machine: str) -> str:
-    """The suite that a cell is in. The machines take turns, so that each objective and each scheme
-    meets each of them.
-
-    Default: every scheme for sft, and one for each other objective. Slow: two more for each. Long:
-    the rest.
+def cell(objective: str, scheme: str, machine: str) -> Any:
+    """A cell in its suite: the default has every scheme for sft and one for each other objective,
+    slow two more of each, long the rest; machines take turns, so that each meets all.
     """
     first, second = OBJECTIVES.index(objective), list(schemes()).index(scheme)
-    if list(MACHINES)[(first + second) % len(MACHINES)] != machine:
-        return "long"
+    marks: Any = pytest.mark.slow if (first + second) % 3 == 1 else pytest.mark.long
     if objective == "sft" or first % len(schemes()) == second:
-        return ""
-    return "slow" if (first + second) % 3 == 1 else "long"
-
-
-def cell(objective: str, scheme: str, machine: str) -> Any:
-    where = suite(objective, scheme, machine)
-    marks = [getattr(pytest.mark, where)] if where else []
+        marks = ()
+    if list(MACHINES)[(first + second) % len(MACHINES)] != machine:
+        marks = pytest.mark.long
     name = f"{objective}-{scheme}-{machine.replace(' ', '-')}"
     return pytest.param(objective, scheme, machine, marks=marks, id=name)
 
 
-CELLS = [cell(*names) for names in product(OBJECTIVES, schemes(), MACHINES)]
-
-
-@pytest.mark.parametrize(("objective", "scheme", "machine"), CELLS)
-def test_a_plan_for_a_gpu_trains_in_its_dtypes(
-    objective: str, scheme: str, machine: str, folder: Path, tmp_path: Path, watch: Any
-) -> None:
-    """Two steps and an evaluation of what a plan says run without a fault of dtype or device; all
-    that is trained is float32 unless the plan says pure, and states have the dtype of the estimate.
-    """
-    seen, models = watch
-    stage = made_small(planned(objective, scheme, machine))
-    data = objective if objective in ("sft", "cpt", CLASSES) else "pairs"
-    plan = Plan(
-        name="test",
-        model=str(folder / "model"),
-        data=PlanData(path=str(folder / f"{data}.jsonl")),
-        stages=(stage,),
-        launch=Launch(device="cuda"),
-    )
-    job = make_job(plan, stage=stage.name, run=tmp_path / "run", folder=folder, dry_run=True)
-    # The scale that float16 begins with makes the first steps overflow, and skips them.
+def scaled_by(scale: float) -> Any:
+    """The scale that a float16 loss begins with."""
     device, _, *rest = torch.amp.GradScaler.__init__.__defaults__
-    scale = mock.patch.object(
-        torch.amp.GradScaler.__init__, "__defaults__", (device, 2.0**8, *rest)
-    )
-    with scale, pretend_gpu(capability=MACHINES[machine][1]):
-        import_module(f"trainers.{stage.objective}").train(job)
-    assert seen.steps >= 2 or (seen.steps >= 1 and stage.weights_dtype == "float16")
-    assert not seen.faults
-    for model in models:  # PPO has no trainer, and its optimizer is given every part that trains
-        trained = {id(one) for one in model.parameters() if one.requires_grad}
-        assert trained == set(seen.parameters)
-    sizes: dict[torch.dtype, int] = {}
-    for parameter in seen.parameters.values():
-        sizes[parameter.dtype] = sizes.get(parameter.dtype, 0) + parameter.numel()
-    # Under pure the base trains in the dtype it is loaded in; PPO's new value head stays float32.
-    wanted = getattr(torch, stage.weights_dtype) if stage.precision == "pure" else torch.float32
-    assert max(sizes, key=lambda dtype: sizes[dtype]) == wanted
-    assert set(sizes) <= {wanted, torch.float32}
-    check_states(stage, seen, wanted)
-
-
-def check_states(stage: Stage, seen: Seen, trained: torch.dtype) -> None:
-    """The optimizer's states and the trained weights are as wide as the estimator says."""
-    shape, _ = model_shape(MODEL)
-    expected = Run(stage=stage, model=shape)
-    assert trained.itemsize == expected.train_bytes
-    wide = {dtype for dtype in seen.state_dtypes if dtype.itemsize > 1}
-    if "8bit" in stage.optimizer:
-        large = any(one.numel() >= LEAST_8BIT for one in seen.parameters.values())
-        assert (torch.uint8 in seen.state_dtypes) == large
-        assert wide <= {torch.float32}
-    else:
-        assert wide <= {trained, torch.float32}
-        assert trained in wide
-
-
-# --------------------------------------------------------------------------- whole stages
-
-GPU_KEYS = {"weights_dtype": "bfloat16", "precision": "mixed"}
+    return mock.patch.object(torch.amp.GradScaler.__init__, "__defaults__", (device, scale, *rest))
 
 
 def on_gpu(job: Job) -> Job:
     return dataclasses.replace(job, plan=replace(job.plan, launch=Launch(device="cuda")))
+
+
+@pytest.mark.parametrize(
+    ("objective", "scheme", "machine"),
+    [cell(*names) for names in product(OBJECTIVES, schemes(), MACHINES)],
+)
+def test_a_plan_for_a_gpu_trains_in_its_dtypes(
+    objective: str, scheme: str, machine: str, folder: Path, tmp_path: Path, watch: Any
+) -> None:
+    """All that trains is float32 unless the plan says pure, and states are as estimated."""
+    seen, models = watch
+    stage = small_stage(objective, scheme, machine)
+    data = objective if objective in ("sft", "cpt", CLASSES) else "pairs"
+    keys = {"data": folder / f"{data}.jsonl", "run": tmp_path / "run", "dry_run": True}
+    job = on_gpu(job_in(folder, (stage,), model=folder / "model", **keys))
+    # The scale that float16 begins with makes the first steps overflow, and skips them.
+    with scaled_by(2.0**8), pretend_gpu(capability=MACHINES[machine][1]):
+        import_module(f"trainers.{stage.objective}").train(job)
+    assert seen.steps >= 2 or (seen.steps >= 1 and stage.weights_dtype == "float16")
+    assert not seen.faults
+    for model in models:  # PPO has no trainer, and its optimizer is given every part that trains
+        assert {id(one) for one in model.parameters() if one.requires_grad} == set(seen.parameters)
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in seen.parameters.values():
+        sizes[parameter.dtype] += parameter.numel()
+    # Under pure the base trains in the dtype it is loaded in; PPO's new value head stays float32.
+    wanted = getattr(torch, stage.weights_dtype) if stage.precision == "pure" else torch.float32
+    assert sizes.most_common(1)[0][0] == wanted
+    assert set(sizes) <= {wanted, torch.float32}
+    # The optimizer's states and the trained weights are as wide as the estimator says.
+    assert wanted.itemsize == Run(stage=stage, model=model_shape(MODEL)[0]).train_bytes
+    wide = {dtype for dtype in seen.state_dtypes if dtype.itemsize > 1}
+    if "8bit" in stage.optimizer:  # bitsandbytes keeps those of small parameters in float32
+        large = any(one.numel() >= 4096 for one in seen.parameters.values())
+        assert (torch.uint8 in seen.state_dtypes) == large
+        assert wide <= {torch.float32}
+    else:
+        assert {wanted} <= wide <= {wanted, torch.float32}
+
+
+GPU_KEYS = {"weights_dtype": "bfloat16", "precision": "mixed"}
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -290,10 +246,7 @@ def train(job: Job) -> dict[str, Any]:
 def test_a_model_left_on_the_host_is_found(
     make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were a model loaded and not moved, a stage would fail here as it would on a GPU.
-
-    accelerate would still move it as training starts, so that is switched off, too.
-    """
+    """A model that is not moved fails as on a GPU, once accelerate is kept from moving it."""
     original = loading.load_base
 
     def on_host(job: Job, device: Any, *args: Any, **rest: Any) -> Any:
@@ -306,36 +259,33 @@ def test_a_model_left_on_the_host_is_found(
         train(make(**GPU_KEYS, job_judge=False))
 
 
-def test_sft_runs_whole_on_the_gpu(make: Callable[..., Job]) -> None:
-    """Evaluation before, training, checkpoint, saving, reloading, evaluation after: all of it on
-    the plan's device.
-    """
-    result = train(make(**GPU_KEYS, job_judge=True, holdout=0.1, job_max_steps=1))
-    assert result["resolved"]["device"] == "cuda:0"
-    assert result["resolved"]["autocast"] == "bfloat16"
-    assert result["measured"]["counter"] == "allocated"
-    assert result["evaluation"]["rows"] > 0
-    assert any("loaded by" in check["text"] and check["ok"] for check in result["checks"])
-
-
 SLOW = {("rm", "prefix"), ("grpo", "ia3"), ("ppo", "lora")}
-WHOLE_RUNS = [
-    pytest.param(*cell, marks=pytest.mark.slow if cell in SLOW else pytest.mark.long)
-    for cell in product(
-        ("dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo"),
-        ("full", "lora", "adapter", "prefix", "ia3"),
-    )
-]
 
 
-@pytest.mark.parametrize(("objective", "update"), WHOLE_RUNS)
+@pytest.mark.parametrize(
+    ("objective", "update"),
+    [
+        ("sft", "lora"),
+        *(
+            pytest.param(*cell, marks=pytest.mark.slow if cell in SLOW else pytest.mark.long)
+            for cell in product(
+                ("dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo"),
+                ("full", "lora", "adapter", "prefix", "ia3"),
+            )
+        ),
+    ],
+)
 def test_every_objective_runs_whole_on_the_gpu(
     align: Callable[..., Job], objective: str, update: str
 ) -> None:
-    """Every objective under every update trains, is evaluated, saved and reloaded on the GPU."""
+    """From the evaluation before to that after, all is on the plan's device, under every update."""
     result = train(align(objective, **keys_of(objective, update, **GPU_KEYS, max_steps=2)))
     assert result["resolved"]["device"] == "cuda:0"
-    assert result["evaluation"] is not None
+    assert result["resolved"]["autocast"] == "bfloat16"
+    assert result["measured"]["counter"] == "allocated"
+    found = result["evaluation"]
+    assert found["rows"] > 0 if objective in ("sft", "rm") else found["metrics"]
+    assert any("loaded by" in check["text"] and check["ok"] for check in result["checks"])
 
 
 def test_a_run_resumes_on_the_gpu(
@@ -348,44 +298,12 @@ def test_a_run_resumes_on_the_gpu(
     assert train(job)["steps"] == 3
 
 
-def test_a_dry_run_forgives_a_step_that_the_scaler_skips(
-    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first scale of a float16 loss is a guess: gradients that overflow with it are no failure
-    of a dry run, as they are none of a run.
-    """
-    original = torch.amp.GradScaler.__init__
-
-    def too_large(self: Any, device: str = "cuda", *args: Any, **rest: Any) -> None:
-        original(self, device, init_scale=2.0**100)
-
-    monkeypatch.setattr(torch.amp.GradScaler, "__init__", too_large)
+def test_a_dry_run_forgives_a_step_that_the_scaler_skips(make: Callable[..., Job]) -> None:
+    """The first scale of a float16 loss is a guess, which may overflow."""
     job = make(weights_dtype="float16", precision="mixed", job_dry_run=True)
-    with pretend_gpu(capability=(7, 5)):
+    with scaled_by(2.0**100), pretend_gpu(capability=(7, 5)):
         import_module("trainers.sft").train(on_gpu(job))
     assert (job.output / "dry_run.json").is_file()
-
-
-# --------------------------------------------------------------------------- waiting
-
-
-def waits_of_a_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Where the host waited for the GPU, for each step between two that write a line."""
-    monkeypatch.setattr(settings, "LOGGED_LINES", 1)
-    ends: list[int] = []
-    original = RunCallback.on_step_end
-    with pretend_gpu() as calls:
-        waits = calls.operations.waits
-
-        def on_step_end(self: Any, *args: Any, **rest: Any) -> Any:
-            found = original(self, *args, **rest)
-            ends.append(len(waits))
-            return found
-
-        monkeypatch.setattr(RunCallback, "on_step_end", on_step_end)
-        import_module(f"trainers.{job.stage.objective}").train(on_gpu(job))
-    steps = [waits[begin:end] for begin, end in pairwise(ends)]
-    return steps[1:-1]  # without the first line, which step 1 leaves, and the last
 
 
 @pytest.mark.parametrize(
@@ -400,13 +318,20 @@ def waits_of_a_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> list[list[str]
 def test_nothing_holds_the_gpu_up(
     keys: dict[str, Any], looks: int, make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two lines of metrics the host never waits for the GPU: not for batches, counts, norms
-    or optimizers. transformers alone does, to see which mask attention needs: twice for a padded
-    micro-batch, once for a packed one.
-    """
-    job = make(**{**GPU_KEYS, "max_steps": 8, "save_steps": 100, "job_judge": False, **keys})
-    steps = waits_of_a_step(job, monkeypatch)
+    """Only transformers waits, for attention's mask: twice a padded micro-batch, else once."""
+    monkeypatch.setattr(settings, "LOGGED_LINES", 1)
+    ends: list[int] = []
+    with pretend_gpu() as calls:
+        waits = calls.operations.waits
+        look_before(
+            monkeypatch, RunCallback, "on_step_end", lambda *_, **__: ends.append(len(waits))
+        )
+        job = make(**{**GPU_KEYS, "max_steps": 8, "save_steps": 100, "job_judge": False, **keys})
+        import_module("trainers.sft").train(on_gpu(job))
+    # Without the first line, which step 1 leaves, and the last.
+    steps = [waits[begin:end] for begin, end in pairwise(ends)][1:-1]
     assert len(steps) == 5
-    found = {wait for step in steps for wait in step}
-    assert found == {"_local_scalar_dense in transformers.masking_utils"}
+    assert {wait for step in steps for wait in step} == {
+        "_local_scalar_dense in transformers.masking_utils"
+    }
     assert max(map(len, steps)) == looks

@@ -1,23 +1,19 @@
-"""Benchmarks of a run: each model is loaded once for all of them, with the embeddings it has. The
-library itself is a stand-in; tests/extras/benchmarks/test_scores.py asks the real one.
-"""
+"""Benchmarks of a run by a stand-in; extras/benchmarks/test_benchmarks.py asks the real library."""
 
 import json
 import shutil
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from trainers.tools import harness
+from transformers import AutoModelForCausalLM
 
-PLAN = (
-    "version: 1\nname: x\nmodel: {model}\ndata: {{path: d.jsonl}}\n"
-    "stages: [{{name: sft, objective: sft, update: lora, learning_rate: 1e-4}}]\n"
-    "launch: {{device: cpu}}\n"
-)
+from tests.trainers.test_results import plan_of
+from trainers.tools import harness
 
 
 @pytest.fixture
@@ -50,11 +46,7 @@ def asked(monkeypatch):
 
 
 def test_a_model_is_loaded_once_for_all_benchmarks_as_it_is(asked, tiny_model, tmp_path):
-    """A vocabulary that is padded stays so; a task file finds the data beside it; each answer is a
-    file of its own, without the texts of its questions.
-    """
-    from transformers import AutoModelForCausalLM
-
+    """A padded vocabulary stays, a task file finds its data, and answers have no question texts."""
     padded = AutoModelForCausalLM.from_pretrained(tiny_model)
     rows = padded.config.vocab_size + 24
     padded.resize_token_embeddings(rows)
@@ -79,7 +71,7 @@ def test_a_model_is_loaded_once_for_all_benchmarks_as_it_is(asked, tiny_model, t
 
 def asked_for(folder, model, *tasks):
     """Benchmarks of the base of a run in this folder: the exit code, and the file of each answer."""
-    (folder / "plan.yaml").write_text(PLAN.format(model=model))
+    (folder / "plan.yaml").write_text(plan_of(model, more="launch: {device: cpu}"))
     files = [folder / "benchmarks" / f"{number}.json" for number in range(len(tasks))]
     wanted = [
         {"name": "base", "task": task, "to": str(file)}
@@ -91,10 +83,7 @@ def asked_for(folder, model, *tasks):
 
 def test_what_the_library_raises_names_the_benchmark(asked, tiny_model, tmp_path, monkeypatch):
     """In error.json, with exit code 2."""
-
-    def refuse(**_):
-        raise KeyError("no_such")
-
+    refuse = Mock(side_effect=KeyError("no_such"))
     monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", refuse)
     assert asked_for(tmp_path, tiny_model, "arc_easy")[0] == 2
     said = json.loads((tmp_path / "benchmarks" / "error.json").read_text())

@@ -1,6 +1,4 @@
-"""What a trainer does on a GPU, seen without one: where weights go, which kernels it uses, what it
-refuses before the model loads.
-"""
+"""What a trainer does on a GPU, seen without one; tests/distributed divides models."""
 
 import os
 import subprocess
@@ -9,14 +7,18 @@ import types
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 import transformers
-from transformers import TrainingArguments
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainingArguments
 from transformers.integrations.accelerate import _get_device_map
 from trl.kernels import chunked_logprob
 from trl.trainer import utils
 
-from advisor.ground.errors import TrainingFailed
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.methods import kernels as installed
 from tests.fake_model import write_fake_model
 from trainers import __main__ as entry
@@ -26,6 +28,7 @@ from trainers.rewards.sources import load_reward_model
 from trainers.start import kernels
 from trainers.start.loading import WEIGHTS_SHARE, dtype_faults, is_spread, load_base, spread
 from trainers.step import settings
+from trainers.step.sharding import make_divisible
 from trainers.tools.results import Result, load_whole
 
 GPU = torch.device("cuda", 0)
@@ -55,24 +58,14 @@ def loads(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(
-    ("quantization", "head"),
-    [(None, "CausalLM"), ("nf4", "CausalLM"), ("int8", "SequenceClassification")],
-)
-def test_weights_are_read_straight_into_the_gpu(make, loads, quantization, head):
-    """Eight processes must not hold eight copies of the model in the host's memory first; on the CPU
-    nothing is placed.
-    """
-    job = make(quantization=quantization)
-    load_base(job, GPU, head=head)
-    load_base(make(), torch.device("cpu"))
-    assert loads[0]["device_map"] == {"": GPU}
-    assert "moved" not in loads[0]
-    assert "device_map" not in loads[1]
-
-
-def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads, tmp_path):
-    """The models beside the trained one, too: rewards, what is checked, chat and merge."""
+def test_weights_are_read_straight_into_the_gpu(make, loads, tmp_path):
+    """Eight processes must not hold eight copies of any model in the host's memory first."""
+    for keys, head in (
+        ({}, "CausalLM"),
+        ({"quantization": "nf4"}, "CausalLM"),
+        ({"quantization": "int8"}, "SequenceClassification"),
+    ):
+        load_base(make(**keys), GPU, head=head)
     job = make()
     numbers = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     config = {"model_type": "llama", "num_attention_heads": 2, "vocab_size": 16, **numbers}
@@ -82,43 +75,37 @@ def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads,
     write_fake_model(tmp_path, config)
     result = Result(label="x", folder=tmp_path, base=str(tmp_path), job=job)
     load_whole(result, str(tmp_path), "cuda:0")
-    assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
+    assert [options["device_map"] for options in loads] == [{"": GPU}] * 5
+    assert not any("moved" in options for options in loads[:3])
+    load_base(job, torch.device("cpu"))
+    assert "device_map" not in loads[-1]
 
 
-# --------------------------------------------------------------------------- kernels
-
-
-@pytest.fixture
-def tools(monkeypatch, tmp_path):
-    """A machine with triton, gcc and Python.h; a test takes one away."""
+def test_triton_needs_a_compiler_and_the_header_files_of_python(monkeypatch, tmp_path):
+    """A slim container lacks triton, gcc or Python.h, and the first step would fail."""
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "Python.h").touch()
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
-    found = {"triton": True, "gcc": "/usr/bin/gcc"}
-    monkeypatch.setattr(installed, "find_spec", lambda name: found.get(name))
-    monkeypatch.setattr(installed.shutil, "which", lambda name: found.get(Path(name).name))
+    tools = {"triton": True, "gcc": "/usr/bin/gcc"}
+    monkeypatch.setattr(installed, "find_spec", lambda name: tools.get(name))
+    monkeypatch.setattr(installed.shutil, "which", lambda name: tools.get(Path(name).name))
     monkeypatch.setattr(
         installed.sysconfig, "get_paths", lambda: {"include": str(tmp_path / "include")}
     )
-    return found
-
-
-def test_triton_needs_a_compiler_and_the_header_files_of_python(tools, monkeypatch, tmp_path):
-    """A slim container lacks one of them, and the first step would fail."""
-    why = kernels.why_no_triton
-    assert why() == ""
-    tools["gcc"] = None
-    assert "no C compiler" in why()
-    tools["clang"] = "/usr/bin/clang"
-    assert why() == ""
-    monkeypatch.setenv("CC", "icc")
-    assert why() == "CC names icc, which is not there"
-    monkeypatch.delenv("CC")
-    (tmp_path / "include" / "Python.h").unlink()
-    assert "Python.h is missing" in why()
-    tools["triton"] = None
-    assert "triton is not installed" in why()
+    for change, why in (
+        (lambda: None, ""),
+        (lambda: tools.update(gcc=None), "no C compiler"),
+        (lambda: tools.update(clang="/usr/bin/clang"), ""),
+        (lambda: monkeypatch.setenv("CC", "icc"), "CC names icc, which is not there"),
+        (lambda: monkeypatch.delenv("CC"), ""),
+        ((tmp_path / "include" / "Python.h").unlink, "Python.h is missing"),
+        (lambda: tools.update(triton=None), "triton is not installed"),
+    ):
+        change()
+        said = kernels.why_no_triton()
+        assert why in said
+        assert bool(said) is bool(why)
 
 
 def test_without_triton_trl_computes_in_plain_torch_and_the_run_says_so(monkeypatch):
@@ -148,8 +135,8 @@ def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
     """'undefined symbol' becomes: which package, with which torch, and what to do."""
     job = make(attention="flash_attention_2", weights_dtype="bfloat16")
     (fault,) = dtype_faults(job, GPU)
-    package = "needs the package flash-attn or kernels: the package flash-attn is not"
-    assert package in fault.headline
+    said = "needs the package flash-attn or kernels: the package flash-attn is not"
+    assert said in fault.headline
     assert fault.hint.startswith("pip install 'kernels>=0.18")
     symbol = "flash_attn_2_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi"
     (tmp_path / "flash_attn.py").write_text(f"raise ImportError({symbol!r})\n")
@@ -174,13 +161,8 @@ def test_a_bitsandbytes_without_a_library_for_the_gpu_is_refused(make, gpu_with_
     assert dtype_faults(make(), GPU) == []
 
 
-# --------------------------------------------------------------------------- several GPUs
-
-
 def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
-    """With eight visible GPUs and one process, transformers would split each batch over all
-    (nn.DataParallel); here one is used.
-    """
+    """transformers would split each batch over eight visible GPUs (nn.DataParallel)."""
 
     def eight(self):
         self._n_gpu = 8
@@ -194,19 +176,18 @@ def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
     assert config.train_batch_size == job.stage.micro_batch_size
 
 
-# --------------------------------------------------------------------------- errors of one process
-
-
 def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
     """A process other than the first leaves its error, with its number and the time."""
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
     job = make()
-    memory = entry.explain_error(RuntimeError("NCCL error: Cuda failure 2 'out of memory'"), job)
-    assert memory.faults[0].headline.startswith("out of memory")
-    lost = entry.explain_error(RuntimeError("[gloo/pair.cc:534] Connection closed by peer"), job)
-    assert isinstance(lost, TrainingFailed)
-    for error, is_lost in ((memory, None), (lost, True)):
+    for text, what, is_lost in (
+        ("NCCL error: Cuda failure 2 'out of memory'", "out of memory", None),
+        ("[gloo/pair.cc:534] Connection closed by peer", "", True),
+    ):
+        error = entry.explain_error(RuntimeError(text), job)
+        assert isinstance(error, TrainingFailed)
+        assert error.faults[0].headline.startswith(what)
         assert entry.record_failure(job, error) == 5
         record = read_json(job.output / "error-rank3.json")
         assert (record["rank"], record.get("lost_others")) == (3, is_lost)
@@ -275,61 +256,86 @@ def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(main
     assert ("ZeroDivisionError" in done.stderr) == (main == "1 / 0")
 
 
-# --------------------------------------------------------------------------- a model over both
-
-
-@pytest.fixture
-def two_gpus(monkeypatch):
-    """`two_gpus(free)`: two GPUs, each with that much free memory."""
-
-    def have(free_bytes):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free_bytes, 2**40))
-
-    return have
-
-
-def model_on_no_device():
-    """(the model, its bytes)."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
-    with torch.device("meta"):
-        config = transformers.LlamaConfig(vocab_size=256, num_attention_heads=4, **sizes)
-        model = transformers.LlamaForCausalLM(config)
-    return model, sum(one.numel() * one.element_size() for one in model.parameters())
-
-
 def judging(device=GPU, part=JUDGE):
     """Where a model goes, as arguments of from_pretrained."""
     return spread(types.SimpleNamespace(part=part), device)
 
 
-def placed(model):
-    """Module -> GPU, as transformers places them on GPUs that are not there."""
-    arguments = judging()
-    return _get_device_map(model, arguments["device_map"], arguments["max_memory"], None)
+def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spread(monkeypatch):
+    """The first layers are with the embeddings; no block is divided or goes to host or disk."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
+    with torch.device("meta"):
+        config = transformers.LlamaConfig(vocab_size=256, num_attention_heads=4, **sizes)
+        model = transformers.LlamaForCausalLM(config)
+    size = sum(one.nbytes for one in model.parameters())
 
+    def placed(share):
+        """Module -> GPU, as transformers places them on GPUs that are not there."""
+        free_bytes = int(share * size / WEIGHTS_SHARE)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free_bytes, 2**40))
+        return _get_device_map(model, *judging().values(), None)
 
-def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spread(two_gpus):
-    """The first layers are on the first GPU, with the embeddings; no block is divided, and nothing
-    goes to the host or the disk.
-    """
-    model, size = model_on_no_device()
-    two_gpus(int(1.5 * size / WEIGHTS_SHARE))
-    assert set(placed(model).values()) == {0}
-    two_gpus(int(0.7 * size / WEIGHTS_SHARE))
-    found = placed(model)
+    assert set(placed(1.5).values()) == {0}
+    found = placed(0.7)
     assert set(found.values()) == {0, 1}
     assert found["model.embed_tokens"] == 0
     layers = [found[f"model.layers.{number}"] for number in range(8)]
     assert layers == sorted(layers)
     assert is_spread(types.SimpleNamespace(hf_device_map=found))
     assert not is_spread(types.SimpleNamespace(hf_device_map={"": 0}))
-
-
-def test_only_judging_on_several_gpus_spreads_a_model(two_gpus, monkeypatch):
-    """Training, a CPU and a single GPU have their model where they always had it."""
-    two_gpus(2**30)
-    assert judging()
-    assert not any((judging(part=TRAIN), judging(part=None), judging(torch.device("cpu"))))
+    assert [judging(part=TRAIN), judging(part=None), judging(torch.device("cpu"))] == [{}] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert not judging()
+    assert judging() == {}
+
+
+def with_copies(folder, *names, tied=False):
+    """The tiny model, whose embeddings are its output layer, with copies of modules that train."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    keys = {"modules_to_save": list(names), "ensure_weight_tying": tied}
+    return get_peft_model(model, LoraConfig(target_modules=["q_proj"], **keys))
+
+
+def ties(model):
+    """The names of parameters that are one tensor."""
+    found = {}
+    for name, one in model.named_parameters(remove_duplicate=False):
+        found.setdefault(id(one), []).append(name)
+    return [names for names in found.values() if len(names) > 1]
+
+
+def test_what_was_tied_is_tied_again_and_nothing_else(tiny_model):
+    """Moving a model takes its ties apart; transformers' way to tie fails at copies that train."""
+    model = with_copies(tiny_model, "embed_tokens", "lm_head", tied=True)
+    before = ties(model)
+    assert before
+    make_divisible(model, mixed=False)
+    model.to("meta")
+    model.tie_weights()
+    assert ties(model) == before
+    # The copy and the original would be parts of different units.
+    with pytest.raises(InputError, match="modules_to_save names the embeddings alone"):
+        make_divisible(with_copies(tiny_model, "embed_tokens"), mixed=False)
+
+
+def test_each_parameter_has_memory_of_its_own(tiny_model):
+    """A process that reads no weights has a new head without; addresses tell parameters apart."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    model.score = torch.nn.Linear(64, 2, device="meta")
+    make_divisible(model, mixed=False)
+    addresses = [one.data_ptr() for one in model.parameters()]
+    assert 0 not in addresses
+    assert len(set(addresses)) == len(addresses)
+
+
+def test_what_trains_under_mixed_precision_needs_no_copy(tiny_model):
+    """A process without weights has float32 where accelerate would copy; tied ones stay one."""
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_model, dtype=torch.bfloat16, device_map={"": "meta"}
+    )
+    model.lm_head.weight = model.model.embed_tokens.weight
+    model.model.norm.weight.requires_grad_(False)
+    make_divisible(model, mixed=True)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.lm_head.weight.dtype == torch.float32
+    assert model.model.norm.weight.dtype == torch.bfloat16

@@ -1,7 +1,7 @@
-"""Masks under the chat templates of many model families: exactly what the assistant says is
-learned.
-"""
+"""Exactly what the assistant says is learned, under many templates; and `check --show-row`."""
 
+import io
+import json
 from copy import deepcopy
 from itertools import groupby
 
@@ -9,13 +9,17 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from msgspec import structs
+from rich.console import Console
 
 from advisor.data.example import Example, Message
+from advisor.render.check_page import print_row
 from tests.conftest import examples
 from tests.trainers.families import CHATML, FAMILIES, family_tokenizer
+from tests.trainers.runs import chat, write_rows
 from trainers.rows import IGNORED, Templater
 from trainers.rows.conversation import answer_row
 from trainers.rows.row import Row, Unusable
+from trainers.tools.show_row import show_row
 
 # Letters of several scripts, emoji, spaces and line ends, but no marks of a template: those are
 # tested by themselves.
@@ -72,9 +76,7 @@ def with_template(template: str):
 @FEW
 @given(turns=st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3), system=st.none() | SAID)
 def test_exactly_what_the_assistant_says_is_learned(name, turns, system):
-    """Whatever is said: each run of learned tokens reads as the answer and the token that ends it,
-    and nothing else is learned.
-    """
+    """Each run of learned tokens reads as an answer and the token that ends it."""
     tokenizer, answers = family_tokenizer(name), [answer for _, answer in turns]
     said = [text for turn in turns for text in turn]
     example = conversation(*said, system=system if FAMILIES[name].system else None)
@@ -85,9 +87,7 @@ def test_exactly_what_the_assistant_says_is_learned(name, turns, system):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_long_chat_is_learned_as_a_short_one_with_few_renderings(name, monkeypatch):
-    """Of twenty answers exactly each is learned; the chat is rendered no more often than one of
-    ten, where the template writes all turns alike.
-    """
+    """A template that writes all turns alike renders twenty answers no more often than ten."""
     render, renderings = Templater.render, []
     monkeypatch.setattr(
         Templater, "render", lambda *args, **keys: renderings.append(1) or render(*args, **keys)
@@ -129,9 +129,7 @@ def test_an_answer_is_not_taken_for_the_same_one_of_weight_0(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_row_begins_as_a_server_asks_and_ends_the_turn(name):
-    """The sample prompt is the template's own text for an answer to come; the last learned token is a
-    special one, which generation is told to stop at.
-    """
+    """The last learned token is a special one, which generation is told to stop at."""
     tokenizer = family_tokenizer(name)
     templater = Templater(tokenizer)
     row = answer_row(conversation("Where is it?", "Here."), templater)
@@ -151,10 +149,7 @@ def calling(name, arguments):
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.tools])
 def test_a_tool_call_is_learned_whole_and_its_result_is_not(name):
-    """Calls are what the assistant says; what the tool returns is read only.
-
-    Arguments given as JSON text are written once, not quoted twice.
-    """
+    """Arguments given as JSON text are written once, not quoted twice."""
     tokenizer = family_tokenizer(name)
     call = calling("find_parcel", '{"number": 7}')
     about = {"name": "find_parcel", "description": "looks", "parameters": {}}
@@ -163,9 +158,7 @@ def test_a_tool_call_is_learned_whole_and_its_result_is_not(name):
         Message("user", "Where is it?"),
         Message("assistant", "", extra=call),
         Message("tool", "in Rome"),
-        Message("assistant", "It is in Rome."),
-        Message("user", "Thanks"),
-        Message("assistant", "Bye."),
+        *conversation("", "It is in Rome.", "Thanks", "Bye.").messages[1:],
     )
     templater = Templater(tokenizer)
     row = answer_row(Example(row=1, messages=messages, tools=(tool,)), templater)
@@ -180,40 +173,6 @@ def test_a_tool_call_is_learned_whole_and_its_result_is_not(name):
     assert '"number": 7' in runs(tokenizer, alone)[0]
 
 
-def test_a_template_that_drops_tool_calls_is_refused():
-    """A call that the template does not write is no answer: the row is named, not trained on as
-    silence.
-    """
-    call = Message("assistant", "", extra=calling("find_parcel", {}))
-    example = Example(row=1, messages=(Message("user", "Where?"), call))
-    with pytest.raises(Unusable, match="does not write tool calls"):
-        answer_row(example, Templater(family_tokenizer("smollm")))
-
-
-def test_what_a_template_leaves_out_is_counted():
-    """Tools and turns that a template has no place for are counted."""
-    loop = "{% for m in messages %}"
-    templater = Templater(
-        with_template(CHATML.replace(loop, "{% for m in messages if m.role != 'system' %}"))
-    )
-    tool = {"type": "function", "function": {"name": "find_parcel"}}
-    example = conversation("Where?", "Here.", system="Be kind.")
-    answer_row(structs.replace(example, tools=(tool,)), templater)
-    assert {note.split(":")[0] for note in templater.notes} == {
-        "system turns are left out or rewritten by the chat template",
-        "tools are not shown to the model",
-    }
-
-
-def test_a_template_that_hides_answers_is_refused():
-    """A template that shortens or rewrites answers cannot be masked: the row is refused, not
-    guessed.
-    """
-    tokenizer = with_template(CHATML.replace("{{ m.content }}", "{{ m.content[:3] }}"))
-    with pytest.raises(Unusable, match="hides where an answer"):
-        answer_row(conversation("Where?", "It is here."), Templater(tokenizer))
-
-
 @pytest.mark.parametrize("name", ["smollm", "llama3", "zephyr"])
 def test_an_assistant_that_speaks_first_is_learned(name):
     """A conversation may begin with the assistant, also where a template refuses an empty one."""
@@ -223,44 +182,175 @@ def test_an_assistant_that_speaks_first_is_learned(name):
     assert runs(tokenizer, row) == wanted(name, "Hello!", "What now?")
 
 
-def test_thoughts_of_the_last_answer_are_learned():
-    """A thought in front of the last answer is what the model writes; earlier thoughts are gone, as
-    when it is served.
-    """
-    thinking = "<think>\nwell\n</think>\n\nSecond."
-    said = ("One?", "<think>\nhm\n</think>\n\nFirst.", "Two?", thinking)
-    assert learned("qwen3", *said) == ["First.<|im_end|>", thinking + "<|im_end|>"]
-
-
-def test_marks_of_the_template_inside_a_message_are_counted():
-    """Text that reads as an end-of-turn token ends the turn early: counted, with the reason."""
-    templater = Templater(family_tokenizer("smollm"))
-    answer_row(conversation("What does <|im_end|> do?", "It ends a turn."), templater)
-    assert any("a mark of the chat template" in note for note in templater.notes)
+THOUGHT = "<think>\nwell\n</think>\n\nSecond."
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("llama3", "Yes.<|eot_id|>"), ("smollm", "  Yes. <|im_end|>")]
+    ("name", "said", "expected"),
+    [
+        ("llama3", ["Well?", "  Yes. "], ["Yes.<|eot_id|>"]),
+        ("smollm", ["Well?", "  Yes. "], ["  Yes. <|im_end|>"]),
+        (
+            "qwen3",
+            ["One?", "<think>\nhm\n</think>\n\nFirst.", "Two?", THOUGHT],
+            ["First.<|im_end|>", THOUGHT + "<|im_end|>"],
+        ),
+    ],
 )
-def test_surrounding_space_is_learned_only_where_the_template_keeps_it(name, expected):
-    """Space that a template strips is not expected of the model; space that it keeps is."""
-    assert learned(name, "Well?", "  Yes. ") == [expected]
+def test_space_and_thoughts_are_learned_only_where_the_template_keeps_them(name, said, expected):
+    """The last answer's thought is learned; earlier ones are gone, as when the model is served."""
+    assert learned(name, *said) == expected
 
 
-def test_weights_between_0_and_1_are_counted():
-    """A weight that is neither 0 nor 1 is taken as 1, and that is said."""
-    templater = Templater(family_tokenizer("smollm"))
-    answer_row(conversation("Well?", "Yes.", weights=(1, 0.5)), templater)
-    assert list(templater.notes) == ["a message has a weight other than 0 and 1: it counts as 1"]
+LOOP, ANSWER = "{% for m in messages %}", "<|im_start|>assistant\n{% endif %}"
+TOOL = {"type": "function", "function": {"name": "find_parcel"}}
 
 
-def test_a_prompt_that_training_never_shows_is_counted():
-    """Where the template begins an answer with a thought that the rows do not have, the rows are
-    counted: the model is asked otherwise than it was trained.
-    """
-    end = "<|im_start|>assistant\n{% endif %}"
-    tokenizer = with_template(CHATML.replace(end, end.replace("{%", "<think>\n{%")))
+@pytest.mark.parametrize(
+    ("example", "template", "notes"),
+    [
+        (
+            conversation("Well?", "Yes.", weights=(1, 0.5)),
+            CHATML,
+            ["a message has a weight other than 0 and 1: it counts as 1"],
+        ),
+        (
+            conversation("What does <|im_end|> do?", "It ends a turn."),
+            CHATML,
+            ["a mark of the chat template"],
+        ),
+        (  # The model is asked otherwise than it was trained.
+            conversation("Well?", "Yes."),
+            CHATML.replace(ANSWER, ANSWER.replace("{%", "<think>\n{%")),
+            ["begun by the template in another way"],
+        ),
+        (
+            structs.replace(conversation("Where?", "Here.", system="Be kind."), tools=(TOOL,)),
+            CHATML.replace(LOOP, "{% for m in messages if m.role != 'system' %}"),
+            [
+                "system turns are left out or rewritten by the chat template",
+                "tools are not shown to the model",
+            ],
+        ),
+    ],
+    ids=["weight between", "mark inside", "prompt never shown", "left out"],
+)
+def test_what_a_template_does_to_a_row_is_counted(example, template, notes):
+    """It counts marks inside messages, odd weights, other prompts, and missing tools or turns."""
+    tokenizer = with_template(template)
     templater = Templater(tokenizer)
-    row = answer_row(conversation("Well?", "Yes."), templater)
-    assert runs(tokenizer, row) == ["Yes.<|im_end|>"]
-    assert any("begun by the template in another way" in note for note in templater.notes)
+    row = answer_row(example, templater)
+    assert runs(tokenizer, row) == [f"{example.messages[-1].content}<|im_end|>"]
+    found = sorted(templater.notes)
+    assert len(found) == len(notes)
+    assert [said for said, note in zip(notes, found, strict=True) if said not in note] == []
+
+
+@pytest.mark.parametrize(
+    ("example", "template", "said"),
+    [
+        (
+            Example(
+                row=1,
+                messages=(
+                    Message("user", "Where?"),
+                    Message("assistant", "", extra=calling("find_parcel", {})),
+                ),
+            ),
+            CHATML,
+            "does not write tool calls",
+        ),
+        (
+            conversation("Where?", "It is here."),
+            CHATML.replace("{{ m.content }}", "{{ m.content[:3] }}"),
+            "hides where an answer",
+        ),
+    ],
+    ids=["a call that is dropped", "an answer that is cut"],
+)
+def test_a_template_that_hides_answers_is_refused(example, template, said):
+    """A row whose calls or answers a template changes is refused, not guessed or learned empty."""
+    with pytest.raises(Unusable, match=said):
+        answer_row(example, Templater(with_template(template)))
+
+
+@pytest.fixture
+def data(tmp_path):
+    rows = [chat("Where is it?", "Here [bold]."), chat("Nothing?", "")] * 30
+    return write_rows(tmp_path / "data.jsonl", rows)
+
+
+def printed(shown, **options) -> str:
+    out = io.StringIO()
+    print_row(shown, Console(file=out, width=100, **options))
+    return out.getvalue()
+
+
+def test_the_learned_part_stands_between_marks_or_is_coloured_on_a_terminal(data, tiny_model):
+    """Double brackets mark what is learned where there is no colour; on a terminal it is green."""
+    shown = show_row(data, row=1, model=str(tiny_model))
+    (part,) = shown["parts"]
+    assert part["learned_tokens"] < part["tokens"]
+    marked = "\nWhere is it?<|im_end|>\n<|im_start|>assistant\n[[Here [bold].<|im_end|>]]\n"
+    assert "<|im_start|>user" + marked in printed(shown)
+    terminal = {"force_terminal": True, "color_system": "standard"}
+    text = printed(shown, **terminal)
+    assert "\x1b[1;32mHere [bold].<|im_end|>\x1b[0m" in text
+    assert "[[" not in text
+    assert "[[Here" in printed(shown, **terminal, no_color=True)
+
+
+def test_without_a_model_the_plain_template_is_shown(data):
+    """The mask is shown in the plain template, which is said, and tokens are not counted."""
+    shown = show_row(data, row=1)
+    assert shown["template"].startswith("no model was named")
+    assert shown["parts"][0]["tokens"] is None
+    assert "User: Where is it?\n\nAssistant:[[ Here [bold].<|end|>]]" in printed(shown)
+
+
+@pytest.mark.light
+def test_a_row_that_is_left_out_says_why(data):
+    """A row that no trainer would use is shown with the reason."""
+    text = printed(show_row(data, row=2))
+    assert "This row is left out of the training, and counted: no answer to learn from" in text
+
+
+def test_pairs_and_prompts_are_shown_as_they_are_trained(tmp_path):
+    """A pair shows both answers behind their prompt; a question shows its answer beside it."""
+    pairs = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(5)]
+    parts = show_row(write_rows(tmp_path / "pairs.jsonl", pairs), row=3)["parts"]
+    for part, answer in zip(parts, ("Yes.<|end|>", "No.<|end|>"), strict=True):
+        first, *_, last = part["stretches"]
+        assert "Question 2?" in first["text"]
+        assert not first["learned"]
+        assert last["text"].strip() == answer
+    sums = [{"prompt": f"What is {n} + {n}?", "ground_truth": str(2 * n)} for n in range(5)]
+    (part,) = show_row(write_rows(tmp_path / "sums.jsonl", sums), row=3)["parts"]
+    assert part["answer"] == "4"
+    assert not any(stretch["learned"] for stretch in part["stretches"])
+
+
+def test_control_characters_of_a_row_do_not_reach_the_terminal(tmp_path):
+    """A row cannot move the cursor or change colours by itself."""
+    rows = [{"prompt": f"{n} \x1b[2J?", "completion": "ok \x07"} for n in range(3)]
+    text = printed(show_row(write_rows(tmp_path / "data.jsonl", rows), row=1))
+    assert "\x1b" not in text
+    assert "\\x1b[2J" in text
+
+
+def test_the_check_command_shows_a_row_that_a_process_of_its_own_reads(data, tiny_model, call):
+    """With --json it is one document, and a row that is not there is the user's error."""
+    code, out, _ = call("check", data, "--show-row", 1, "--model", tiny_model)
+    assert code == 0
+    assert "[[Here [bold].<|im_end|>]]" in out
+    document = json.loads(call("check", data, "--show-row", 1, "--json")[1])
+    assert document["schema_version"] == 1
+    learned = [stretch["learned"] for stretch in document["parts"][0]["stretches"]]
+    assert learned == [False, True, False]
+    for row, said in (
+        (61, ("there is no row 61", "it has 60 rows, counted from 1")),
+        (0, ("rows are counted from 1",)),
+    ):
+        code, _, told = call("check", data, "--show-row", row)
+        assert code == 2
+        assert all(words in told for words in said)

@@ -1,9 +1,8 @@
-"""Scores against values worked out by hand, intervals against their known behaviour, verdicts in
-words.
-"""
+"""Scores against values by hand, intervals against known behaviour, verdicts in words."""
 
 import random
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import pytest
 
@@ -41,33 +40,57 @@ def test_scores_by_hand(metric, said, expected, value):
 @pytest.mark.light
 def test_the_metric_follows_the_expected_answers():
     """Forms, short answers and long answers are judged differently."""
-    assert choose_metrics(['{"a": 1}', "[]"]) == ("json_validity", "exact_match")
-    assert choose_metrics(["Paris", "seven days"]) == ("exact_match", "token_f1")
-    long = ["a long answer with very many words in it, indeed"] * 3
-    assert choose_metrics(long) == ("rouge_l", "token_f1")
-    assert choose_metrics([]) == ()
+    for answers, wanted in (
+        (['{"a": 1}', "[]"], ("json_validity", "exact_match")),
+        (["Paris", "seven days"], ("exact_match", "token_f1")),
+        (["a long answer with very many words in it, indeed"] * 3, ("rouge_l", "token_f1")),
+        ([], ()),
+    ):
+        assert choose_metrics(answers) == wanted
 
 
-def test_an_interval_excludes_zero_where_every_row_got_better_and_includes_it_where_nothing_changed():
-    """Rows that all improve by one give an interval of exactly one; noise around nothing gives one
-    around zero.
-    """
-    same = compare([1.0] * 10, [0.0] * 10, higher_is_better=False)
-    assert same.interval == (-1.0, -1.0)
-    assert same.word == "better"
-    assert compare([0.0] * 10, [1.0] * 10, higher_is_better=False).word == "worse"
+@pytest.mark.parametrize(
+    ("before", "after", "higher", "word", "interval"),
+    [
+        ([1.0] * 10, [0.0] * 10, False, "better", (-1.0, -1.0)),  # all improve by exactly one
+        ([0.0] * 10, [1.0] * 10, False, "worse", (1.0, 1.0)),
+        # By Student's t that is no chance: four rows, all alike.
+        ([2.4, 2.5, 2.6, 2.4], [0.8, 0.7, 0.9, 0.6], False, "better", ANY),
+        # Too few that turned from wrong to right, since they have no spread to judge by.
+        ([0.0] * 3, [1.0] * 3, True, ANY, None),
+    ],
+)
+def test_rows_are_told_from_chance_where_they_say_something(before, after, higher, word, interval):
+    """An interval excludes zero where every row got better."""
+    found = compare(before, after, higher_is_better=higher)
+    assert (found.word, found.interval) == (word, interval)
+
+
+def test_a_mean_per_token_counts_a_long_row_more():
+    """And rows before and after are as many."""
+    found = compare([1.0, 2.0], [1.0, 4.0], higher_is_better=True, weights=[3.0, 1.0])
+    assert (found.before, found.after, found.interval) == (1.25, 1.75, None)
+    with pytest.raises(ValueError, match="rows before"):
+        compare([1.0], [], higher_is_better=True)
+
+
+def test_noise_around_nothing_is_not_distinguishable_and_says_what_would_be():
+    """Fifty rows name the difference that would have been seen, and two rows tell nothing."""
     draw = random.Random(3)
     before = [draw.gauss(0, 1) for _ in range(50)]
     noise = compare(before, [value + draw.gauss(0, 0.5) for value in before], higher_is_better=True)
-    assert noise.interval[0] < 0 < noise.interval[1]
+    low, high = noise.interval
+    assert low < 0 < high
     assert noise.word == "not distinguishable"
+    told = float(verdict({"reward": noise})[1].rsplit(" ", 1)[1])
+    assert told == pytest.approx((high - low) / 2, rel=0.1)
+    said = verdict({"held-out loss": compare([1.0, 2.0], [1.1, 1.9], higher_is_better=False)})[1]
+    assert said.endswith("on 2 held-out rows, which are too few to tell")
 
 
 @pytest.mark.parametrize("rows", [3, 5, 16, 40])
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(rows):
-    """Of 400 experiments with a true difference of 0.3, the 95 % interval misses it in about one of
-    twenty, also with few rows.
-    """
+    """A 95 % interval misses a true difference in about one experiment of twenty."""
     draw, missed = random.Random(rows), 0
     for _ in range(400):
         weights = [draw.randint(20, 80) for _ in range(rows)]
@@ -76,20 +99,6 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(rows):
         found = compare(before, after, higher_is_better=True, weights=weights)
         missed += not found.interval[0] <= 0.3 <= found.interval[1]
     assert 8 <= missed <= 36
-
-
-def test_few_rows_are_told_from_chance_only_where_they_say_something():
-    """2.47 to 0.76 on four rows, all alike: by Student's t that is no chance. Three answers that
-    turned from wrong to right are too few, since they have no spread to judge by. A mean per token
-    counts a long row more.
-    """
-    found = compare([2.4, 2.5, 2.6, 2.4], [0.8, 0.7, 0.9, 0.6], higher_is_better=False)
-    assert found.word == "better"
-    assert compare([0.0] * 3, [1.0] * 3, higher_is_better=True).interval is None
-    found = compare([1.0, 2.0], [1.0, 4.0], higher_is_better=True, weights=[3.0, 1.0])
-    assert (found.before, found.after, found.interval) == (1.25, 1.75, None)
-    with pytest.raises(ValueError, match="rows before"):
-        compare([1.0], [], higher_is_better=True)
 
 
 @pytest.mark.light
@@ -115,26 +124,12 @@ def test_classes_are_counted():
 def test_the_verdict_is_a_word_and_a_sentence():
     """The first metric decides; others are told where they are distinguishable."""
     loss = compare([4.0] * 10, [2.0] * 10, higher_is_better=False)
-    answers = {"exact_match": compare([0.0] * 6, [1.0] * 6, higher_is_better=True)}
-    word, text = verdict({"held-out loss": loss, **answers})
+    answers = compare([0.0] * 6, [1.0] * 6, higher_is_better=True)
+    word, text = verdict({"held-out loss": loss, "exact_match": answers})
     assert word == "better"
     assert "held-out loss 4 before, 2 after (difference -2.00 to -2.00) on 10 held-out rows" in text
     assert "exact match 0 before, 1 after" in text
     assert verdict({}) == ("not distinguishable", "nothing was held out to compare on")
-
-
-def test_a_verdict_that_cannot_tell_says_what_it_could():
-    """Two rows tell nothing; of fifty the difference that would have been seen is named."""
-    few = compare([1.0, 2.0], [1.1, 1.9], higher_is_better=False)
-    assert verdict({"held-out loss": few})[1].endswith(
-        "on 2 held-out rows, which are too few to tell"
-    )
-    draw = random.Random(5)
-    before = [draw.gauss(0, 1) for _ in range(50)]
-    after = [value + draw.gauss(0, 1) for value in before]
-    noise = compare(before, after, higher_is_better=True)
-    told = float(verdict({"reward": noise})[1].rsplit(" ", 1)[1])
-    assert told == pytest.approx((noise.interval[1] - noise.interval[0]) / 2, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
-"""Losses, gradients and dtypes are the right ones: with accumulation, in 16 bits, under flash
-attention, and against plain TRL on the same rows.
-"""
+"""Losses, gradients and dtypes: accumulated, in 16 bits, by flash attention, beside plain TRL."""
 
+import itertools
 import math
+from collections import defaultdict
 from contextlib import nullcontext
+from copy import deepcopy
 from importlib import import_module
 from pkgutil import resolve_name
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -55,15 +57,15 @@ SLOW = pytest.mark.slow
 def sixteen(tmp_path_factory):
     """Sixteen rows for every kind of objective: pairs, chats, classes; of different lengths."""
     folder = tmp_path_factory.mktemp("sixteen")
-    pairs, chats, classes = [], [], []
-    for number in range(ROWS):
-        question = f"{QUESTIONS[number % 5]}, order {number}?" + " please" * (number % 4)
-        answer = "Thank you for writing." + " We look at it." * (number % 3)
-        pairs.append({"prompt": question, "chosen": answer, "rejected": f"Go away {number}."})
-        chats.append({"prompt": question, "completion": answer})
-        classes.append({"text": question, "label": "ab"[number % 2]})
-    for name, rows in (("pairs", pairs), ("chats", chats), ("classes", classes)):
-        write_rows(folder / f"{name}.jsonl", rows)
+    asked = [f"{QUESTIONS[n % 5]}, order {n}?" + " please" * (n % 4) for n in range(ROWS)]
+    said = ["Thank you for writing." + " We look at it." * (n % 3) for n in range(ROWS)]
+    rows = {
+        "pairs": lambda n: {"prompt": asked[n], "chosen": said[n], "rejected": f"Go away {n}."},
+        "chats": lambda n: {"prompt": asked[n], "completion": said[n]},
+        "classes": lambda n: {"text": asked[n], "label": "ab"[n % 2]},
+    }
+    for name, row in rows.items():
+        write_rows(folder / f"{name}.jsonl", map(row, range(ROWS)))
     return folder
 
 
@@ -74,18 +76,13 @@ def job_of(align, sixteen, tmp_path):
 
     def build(name, **keys):
         file = {"sft": "chats", "classes": "classes"}.get(name, "pairs")
-        own = {"head": "classes"} if name == "classes" else {}
-        if name in ("grpo", "rloo"):
-            own = {"generations": 4, "response_tokens": 6, "reward": "own.py:score"}
+        rollouts = {"generations": 4, "response_tokens": 6, "reward": "own.py:score"}
+        own = {"grpo": rollouts, "rloo": rollouts, "classes": {"head": "classes"}}.get(name, {})
         common = {
             "holdout": 0.0, "max_steps": 1, "warmup": 0.0, "scheduler": "constant",
-            "optimizer": "sgd", "dropout": 0.0,
+            "optimizer": "sgd", "dropout": 0.0, "job_data": sixteen / f"{file}.jsonl",
         }  # fmt: skip
-        return align(
-            "sft" if name == "classes" else name,
-            **{**common, **own, **keys},
-            job_data=sixteen / f"{file}.jsonl",
-        )
+        return align("sft" if name == "classes" else name, **{**common, **own, **keys})
 
     return build
 
@@ -102,18 +99,14 @@ def built(job, name, *, steps=1):
 
 
 def fixed_answers(monkeypatch, trainer_class):
-    """Let the engine and TRL's own trainer write the same answers to the same prompts, whatever the batch; the numbers
-    of prompts that each call was for.
-    """
+    """Let the engine and TRL write the same answers; gives how many prompts each call was for."""
     calls = []
 
     def generate(prompt_ids):
         calls.append(len(prompt_ids))
-        counts, answers = {}, []
-        for ids in map(tuple, prompt_ids):
-            place = counts[ids] = counts.get(ids, -1) + 1
-            answers.append([5 + (sum(ids) * 7 + place * 31 + step * 13) % 250 for step in range(6)])
-        return answers
+        counts = defaultdict(itertools.count)  # of the answers to a prompt
+        starts = [sum(ids) * 7 + next(counts[tuple(ids)]) * 31 for ids in prompt_ids]
+        return [[5 + (start + step * 13) % 250 for step in range(6)] for start in starts]
 
     monkeypatch.setattr(
         "trainers.rollouts.transformers_engine.generate_batch",
@@ -125,23 +118,17 @@ def fixed_answers(monkeypatch, trainer_class):
     return calls
 
 
-# --------------------------------------------------------------------------- accumulation
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch):
-    """Sixteen rows at once and eight times two rows are one step: the same loss, and gradients of
-    the same size, for every objective.
-    """
+    """Sixteen rows at once and eight times two are one step, for every objective."""
     if name in ("grpo", "rloo"):
         fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
-    small = 4 if name == "kto" else 2  # fewer rows have no estimate of KL
     found = []
-    for size in (ROWS, small):
+    for size in (ROWS, 4 if name == "kto" else 2):  # fewer rows have no estimate of KL
         trainer, lines = built(job_of(name, micro_batch_size=size, grad_accum=ROWS // size), name)
         trainer.train()
-        (line,) = lines
-        found.append((line["loss"], line["grad_norm"]))
+        found += numbers(lines)
+    assert len(found) == 2
     # ORPO learns the mean over the tokens of each micro-batch, and KTO's reference point is that of
     # a micro-batch.
     loose = name in ("kto", "orpo")
@@ -149,16 +136,8 @@ def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch
     assert found[0][1] > 1e-4
 
 
-# --------------------------------------------------------------------------- against plain TRL
-
-
 def beside_plain(job, name, folder, *, steps, kind, config, arguments, **parts):
-    """(what our trainer logs of the job, what a trainer of TRL does on the same rows from the same weights).
-
-    Args:
-        config: The class of the plain one's arguments, which are written without our settings.
-        parts: Of the plain trainer; a function of our rows for its data.
-    """
+    """What our trainer logs, and what TRL's of `config` and `parts` does from the same weights."""
     trainer, lines = built(job, name, steps=steps)
     start = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
     peft_config = trainer.model.peft_config["default"]
@@ -209,19 +188,21 @@ def answer_columns(rows):
     }
 
 
-@SLOW
 @pytest.mark.parametrize(
     ("name", "own", "kind", "config", "arguments", "columns"),
     [
         ("sft", {}, trl.SFTTrainer, trl.SFTConfig, {"completion_only_loss": True}, answer_columns),
-        ("dpo", {"beta": 0.1}, PlainDPO, trl.DPOConfig, {"beta": 0.1}, preference_columns),
+        pytest.param(
+            *("dpo", {"beta": 0.1}, PlainDPO, trl.DPOConfig, {"beta": 0.1}, preference_columns),
+            marks=SLOW,
+        ),
     ],
     ids=["sft", "dpo"],
 )
 def test_ten_steps_are_those_of_plain_trl(
     name, own, kind, config, arguments, columns, job_of, tmp_path
 ):
-    """Loss and gradient norm of ten steps are those of TRL's own trainer on the same tokens."""
+    """Loss and gradient norm are TRL's own, although ours leaves out unlearned positions."""
     mine, plain = beside_plain(
         job_of(name, **COMPARED, max_steps=10, **own), name, tmp_path / "plain", steps=10,
         kind=kind, config=config, arguments={"max_length": None, **arguments}, columns=columns,
@@ -229,14 +210,11 @@ def test_ten_steps_are_those_of_plain_trl(
     expected = numbers(plain)
     assert len(expected) == 10
     assert name == "sft" or expected[0][0] == pytest.approx(math.log(2), abs=1e-4)
-    for one, other in zip(numbers(mine), expected, strict=True):
-        assert one == pytest.approx(other, rel=2e-3, abs=1e-5)
+    assert numbers(mine) == [pytest.approx(one, rel=2e-3, abs=1e-5) for one in expected]
 
 
 def test_the_first_step_of_grpo_is_that_of_plain_trl(job_of, tmp_path, monkeypatch):
-    """With the same answers, loss, gradient norm and rewards of a step are those of TRL's
-    GRPOTrainer.
-    """
+    """With the same answers, loss, gradient norm and rewards are those of TRL's GRPOTrainer."""
     fixed_answers(monkeypatch, GRPOTrainer)
 
     def score(prompts, completions, **others):
@@ -250,20 +228,15 @@ def test_the_first_step_of_grpo_is_that_of_plain_trl(job_of, tmp_path, monkeypat
     )  # fmt: skip
     (expected,) = numbers(plain)
     assert numbers(mine) == [pytest.approx(expected, rel=2e-3, abs=1e-5)]
+    rewards = {key: one for key, one in mine[0].items() if key in ("reward", "reward_std")}
     other = next(line for line in plain if "reward" in line)
-    for key in ("reward", "reward_std"):
-        assert mine[0][key] == pytest.approx(other[key], rel=1e-5)
+    assert rewards == pytest.approx({key: other[key] for key in rewards}, rel=1e-5)
     assert expected[1] > 1e-3
-
-
-# --------------------------------------------------------------------------- rollouts
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
 def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
-    """One call writes the answers to all prompts of an optimizer step, or as many whole groups as
-    fit into memory.
-    """
+    """One call writes the answers of an optimizer step, or as many whole groups as memory holds."""
     calls = fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
     # Two prompts with 4 answers each fit, as the plan says, and 3 more.
     for most, wanted in ((64, [2 * 4 * 4]), (3, [11, 11, 10])):
@@ -299,9 +272,7 @@ def test_as_many_answers_at_once_as_memory_holds(tiny_model):
 
 
 def test_layers_of_different_sizes_are_counted_one_by_one():
-    """Gemma 4 has heads of two widths and Gemma 3n a width for each MLP; Mamba keeps nothing more
-    for a longer text.
-    """
+    """Gemma 4 has two widths of heads, Gemma 3n one per MLP; Mamba keeps no more for long texts."""
 
     def per_token(config):
         model = SimpleNamespace(config=config, parameters=lambda: iter([torch.zeros(1)]))
@@ -313,9 +284,8 @@ def test_layers_of_different_sizes_are_counted_one_by_one():
     wide = {**sizes, **heads, **kinds, "num_kv_shared_layers": 0}
     gemma4 = transformers.Gemma4TextConfig(**wide, intermediate_size=32, global_head_dim=16)
     assert per_token(gemma4) == 2 * 2 * (8 + 16) + 8 * 16 + 3 * 32
-    gemma3n = transformers.Gemma3nTextConfig(
-        **wide, intermediate_size=[32, 64], activation_sparsity_pattern=[0.0, 0.0]
-    )
+    own = {"intermediate_size": [32, 64], "activation_sparsity_pattern": [0.0, 0.0]}
+    gemma3n = transformers.Gemma3nTextConfig(**wide, **own)
     assert per_token(gemma3n) == 2 * 2 * (8 + 8) + 8 * 16 + 3 * 64
     mamba = transformers.MambaConfig(**sizes)
     assert per_token(mamba) == 8 * 16 + 3 * mamba.intermediate_size
@@ -323,14 +293,9 @@ def test_layers_of_different_sizes_are_counted_one_by_one():
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
 def test_the_reference_model_is_a_copy_and_never_loaded(name, job_of, monkeypatch):
-    """The reference model of a model that is trained whole is a frozen copy of it: nothing is
-    loaded a second time.
-    """
+    """It is a frozen copy of the model that is trained whole."""
     module = import_module(f"trl.trainer.{name}_trainer")
-
-    def load(*args, **kwargs):
-        raise AssertionError("the reference model was loaded again")
-
+    load = Mock(side_effect=AssertionError("the reference model was loaded again"))
     monkeypatch.setattr(module, "create_model_from_path", load)
     fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
     job = job_of(name, **FULL, beta=0.1, micro_batch_size=4)
@@ -343,35 +308,27 @@ def test_the_reference_model_is_a_copy_and_never_loaded(name, job_of, monkeypatc
     assert lines[0]["grad_norm"] > 0
 
 
-# --------------------------------------------------------------------------- 16-bit modules
-
-
-def adapted(tiny_model, dtype, *, head="CausalLM", **lora):
-    """The tiny model in this dtype, with a LoRA and whole modules that are trained."""
-    torch.manual_seed(0)
-    kind = getattr(transformers, f"AutoModelFor{head}")
-    task, extra = ("CAUSAL_LM", {}) if head == "CausalLM" else ("SEQ_CLS", {"num_labels": 1})
-    model = kind.from_pretrained(tiny_model, dtype=dtype, **extra)
-    return get_peft_model(
-        model, LoraConfig(r=2, target_modules="all-linear", task_type=task, **lora)
-    )
-
-
 TIED = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
 
 
 @pytest.mark.parametrize(
-    ("head", "lora"),
-    [("SequenceClassification", {}), ("CausalLM", TIED)],
+    ("head", "labels", "lora"),
+    [
+        ("SequenceClassification", {"num_labels": 1}, {"task_type": "SEQ_CLS"}),
+        ("CausalLM", {}, {"task_type": "CAUSAL_LM", **TIED}),
+    ],
     ids=["score-head", "tied-embeddings"],
 )
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_what_a_module_trains_is_float32(dtype, head, lora, tiny_model, tmp_path):
-    """A head or embeddings trained beside a module on a 16-bit base are float32: the loss scaler of
-    float16 takes them, small updates are not lost, and what is saved is what is in memory.
-    """
+def test_what_a_module_trains_is_float32(dtype, head, labels, lora, tiny_model, tmp_path):
+    """So float16's loss scaler takes heads and embeddings, and small updates are not lost."""
     half = getattr(torch, dtype)
-    model = adapted(tiny_model, half, head=head, **lora)
+    torch.manual_seed(0)
+    kind = getattr(transformers, f"AutoModelFor{head}")
+    model = get_peft_model(
+        kind.from_pretrained(tiny_model, dtype=half, **labels),
+        LoraConfig(r=2, target_modules="all-linear", **lora),
+    )
     ids = torch.arange(3, 23)[None]
     with evaluating(model):
         before = model(input_ids=ids).logits
@@ -391,57 +348,44 @@ def test_what_a_module_trains_is_float32(dtype, head, lora, tiny_model, tmp_path
     scaler.unscale_(optimizer)  # raised "Attempting to unscale FP16 gradients"
     scaler.step(optimizer)
     copies = [one for name, one in model.named_parameters() if "modules_to_save" in name]
-    assert copies
     assert any(not torch.equal(a, b) for a, b in zip(trained, start, strict=True))
     round_to_base(model)
     assert {one.dtype for one in copies} == {half}
     model.save_pretrained(tmp_path)
-    second = getattr(peft, f"AutoPeftModelFor{head}").from_pretrained(
-        tmp_path, dtype=half, **({"num_labels": 1} if lora == {} else {})
-    )
+    kind = getattr(peft, f"AutoPeftModelFor{head}")
+    second = kind.from_pretrained(tmp_path, dtype=half, **labels)
     with evaluating(model), evaluating(second):
         assert torch.equal(model(input_ids=ids).logits, second(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize("name", ["classes", pytest.param("rm", marks=SLOW), "sft"])
 def test_what_is_trained_whole_on_a_16_bit_base_loads_as_it_was_checked(name, job_of):
-    """A head on a bfloat16 base, or embeddings, train in float32 and are rounded once, when training
-    ends.
-    """
+    """A head or embeddings train in float32 and are rounded once, when training ends."""
     own = {"train_embeddings": True, "job_judge": False} if name == "sft" else {}
     job = job_of(
         name, weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4, **own
     )
     result = trained(job)
     assert result["resolved"]["trainable_dtype"] == "float32"
-    (check,) = [one for one in result["checks"] if one["name"].startswith("saved")]
-    assert name != "sft" or "at most 0 " in check["text"]
+    (said,) = [one["text"] for one in result["checks"] if one["name"].startswith("saved")]
+    assert name != "sft" or "at most 0 " in said
 
 
-TIE = 0x8000  # bits of a float32 exactly between two bfloat16 numbers
+# Weights that lie on bfloat16 numbers, exactly between two, or as float16 has them.
+LIE = {
+    "bfloat16": lambda on: on.to(torch.bfloat16).float(),
+    "between": lambda on: (LIE["bfloat16"](on).view(torch.int32) + 0x8000).view(torch.float32),
+    "float16": lambda on: on.half().float(),
+}
 
 
-def linear(kind):
-    """A layer whose weights lie on bfloat16 numbers, exactly between two, or as float16 has them."""
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(256, 512)
-    with torch.no_grad():
-        on = (0.05 * torch.randn(512, 256)).to(torch.bfloat16).float()
-        values = {
-            "bfloat16": on,
-            "between": (on.view(torch.int32) + TIE).view(torch.float32),
-            "float16": (0.05 * torch.randn(512, 256)).half().float(),
-        }
-        layer.weight.copy_(values[kind])
-    return layer
-
-
-@pytest.mark.parametrize("kind", ["bfloat16", "between", "float16"])
+@pytest.mark.parametrize("kind", LIE)
 def test_a_small_update_has_its_own_size_in_products(kind):
-    """Products start as they were, the same in each process that loads the model, and an update of a hundredth of a step moves the 16-bit weights
-    by as much on average; without this by nothing, or by a step.
-    """
-    layer, other = linear(kind).requires_grad_(False), linear(kind).requires_grad_(False)
+    """A hundredth of a rounding step moves 16-bit weights by as much on average, not by nothing."""
+    layer = torch.nn.Linear(256, 512).requires_grad_(False)
+    weight = 0.05 * torch.randn(512, 256, generator=torch.Generator().manual_seed(0))
+    layer.weight.copy_(LIE[kind](weight))
+    other = deepcopy(layer)
     before, bias = layer.weight.to(torch.bfloat16), layer.bias.clone()
     dither(layer, 3)
     dither(other, 3)
@@ -455,9 +399,7 @@ def test_a_small_update_has_its_own_size_in_products(kind):
 
 @SLOW
 def test_the_first_updates_count_in_both_precisions(align, smollm, tmp_path):
-    """Full DPO of the real model at a small learning rate: after two updates the margin in mixed
-    precision is that of float32 within a factor of two.
-    """
+    """At a small rate the margin in mixed precision is float32's within a factor of two."""
     margins = {}
     for precision in ("pure", "mixed"):
         job = align(
@@ -468,9 +410,6 @@ def test_the_first_updates_count_in_both_precisions(align, smollm, tmp_path):
         trained(job)
         margins[precision] = metrics(job)[2]["reward_margins"]
     assert margins["pure"] / 2 < margins["mixed"] < 2 * margins["pure"]
-
-
-# --------------------------------------------------------------------------- flash attention
 
 
 @pytest.fixture
@@ -498,13 +437,10 @@ def flash_like(monkeypatch):
     "name", ["sft", pytest.param("rm", marks=SLOW), pytest.param("dpo", marks=SLOW), "grpo"]
 )
 def test_float32_weights_train_under_flash_attention(name, job_of, flash_like):
-    """With float32 weights and mixed precision, packing's check, the evaluation before and after,
-    sample answers, rollouts and the check of the saved result run under flash attention.
-    """
+    """Evaluation, rollouts and the checks of packing and of the saved result do so as well."""
     keys = {"weights_dtype": "float32", "precision": "mixed", "attention": flash_like}
     own = {"packing": True} if name == "sft" else {}
-    job = job_of(name, **keys, **own, max_steps=2, micro_batch_size=4, holdout=0.25)
-    result = trained(job)
+    result = trained(job_of(name, **keys, **own, max_steps=2, micro_batch_size=4, holdout=0.25))
     assert result["checks"][0]["ok"]
     assert result["evaluation"]["rows"] >= 0
 
@@ -514,9 +450,6 @@ def test_float32_alone_is_refused_under_flash_attention(job_of, flash_like):
     job = job_of("sft", weights_dtype="float32", precision="pure", attention=flash_like)
     with pytest.raises(InputError, match="computes in 16 bits"):
         trained(job)
-
-
-# --------------------------------------------------------------------------- the saved result
 
 
 def test_flat_distributions_are_compared_too():

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 from trl.data_utils import extract_prompt
 from trl.trainer.dpo_trainer import _tokenize
@@ -18,6 +18,7 @@ from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.fitting import prepare_stage_rows
+from tests.trainers.runs import chat
 from tests.trainers.test_masks import FEW, SAID
 from trainers.rows import ANSWERS, Templater
 from trainers.rows.conversation import PROMPTS
@@ -33,6 +34,8 @@ from trainers.rows.preference import (
 from trainers.rows.row import Unusable
 from trainers.stage.trl_trainer import with_ours
 
+PAIR = ("chosen_ids", "rejected_ids")
+
 
 def question(asked: str, *more: Message, row: int = 1, **keys) -> Example:
     return Example(row=row, messages=(Message("user", asked), *more), **keys)
@@ -44,11 +47,6 @@ def says(text: str) -> Message:
 
 def preference(asked: str, chosen: str, rejected: str, row: int = 1) -> Example:
     return question(asked, row=row, chosen=(says(chosen),), rejected=(says(rejected),))
-
-
-@pytest.fixture(scope="module")
-def tiny_tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture
@@ -67,83 +65,108 @@ def has_note(data, *words):
     return any(all(word in note for word in words) for note in data.notes)
 
 
-# --------------------------------------------------------------------------- pairs
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 @FEW
 @given(question=SAID, answers=st.lists(SAID, min_size=2, max_size=2, unique=True))
 def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
-    """Prompt and answer decode to what was said, the prompt is the same tokens for both, and each
-    answer ends with the token that ends a turn.
-    """
-    family, tokenizer = FAMILIES[name], family_tokenizer(name)
+    """The prompt is the same tokens for both, answers end their turn, and a text begins once."""
+    tokenizer = family_tokenizer(name)
     (row,) = pair_rows(preference(question, *answers), Templater(tokenizer))
     for ids, said in ((row.chosen_ids, answers[0]), (row.rejected_ids, answers[1])):
-        whole = tokenizer.decode([*row.prompt_ids, *ids])
-        assert whole.endswith(family.last(said))
-        assert tokenizer.decode(ids).endswith(family.last(said).lstrip())
+        end = FAMILIES[name].last(said)
+        assert tokenizer.decode([*row.prompt_ids, *ids]).endswith(end)
+        assert tokenizer.decode(ids).endswith(end.lstrip())
+    table = reward_columns([row])
+    if name in ("llama3", "gemma", "mistral"):  # the template is applied once
+        begins = tokenizer.bos_token_id
+        texts = [ids for side in PAIR for ids in table[side]]
+        assert [(ids[0], ids.count(begins)) for ids in texts] == [(begins, 1)] * 2
     assert question in tokenizer.decode(row.prompt_ids)
 
 
 def test_pairs_are_the_tokens_that_trl_would_make():
-    """On a template that both write in the same way, the columns are TRL's own, but for the line
-    end after the last turn, which no model writes.
-    """
+    """They are, but for the line end after the last turn, which no model writes."""
     tokenizer = family_tokenizer("smollm")
-    example = preference("Where is my parcel?", "On its way.", "No idea.")
-    (row,) = pair_rows(example, Templater(tokenizer))
-    turns = {
-        side: [
-            {"role": "user", "content": "Where is my parcel?"},
-            {"role": "assistant", "content": said},
-        ]
-        for side, said in (("chosen", "On its way."), ("rejected", "No idea."))
-    }
-    theirs = extract_prompt(turns)
+    asked, said = "Where is my parcel?", ("On its way.", "No idea.")
+    (row,) = pair_rows(preference(asked, *said), Templater(tokenizer))
+    turns = [chat(asked, answer)["messages"] for answer in said]
+    theirs = extract_prompt(dict(zip(("chosen", "rejected"), turns, strict=True)))
     prompt_ids = _tokenize(tokenizer, theirs["prompt"], add_generation_prompt=True)["input_ids"]
     assert list(row.prompt_ids) == prompt_ids
-    for side in ("chosen", "rejected"):
+    line_end = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    for side, ours in (("chosen", row.chosen_ids), ("rejected", row.rejected_ids)):
         whole = _tokenize(tokenizer, theirs["prompt"] + theirs[side])["input_ids"]
-        assert whole[: len(prompt_ids)] == prompt_ids
-        ours = list(getattr(row, f"{side}_ids"))
-        assert (
-            whole[len(prompt_ids) :]
-            == ours + tokenizer("\n", add_special_tokens=False)["input_ids"]
-        )
+        assert whole == [*prompt_ids, *ours, *line_end]
 
 
-def test_the_template_is_applied_once():
-    """A token that begins a text stands once at its beginning, in pairs and in TRL's reward
-    columns.
-    """
-    for name in ("llama3", "gemma", "mistral"):
-        tokenizer = family_tokenizer(name)
-        (row,) = pair_rows(preference("Well?", "Yes.", "No."), Templater(tokenizer))
-        for ids in (*reward_columns([row])["chosen_ids"], *reward_columns([row])["rejected_ids"]):
-            assert ids[0] == tokenizer.bos_token_id
-            assert Counter(ids)[tokenizer.bos_token_id] == 1
+LONG_PROMPT = preference("the shop sells tea " * 40, "yes", "no", row=99)
 
 
-def test_pairs_that_are_none_are_counted_and_named(prepared):
-    """Equal answers, a missing answer and an answer to another question are left out with their row
-    numbers.
-    """
-    good = [preference(f"Question {number}?", "yes", "no", row=number) for number in range(1, 60)]
-    same = preference("Well?", "yes ", "yes ", row=60)
-    other = question("Well?", row=61, chosen=(says("yes"),))
-    data = prepared([*good, same, other], PAIRS)
-    assert (len(data.train), data.dropped) == (59, 2)
-    assert has_note(data, "both answers are the same", "row 60")
-    assert has_note(data, "no pair", "row 61")
-    with pytest.raises(InputError, match="row 60: both answers are the same"):
-        prepared([good[0], same], PAIRS)
+@pytest.mark.parametrize(
+    ("kind", "examples", "counts", "notes"),
+    [
+        (
+            PAIRS,
+            [
+                *(preference(f"Question {n}?", "yes", "no", row=n) for n in range(1, 60)),
+                preference("Well?", "yes ", "yes ", row=60),
+                question("Well?", row=61, chosen=(says("yes"),)),
+            ],
+            (59, 2),
+            [("both answers are the same", "row 60"), ("no pair", "row 61")],
+        ),
+        (
+            PROMPTS,
+            [*(preference(f"Ask {n // 2}?", f"a {n}", "b", row=n) for n in range(40)), LONG_PROMPT],
+            (20, 21),
+            [
+                ("20 rows left out: repeated prompts",),
+                ("longer than seq_len less response_tokens, which is 40 (row 99)",),
+            ],
+        ),
+    ],
+    ids=["pairs", "prompts"],
+)
+def test_rows_that_are_none_of_their_kind_are_counted_and_named(
+    kind, examples, counts, notes, prepared
+):
+    """Prompts are never cut, and a prompt that leaves no room for an answer is left out."""
+    data = prepared(examples, kind, seq_len=40, truncation="truncate")
+    assert (len(data.train), data.dropped) == counts
+    assert [words for words in notes if not has_note(data, *words)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "said"),
+    [
+        (
+            PAIRS,
+            [preference("Well?", "yes", "no"), preference("Well?", "yes ", "yes ", row=60)],
+            "row 60: both answers are the same",
+        ),
+        (
+            ANSWERS,
+            [question(f"{n}?", says("Go away."), row=n, good=n % 2 == 0) for n in range(1, 21)],
+            "row 1: an answer that people rejected",
+        ),
+        (
+            PROMPTS,
+            [Example(row=1, text="The shop sells tea.")],
+            "row 1: no question that a model could answer",
+        ),
+    ],
+    ids=["pairs", "answers", "prompts"],
+)
+def test_rows_that_are_none_of_their_kind_are_named_if_they_are_many(
+    kind, examples, said, prepared
+):
+    """More than a few bad answers, equal ones or texts with nothing to ask are an error."""
+    with pytest.raises(InputError, match=said):
+        prepared(examples, kind)
 
 
 def test_pairs_that_contradict_each_other_are_counted_and_stay_together(prepared):
-    """The same two answers with the preference turned round: counted, and never on both sides of
-    the split.
-    """
+    """A preference turned round never stands on the other side of the split."""
     rows = [
         preference(f"Question {number}?", f"first {number}", f"second {number}", row=number)
         for number in range(1, 21)
@@ -152,12 +175,14 @@ def test_pairs_that_contradict_each_other_are_counted_and_stay_together(prepared
     data = prepared([*rows, turned], PAIRS, holdout=0.3)
     assert has_note(data, "2 rows contradict each other", "rows 3, 30")
     assert len({3, 30} & {row.number for row in data.holdout}) != 1
+    classes = [("Good tea", "a"), ("good  tea", "b"), ("Bad tea", "b")]
+    texts = [Example(row=n, text=text, label=name) for n, (text, name) in enumerate(classes, 1)]
+    said = "2 rows have the text of another row and another class (rows 1, 2)"
+    assert has_note(prepared(texts, CLASSES), said)
 
 
 def test_cutting_a_pair_keeps_something_of_both_answers(prepared):
-    """truncation: truncate cuts both answers; where nothing or nothing different would be left, the
-    pair is left out and counted.
-    """
+    """A pair of which nothing, or nothing different, would be left is left out and counted."""
     long = "the shop sells tea " * 20
     examples = [
         preference("Well?", "yes " + long, "no " + long, row=1),
@@ -169,50 +194,25 @@ def test_cutting_a_pair_keeps_something_of_both_answers(prepared):
     assert (row.number, row.tokens, data.truncated, data.dropped) == (1, 40, 1, 2)
 
 
-# --------------------------------------------------------------------------- feedback
-
-
 def test_feedback_keeps_its_verdicts(prepared, tiny_tokenizer):
-    """Answers with a verdict become prompt, completion and label; a pair becomes two of them with
-    one prompt.
-    """
-    liked = question("Well?", says("Yes."), row=1, good=True)
-    disliked = question("Well?", says("Go away."), row=2, good=False)
-    data = prepared([liked, disliked, preference("Now?", "Soon.", "Never.", row=3)], FEEDBACK)
-    told = [
-        (row.number, tiny_tokenizer.decode(row.completion_ids), row.label) for row in data.train
+    """Answers with a verdict become prompt, completion and label; a pair becomes two of them."""
+    examples = [
+        question("Well?", says("Yes."), row=1, good=True),
+        question("Well?", says("Go away."), row=2, good=False),
+        preference("Now?", "Soon.", "Never.", row=3),
     ]
-    assert told == [
-        (1, "Yes.<|im_end|>", True),
-        (2, "Go away.<|im_end|>", False),
-        (3, "Soon.<|im_end|>", True),
-        (3, "Never.<|im_end|>", False),
-    ]
-    columns = feedback_columns(data.train)
-    assert columns["KL_completion_ids"] == [
-        list(data.train[place].completion_ids) for place in (3, 0, 1, 2)
-    ]
-
-
-def test_answers_that_people_rejected_are_not_taught(prepared):
-    """Supervised training on feedback leaves out the bad answers, and says so when they are more
-    than a few.
-    """
-    rows = [
-        question(f"Question {number}?", says("Go away."), row=number, good=number % 2 == 0)
-        for number in range(1, 21)
-    ]
-    with pytest.raises(InputError, match="row 1: an answer that people rejected"):
-        prepared(rows)
-
-
-# --------------------------------------------------------------------------- prompts
+    rows = prepared(examples, FEEDBACK).train
+    said = [tiny_tokenizer.decode(row.completion_ids).removesuffix("<|im_end|>") for row in rows]
+    assert said == ["Yes.", "Go away.", "Soon.", "Never."]
+    assert [(row.number, row.label) for row in rows] == [
+        (1, True), (2, False), (3, True), (3, False),
+    ]  # fmt: skip
+    others = [list(rows[place].completion_ids) for place in (3, 0, 1, 2)]
+    assert feedback_columns(rows)["KL_completion_ids"] == others
 
 
 def test_prompts_come_from_any_kind_of_data(prepared, tiny_tokenizer):
-    """Pairs, answers, feedback, classes and verifiable questions all give their question, ready for
-    an answer, and what may be compared with it.
-    """
+    """Each kind gives its question, ready for an answer, and what may be compared with it."""
     examples = [
         preference("One?", "first", "second", row=1),
         question("Two?", says("Because."), row=2),
@@ -234,51 +234,22 @@ def test_prompts_come_from_any_kind_of_data(prepared, tiny_tokenizer):
         assert tiny_tokenizer.decode(row.prompt_ids) == asked
 
 
-def test_repeated_and_over_long_prompts_are_counted(prepared):
-    """A prompt that comes again, and one that leaves no room for an answer, are left out with a
-    count; prompts are never cut.
-    """
-    examples = [
-        preference(f"Question {number // 2}?", f"a {number}", "b", row=number)
-        for number in range(40)
-    ]
-    examples.append(preference("the shop sells tea " * 40, "yes", "no", row=99))
-    data = prepared(examples, PROMPTS, seq_len=40, truncation="truncate")
-    assert (len(data.train), data.dropped) == (20, 21)
-    assert "20 rows left out: repeated prompts" in data.notes
-    assert has_note(data, "longer than seq_len less response_tokens, which is 40 (row 99)")
-
-
-def test_text_without_a_question_gives_no_prompt(prepared):
-    """Raw text has nothing to ask."""
-    with pytest.raises(InputError, match="row 1: no question that a model could answer"):
-        prepared([Example(row=1, text="The shop sells tea.")], PROMPTS)
-
-
-# --------------------------------------------------------------------------- classes
-
-
 def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template(prepared):
-    """Names of classes become numbers in the order of their names, or of their values; texts get
-    the tokenizer's own special tokens.
-    """
+    """Classes go in the order of names or values, texts get the tokenizer's special tokens."""
     tokenizer = family_tokenizer("gemma")
     examples = [
         Example(row=number, text=f"text {number}", label=("2", "10", "1")[number % 3])
         for number in range(30)
     ]
     data = prepared(examples, CLASSES, tokenizer=tokenizer)
-    names = class_names(row.name for row in data.train)
-    assert names == ["1", "2", "10"]
-    table = class_columns(data.train, numbers={name: place for place, name in enumerate(names)})
+    assert class_names(row.name for row in data.train) == ["1", "2", "10"]
+    table = class_columns(data.train, numbers={"1": 0, "2": 1, "10": 2})
     assert tokenizer.decode(table["input_ids"][0]) == "<bos> text 0"
     assert table["labels"][:3] == [1, 2, 0]
 
 
 def test_every_class_is_trained_on_and_held_out_in_its_share(prepared):
-    """A rare class is not lost to the hold-out rows, and a class of a hundred is held out in its
-    share.
-    """
+    """A rare class is not lost to the hold-out rows; one of a hundred is held out in its share."""
     examples = [
         Example(row=number, text=f"text {number}", label="often" if number < 100 else "seldom")
         for number in range(110)
@@ -289,37 +260,21 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(prepared):
         assert {row.name for row in data.train} == {"often", "seldom", "once"}
 
 
-def test_contradictions_of_classes_are_counted(prepared):
-    """One text in two classes is counted."""
-    examples = [
-        Example(row=1, text="Good tea", label="a"),
-        Example(row=2, text="good  tea", label="b"),
-        Example(row=3, text="Bad tea", label="b"),
-    ]
-    data = prepared(examples, CLASSES)
-    assert has_note(data, "2 rows have the text of another row and another class (rows 1, 2)")
-
-
-# --------------------------------------------------------------------------- kept, and TRL
-
-
 @pytest.mark.parametrize("objective", ["dpo", "rm", "kto"])
 def test_trls_trainers_take_the_rows_as_they_are(
     objective, prepared, tiny_model, tiny_tokenizer, tmp_path
 ):
-    """A step of TRL's trainer on our rows has the tokens we prepared, and a loss that is a
-    number.
-    """
+    """A step of TRL's trainer on our rows has the tokens we prepared, and a finite loss."""
     examples = [
         preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number)
         for number in range(8)
     ]
-    data = prepared(examples, FEEDBACK if objective == "kto" else PAIRS)
-    config, trainer_class, table = {
-        "dpo": (DPOConfig, DPOTrainer, preference_columns),
-        "rm": (RewardConfig, RewardTrainer, reward_columns),
-        "kto": (KTOConfig, KTOTrainer, feedback_columns),
+    kind, sides, config, trainer_class, table = {
+        "dpo": (PAIRS, PAIR, DPOConfig, DPOTrainer, preference_columns),
+        "rm": (PAIRS, PAIR, RewardConfig, RewardTrainer, reward_columns),
+        "kto": (FEEDBACK, ("completion_ids",), KTOConfig, KTOTrainer, feedback_columns),
     }[objective]
+    data = prepared(examples, kind)
     loader, extra = AutoModelForCausalLM, {}
     if objective == "rm":
         loader, extra = AutoModelForSequenceClassification, {"num_labels": 1}
@@ -335,15 +290,12 @@ def test_trls_trainers_take_the_rows_as_they_are(
     )
     batch = next(iter(trainer.get_train_dataloader()))
     first = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
-    sides = ("completion_ids",) if objective == "kto" else ("chosen_ids", "rejected_ids")
     assert first in [[*row.prompt_ids, *getattr(row, side)] for row in data.train for side in sides]
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
 
 
 def test_a_conversation_that_the_template_refuses_is_no_pair():
-    """A pair whose conversation the template cannot write is refused with the template's own
-    words.
-    """
+    """A pair whose conversation the template cannot write is refused in its own words."""
     tokenizer = family_tokenizer("gemma")
     answers = {"chosen": (says("Yes."),), "rejected": (says("No."),)}
     example = question("Well?", Message("user", "Now?"), **answers)
@@ -357,9 +309,7 @@ def test_a_conversation_that_the_template_refuses_is_no_pair():
 def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_none(
     kind, name, prepared
 ):
-    """Models without system turns get the text with the first question, in rows, pairs and prompts
-    alike, and the rows are counted.
-    """
+    """Rows, pairs and prompts get it alike, and the rows are counted."""
     tokenizer = family_tokenizer("gemma")
     messages = (Message("system", "Be kind."), Message("user", "Well?"))
     answers = {"chosen": (says("Yes."),), "rejected": (says("No."),)}

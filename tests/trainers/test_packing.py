@@ -1,11 +1,9 @@
-"""Packed rows come out as they do alone, in every kind of attention that runs here. Packing is tried
-on the device, of a model before it is divided on its first layers; where it cannot be had, rows of
-similar length share a micro-batch.
-"""
+"""Packed rows come out as they do alone, or rows of similar length share a micro-batch."""
 
 import random
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,16 +31,19 @@ SMALL = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
 WINDOW = {"sliding_window": 4}
-SIX_LAYERS = {"head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6, **WINDOW}
-ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-OTHER_NAMES = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 TINY = {
     "llama": ("LlamaConfig", SMALL),
     "mistral": ("MistralConfig", SMALL | WINDOW),
     "qwen3": ("Qwen3Config", SMALL | {"head_dim": 8}),
-    "gemma3": ("Gemma3TextConfig", SMALL | SIX_LAYERS),
-    "phi3": ("Phi3Config", SMALL | ENDS),
-    "gpt2": ("GPT2Config", OTHER_NAMES),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {**SMALL, **WINDOW, "head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6},
+    ),
+    "phi3": ("Phi3Config", SMALL | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}),
+    "gpt2": (
+        "GPT2Config",
+        {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    ),
 }
 
 
@@ -56,47 +57,33 @@ def tiny(name: str, attention: str = "sdpa"):
 
 def rows_of(lengths, seed: int = 0) -> list[Row]:
     draw = random.Random(seed)
-    return [
-        sequence(place, [draw.randrange(3, 96) for _ in range(length)])
-        for place, length in enumerate(lengths, 1)
-    ]
+    texts = [[draw.randrange(3, 96) for _ in range(length)] for length in lengths]
+    return [sequence(place, ids) for place, ids in enumerate(texts, 1)]
 
 
 def largest_difference(model, rows) -> float:
+    texts = [row.input_ids for row in rows]
     with torch.no_grad():
-        together = packed_logits(model, [row.input_ids for row in rows])
-        alone = [
-            model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
-            for row in rows
-        ]
-    return float((together - torch.cat(alone)).abs().max())
+        alone = [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0] for ids in texts]
+        return float((packed_logits(model, texts) - torch.cat(alone)).abs().max())
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", TINY)
 def test_a_packed_row_has_the_logits_of_the_row_alone(name, attention):
-    """Rows of lengths 1 to 17 in one sequence: the logits are those of each row alone, sliding
-    windows included.
-    """
+    """In one sequence the logits are those of each row alone, sliding windows included."""
     assert largest_difference(tiny(name, attention), rows_of([7, 1, 17, 2, 5])) < 2e-5
 
 
-def test_any_lengths_in_any_order_are_kept_apart():
+@examples(0.8, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(lengths=st.lists(st.integers(1, 20), min_size=2, max_size=6), seed=st.integers(0, 99))
+def test_any_lengths_in_any_order_are_kept_apart(lengths, seed):
     """Whatever the lengths, nothing of one row reaches another."""
-    model = tiny("llama")
-
-    @examples(0.8, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(lengths=st.lists(st.integers(1, 20), min_size=2, max_size=6), seed=st.integers(0, 99))
-    def check(lengths, seed):
-        assert largest_difference(model, rows_of(lengths, seed)) < 2e-5
-
-    check()
+    assert largest_difference(tiny("llama"), rows_of(lengths, seed)) < 2e-5
 
 
 def test_lines_of_a_batch_are_padded_without_being_seen():
-    """Bins of different lengths stand in lines of their own; padding has no label and changes no
-    logit.
-    """
+    """Bins stand in lines of their own; padding has no label and changes no logit."""
     model = tiny("llama")
     groups = [tuple(rows_of([9, 4])), tuple(rows_of([6, 3]))]
     table = dataset_columns(groups, lengths=True)
@@ -114,9 +101,7 @@ def test_lines_of_a_batch_are_padded_without_being_seen():
 
 
 def sharp(dtype: str):
-    """A tiny Llama that looks at its context, with logits near 30, as those of a real model are:
-    in bfloat16 they are multiples of 0.125.
-    """
+    """A tiny Llama with logits near 30 as real ones have, in bfloat16 multiples of 0.125."""
     model = tiny("llama")
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -139,45 +124,38 @@ def looks_across(model, layers=None):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_rounding_is_not_taken_for_a_look_across_rows(dtype):
-    """A model may be packed in each dtype, though 16-bit log-probabilities of a packed row differ
-    from those of the row alone by a step of rounding.
-    """
-    model = sharp(dtype)
-    rows = rows_of([23, 31, 40, 61])
-    check_packing(model, rows, stage="cpt", attention="sdpa")
+    """16-bit log-probabilities of a packed row differ by a step of rounding from the row alone."""
     # Nor does it matter how much the model makes of its context.
     deaf = tiny("llama").to(getattr(torch, dtype))
     for parameter in deaf.model.layers.parameters():
         parameter.data.zero_()
-    check_packing(deaf, rows, stage="cpt", attention="sdpa")
+    for model in (sharp(dtype), deaf):
+        check_packing(model, rows_of([23, 31, 40, 61]), stage="cpt", attention="sdpa")
 
 
-@pytest.mark.parametrize("layers", [None, {1}], ids=["everywhere", "in-one-layer"])
+def ignores_positions(model):
+    forward = model.forward
+    model.forward = lambda *args, position_ids=None, **kwargs: forward(*args, **kwargs)
+    return model
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [looks_across, lambda model: looks_across(model, {1}), ignores_positions],
+    ids=["everywhere", "in-one-layer", "no-positions"],
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_model_that_looks_across_rows_is_refused(dtype, layers):
-    """A model that lets rows see each other, be it in a single layer, is not packed: the refusal
-    names the way out.
-    """
-    model = looks_across(sharp(dtype), layers)
+def test_a_model_that_looks_across_rows_is_refused(dtype, spoil):
+    """One such layer, or no use of positions, is enough; the refusal names the way out."""
+    model = spoil(sharp(dtype))
     with pytest.raises(InputError, match="lets packed rows see each other") as caught:
         check_packing(model, rows_of([23, 31, 40]), stage="sft", attention="sdpa")
     assert caught.value.faults[0].hint == "set packing: false"
 
 
-def test_a_model_that_ignores_positions_is_refused():
-    """A model that makes nothing of positions cannot tell where a row begins."""
-    model = sharp("bfloat16")
-    forward = model.forward
-    model.forward = lambda *args, position_ids=None, **kwargs: forward(*args, **kwargs)
-    with pytest.raises(InputError, match="lets packed rows see each other"):
-        check_packing(model, rows_of([5, 6, 9]), stage="sft", attention="sdpa")
-
-
 @pytest.mark.long
 def test_smollm_may_be_packed_in_every_dtype(smollm):
-    """The real model is packed in float32, bfloat16 and float16; with one of its 30 layers looking
-    across rows it is not.
-    """
+    """With one of its 30 layers looking across rows the real model may not be packed."""
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     texts = [
         "The kettle is an old device. It heats water until the steam makes it whistle.",
@@ -193,21 +171,7 @@ def test_smollm_may_be_packed_in_every_dtype(smollm):
         assert leak(looks_across(model, {15}), rows[:2])
 
 
-# --------------------------------------------------------------------------- tried on the device
-
 FLASH = "refuses-the-host"
-
-
-@pytest.fixture
-def divided(make, monkeypatch):
-    """`divided(**keys)`: (a job, its model on the host as before a division)."""
-    monkeypatch.setattr(attention, "reads_once", lambda job: True)
-
-    def build(**keys):
-        job = make(weights_dtype="bfloat16", **keys)
-        return job, loading.load_base(job, torch.device("cpu"))
-
-    return build
 
 
 @pytest.fixture
@@ -227,10 +191,12 @@ def flash():
         table._global_mapping.pop(FLASH)
 
 
-def test_rows_are_packed_where_attention_takes_the_gpu_alone(divided, flash):
+def test_rows_are_packed_where_attention_takes_the_gpu_alone(make, flash, monkeypatch):
     """A plan for several GPUs that packs rows with flash attention is tried, and stays packed."""
+    monkeypatch.setattr(attention, "reads_once", lambda job: True)
+    job = make(weights_dtype="bfloat16", packing=True, attention=FLASH)
     with pretend_gpu():
-        job, model = divided(packing=True, attention=FLASH)
+        model = loading.load_base(job, torch.device("cpu"))  # on the host, as before a division
         data = SimpleNamespace(train=rows_of([9, 12]))
         assert unpacked_if_seen(job, data, model, GPU) == (job, data)
         assert next(model.parameters()).device.type == "cpu"
@@ -238,21 +204,16 @@ def test_rows_are_packed_where_attention_takes_the_gpu_alone(divided, flash):
 
 def test_the_first_layers_hold_each_kind():
     """Two layers, or as many as hold one of each kind; lists by layer are cut as well."""
-    assert first_layers(LlamaConfig(num_hidden_layers=30)).num_hidden_layers == 2
-    assert first_layers(LlamaConfig(num_hidden_layers=1)).num_hidden_layers == 1
+    found = [first_layers(LlamaConfig(num_hidden_layers=n)).num_hidden_layers for n in (30, 1)]
+    assert found == [2, 1]
     mixed = first_layers(Gemma3TextConfig(num_hidden_layers=26))
     assert mixed.num_hidden_layers == len(mixed.layer_types) == 6
     assert set(mixed.layer_types) == {"sliding_attention", "full_attention"}
 
 
 def test_rows_that_are_not_packed_keep_to_what_memory_had_room_for(make, monkeypatch):
-    """After a restart with a quarter of the sequences a quarter of the rows go through the model
-    together, and an optimizer step learns as many as before.
-    """
-
-    def refuse(*_, **__):
-        raise InputError("stage sft: packing cannot be used: rows see each other")
-
+    """After a restart with a quarter of the sequences a step still learns as many rows."""
+    refuse = Mock(side_effect=InputError("stage sft: packing cannot be used: rows see each other"))
     monkeypatch.setattr(attention, "check_packing", refuse)
     job = make(packing=True, group_by_length=True, seq_len=32, micro_batch_size=4, grad_accum=2)
     data = Prepared(train=rows_of([8] * 64), holdout=[], rows=64)

@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -29,23 +28,9 @@ from trainers.rows.stage_rows import prepare_rows
 from trainers.start.loading import load_tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tiny_model)
-
-
 def chat(*turns: str, row: int = 1, weights: tuple[float, ...] = (1.0,) * 10) -> Example:
     said = zip(("user", "assistant") * 5, turns, weights, strict=False)
     return Example(row=row, messages=tuple(Message(*turn) for turn in said))
-
-
-def without(tokenizer, template: str | None = None):
-    """A copy of it with that template in place of its own."""
-    other = deepcopy(tokenizer)
-    other.chat_template = template
-    return other
 
 
 def learned_text(tokenizer, row: Row) -> str:
@@ -54,45 +39,33 @@ def learned_text(tokenizer, row: Row) -> str:
 
 @settings(max_examples=25)  # each renders a template several times
 @given(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=5))
-def test_exactly_the_answers_with_a_weight_are_learned(tokenizer, answers):
-    """Whatever the order of weights 0 and 1, what is learned is the answers of weight 1, each with
-    its end; the whole conversation is read.
-    """
+def test_exactly_the_answers_with_a_weight_are_learned(tiny_tokenizer, answers):
+    """Answers of weight 1 are learned, each with its end, and the whole conversation is read."""
     turns = [turn for at in range(len(answers)) for turn in (f"Ask {at}?", f"Say {at}.")]
     weights = tuple(weight for learn in answers for weight in (1, learn))
     wanted = "".join(f"Say {at}.<|im_end|>" for at, learn in enumerate(answers) if learn)
     if not wanted:
         with pytest.raises(InputError, match="no token to learn"):
-            tokenise([chat(*turns, weights=weights)], Templater(tokenizer))
+            tokenise([chat(*turns, weights=weights)], Templater(tiny_tokenizer))
         return
-    (row,) = tokenise([chat(*turns, weights=weights)], Templater(tokenizer))
-    assert learned_text(tokenizer, row) == wanted
-    assert all(turn in tokenizer.decode(row.input_ids) for turn in turns)
+    (row,) = tokenise([chat(*turns, weights=weights)], Templater(tiny_tokenizer))
+    assert learned_text(tiny_tokenizer, row) == wanted
+    assert all(turn in tiny_tokenizer.decode(row.input_ids) for turn in turns)
 
 
-def test_loss_on_all_learns_everything(tokenizer):
-    """loss_on: all puts every token into the loss."""
-    (row,) = tokenise([chat("One?", "First.")], Templater(tokenizer, learn_all=True))
-    assert row.labels == row.input_ids
-
-
-def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tokenizer):
-    """A row whose answers all have weight 0 stops the run, with its number; other faulty rows come
-    with it.
-    """
+def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tiny_tokenizer):
+    """A row whose answers all have weight 0 stops the run; all faulty rows are named together."""
     silent = chat("Two?", "Second.", row=7, weights=(1, 0))
     with pytest.raises(InputError, match=r"row 7: no token to learn[\s\S]*row 9: neither"):
-        tokenise([chat("One?", "First."), silent, Example(row=9)], Templater(tokenizer))
+        tokenise([chat("One?", "First."), silent, Example(row=9)], Templater(tiny_tokenizer))
 
 
-def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
-    """Where the template does not end an answer, the end token is added and counted, so that the
-    model learns to stop.
-    """
-    bare = without(
-        tokenizer,
+def test_a_template_without_end_of_turn_gets_the_end_token(tiny_tokenizer):
+    """The end token is added and counted, so that the model learns to stop."""
+    bare = deepcopy(tiny_tokenizer)
+    bare.chat_template = (
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if"
-        " add_generation_prompt %}assistant: {% endif %}",
+        " add_generation_prompt %}assistant: {% endif %}"
     )
     templater = Templater(bare)
     (row,) = tokenise([chat("One?", "First.")], templater)
@@ -101,48 +74,58 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
     assert any("which the chat template leaves out" in note for note in templater.notes)
 
 
-def test_without_a_template_the_stated_plain_one_is_used_and_kept(tokenizer):
-    """A base model's tokenizer gets the plain template, which is then saved with the result."""
-    base = without(tokenizer)
-    templater = Templater(base)
-    (row,) = tokenise([chat("One?", "First.")], templater)
-    assert tokenizer.decode(row.input_ids) == "User: One?\n\nAssistant: First.<|im_end|>\n\n"
-    assert learned_text(base, row) == " First.<|im_end|>"
-    assert base.chat_template
-    assert "plain" in templater.template_source
+@pytest.mark.parametrize(
+    ("example", "read", "learned", "keys"),
+    [
+        (
+            chat("One?", "First."),
+            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
+            " First.<|im_end|>",
+            {},
+        ),
+        (
+            structs.replace(chat("Tea:", " green"), plain=True),
+            "Tea: green<|im_end|>",
+            " green<|im_end|>",
+            {},
+        ),
+        (
+            Example(row=1, text="Is it broken?", label="complaint"),
+            "User: Is it broken?\n\nAssistant: complaint<|im_end|>\n\n",
+            " complaint<|im_end|>",
+            {},
+        ),
+        (
+            chat("One?", "First."),
+            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
+            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
+            {"learn_all": True},
+        ),
+    ],
+    ids=["chat", "prompt and completion", "label", "loss on all"],
+)
+def test_without_a_template_the_stated_plain_one_is_used_and_kept(
+    example, read, learned, keys, tiny_tokenizer
+):
+    """Nothing is put around a plain prompt and its completion, which is learned with its end."""
+    base = deepcopy(tiny_tokenizer)
+    base.chat_template = None
+    templater = Templater(base, **keys)
+    (row,) = tokenise([example], templater)
+    assert base.decode(row.input_ids) == read
+    assert learned_text(base, row) == learned
+    assert bool(base.chat_template) is not example.plain
+    assert example.plain or "plain" in templater.template_source
 
 
-def test_prompt_and_completion_without_a_template_stay_as_written(tokenizer):
-    """Plain prompt and completion: the completion and the end token are learned, nothing is put
-    around them.
-    """
-    base = without(tokenizer)
-    (row,) = tokenise([structs.replace(chat("Tea:", " green"), plain=True)], Templater(base))
-    assert base.decode(row.input_ids) == "Tea: green<|im_end|>"
-    assert learned_text(base, row) == " green<|im_end|>"
-
-
-def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
-    """Raw text longer than seq_len becomes several sequences; every token but the very first is
-    learned exactly once.
-    """
-    text = "The shop sells tea. " * 40
-    rows = tokenise([Example(row=1, text=text)], Templater(tokenizer))
+def test_raw_text_is_learned_whole_and_cut_into_pieces(tiny_tokenizer):
+    """Every token but the very first is learned exactly once."""
+    rows = tokenise([Example(row=1, text="The shop sells tea. " * 40)], Templater(tiny_tokenizer))
     fit = fit_rows(rows, seq_len=32, truncation="stop")
     assert fit.split == 1
     assert [label for row in fit.rows for label in row.labels[1:]] == list(rows[0].input_ids)[1:]
     assert all(2 <= row.tokens <= 32 for row in fit.rows)
-    assert rows[0].input_ids[-1] == tokenizer.eos_token_id
-
-
-def test_a_label_becomes_the_answer(tokenizer):
-    """Classification rows are questions whose answer is the label."""
-    example = Example(row=1, text="The cup is broken", label="complaint")
-    (row,) = tokenise([example], Templater(tokenizer))
-    assert learned_text(tokenizer, row) == "complaint<|im_end|>"
-
-
-# --------------------------------------------------------------------------- length
+    assert rows[0].input_ids[-1] == tiny_tokenizer.eos_token_id
 
 
 def rows_of(*lengths: int) -> list[Row]:
@@ -155,17 +138,26 @@ def rows_of(*lengths: int) -> list[Row]:
 
 @pytest.mark.light
 def test_a_few_long_rows_are_left_out_and_too_many_stop_the_run():
-    """truncation: stop leaves out up to 5 % of the rows, and counts them; more, or all, are an error
-    that says how many and how long.
-    """
+    """`truncation: stop` leaves out and counts up to 5 %; the error says how many and how long."""
     fit = fit_rows(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
     assert (len(fit.rows), fit.dropped) == (19, 1)
     assert fit.notes == ["1 of 20 rows were left out: longer than seq_len 10 (row 20)"]
-    many = r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"
-    with pytest.raises(InputError, match=many):
-        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop", cut=cut_row)
-    with pytest.raises(InputError, match="no row fits into seq_len 8"):
-        fit_rows(rows_of(20, 30), seq_len=8, truncation="drop")
+    for sizes, keys, said in (
+        (
+            [*[5] * 18, 20, 30],
+            {"seq_len": 10, "truncation": "stop", "cut": cut_row},
+            r"2 of 20 rows are longer than seq_len 10 .*the longest has 30",
+        ),
+        ([20, 30], {"seq_len": 8, "truncation": "drop"}, "no row fits into seq_len 8"),
+        # To cut them would leave prompts alone, and losses of 0.0 or NaN.
+        (
+            [20, 30],
+            {"seq_len": 8, "truncation": "truncate", "cut": cut_row},
+            "no row fits into seq_len 8",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            fit_rows(rows_of(*sizes), **keys)
 
 
 QUICK = examples(3, derandomize=True)
@@ -175,16 +167,13 @@ QUICK = examples(3, derandomize=True)
 @QUICK
 @given(length=st.integers(2, 200), seq_len=st.integers(2, 40))
 def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
-    """Every token of a text but its first is learned exactly once, each piece has something to
-    predict, and stands in its context.
-    """
+    """Each piece has something to predict, and stands in its context."""
     ids = list(range(1000, 1000 + length))
     found = list(split_text(sequence(1, ids, document=True), seq_len))
     assert [label for piece in found for label in piece.labels[1:] if label != IGNORED] == ids[1:]
     assert all(2 <= piece.tokens <= seq_len and piece.learned >= 1 for piece in found)
     for piece in found:
-        first = piece.input_ids[0]
-        assert list(piece.input_ids) == list(range(first, first + piece.tokens))
+        assert [token - piece.input_ids[0] for token in piece.input_ids] == [*range(piece.tokens)]
 
 
 @pytest.mark.light
@@ -195,24 +184,18 @@ def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
     truncation=st.sampled_from(["drop", "truncate"]),
 )
 def test_kept_cut_and_dropped_rows_add_up(lengths, seq_len, truncation):
-    """Every row is kept, cut or counted as dropped; what is kept fits and has something to
-    learn.
-    """
-    rows = []
+    """Every row is kept, cut or counted as dropped; what is kept fits and has a token to learn."""
+    rows = [sequence(0, [1, 2], [IGNORED, 2])]
     for place, (length, answer) in enumerate(lengths, 1):
-        ids = list(range(length))
+        ids = range(length)
         labels = [IGNORED if at < max(1, length - answer) else at for at in ids]
         rows.append(sequence(place, ids, labels))
-    rows.append(replace(rows[0], number=0, input_ids=[1, 2], labels=[IGNORED, 2]))
     fit = fit_rows(rows, seq_len=seq_len, truncation=truncation, cut=cut_row)
     assert len(fit.rows) + fit.dropped == len(rows)
     assert all(row.tokens <= seq_len and row.learned for row in fit.rows)
     assert fit.truncated == sum(row.tokens > seq_len for row in rows) - fit.dropped
     assert bool(fit.dropped) == any("left out" in note for note in fit.notes)
     assert bool(fit.truncated) == any("were cut" in note for note in fit.notes)
-
-
-# --------------------------------------------------------------------------- split and packing
 
 
 @pytest.mark.light
@@ -240,9 +223,7 @@ def rows_from(pairs) -> list[Row]:
 @QUICK
 @given(PAIRS, st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.85]), st.integers(0, 5))
 def test_what_says_the_same_is_never_on_both_sides(pairs, share, seed):
-    """Rows equal but for case, space and ways to write a letter stay together; no row is lost; some
-    rows are always trained on.
-    """
+    """Rows equal but for case, space and ways to write a letter stay together; none is lost."""
     rows = rows_from(pairs)
     train, held = split_rows(rows, share=share, seed=seed)
     assert sorted(row.number for row in (*train, *held)) == [row.number for row in rows]
@@ -272,13 +253,8 @@ def test_packing_never_predicts_the_first_token_of_a_row():
         assert all(labels[sum(sizes[:place])] == IGNORED for place in range(len(sizes)))
 
 
-# --------------------------------------------------------------------------- kept in the run folder
-
-
 def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
-    """A second call takes the rows from the run folder, equal in every field, and does not read the
-    data again.
-    """
+    """A second call takes equal rows from the run folder, and does not read the data again."""
     job = make(seq_len=64)
     first = prepared(job)
     monkeypatch.setattr(stage_rows, "read_examples", lambda *_, **__: pytest.fail("prepared again"))
@@ -300,27 +276,25 @@ def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
     ],
 )
 def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tmp_path):
-    """Another length, split, mask, file content or chat template is another file; the stage's old
-    one goes.
-    """
+    """Another length, split, mask, content or chat template is another file; the old one goes."""
     data = tmp_path / "copy.jsonl"
     data.write_bytes(chats.read_bytes())
-    names = []
-    for is_changed in (False, True):
-        own = change if is_changed and isinstance(change, dict) else {}
-        job = make(**{"seq_len": 64, "job_data": data, **own})
-        tokenizer = load_tokenizer(job)
-        if is_changed and change == "data":
-            data.write_bytes(chats.read_bytes().replace(b"kettle", b"teapot"))
-        elif is_changed and change == "template":
-            tokenizer.chat_template += "{# another #}"
-        elif is_changed and change == "mapping":
-            mapped = structs.replace(job.data, mapping={"messages": "messages"})
-            job = replace(job, entry=structs.replace(job.entry, data=mapped))
-        prepare_rows(job, tokenizer)
-        (file,) = (job.run / "prepared").glob("*.json")
-        names.append(file.name)
-    assert names[0] != names[1]
+    job = make(seq_len=64, job_data=data)
+    tokenizer = load_tokenizer(job)
+    prepare_rows(job, tokenizer)
+    (before,) = (job.run / "prepared").glob("*.json")
+    if change == "data":
+        data.write_bytes(chats.read_bytes().replace(b"kettle", b"teapot"))
+    elif change == "template":
+        tokenizer.chat_template += "{# another #}"
+    elif change == "mapping":
+        mapped = structs.replace(job.data, mapping={"messages": "messages"})
+        job = replace(job, entry=structs.replace(job.entry, data=mapped))
+    else:
+        job = make(**{"seq_len": 64, "job_data": data, **change})
+    prepare_rows(job, tokenizer)
+    (after,) = (job.run / "prepared").glob("*.json")
+    assert after.name != before.name
 
 
 def prepared(job) -> Prepared:
@@ -329,61 +303,44 @@ def prepared(job) -> Prepared:
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "checksum"])
 def test_a_broken_file_is_prepared_again(damage, make):
-    """A file that was cut short by a full disk, or in which one bit has changed, is no reason to
-    fail, nor to train on half of it or on other tokens.
-    """
+    """A file that is cut short or has one changed bit is neither an error nor trained on."""
     job = make(seq_len=64)
     first = prepared(job)
     (file,) = (job.run / "prepared").glob("*-rows.arrow")
     whole = file.read_bytes()
     token = whole.index(ids_of(first.train[0].input_ids).tobytes())
-    changed = {
-        "cut": whole[:-200],
-        "bit": whole[:token] + bytes([whole[token] ^ 1]) + whole[token + 1 :],
-        "checksum": whole,
-    }
-    file.write_bytes(changed[damage])
     if damage == "checksum":
         file.with_name(file.name.replace("-rows.arrow", ".json")).unlink()
+    else:
+        bit = whole[:token] + bytes([whole[token] ^ 1]) + whole[token + 1 :]
+        file.write_bytes({"cut": whole[:-200], "bit": bit}[damage])
     assert prepared(job) == first
     assert file.read_bytes() == whole
     assert prepared(job) == first
 
 
 def test_the_plain_template_comes_back_with_the_rows(make):
-    """A tokenizer without a template gets the plain one also when the rows were prepared before, so
-    that it is saved with the result.
-    """
+    """Rows prepared before bring it too, so that it is saved with the result."""
     job = make(seq_len=64)
-    templates = []
-    for _ in range(2):
-        tokenizer = load_tokenizer(job)
+    tokenizers = [load_tokenizer(job) for _ in range(2)]
+    for tokenizer in tokenizers:
         tokenizer.chat_template = None
-        data = prepare_rows(job, tokenizer)
-        templates.append(tokenizer.chat_template)
-    assert templates[0] == templates[1]
-    assert "Assistant:" in templates[0]
-    assert data.template.startswith("plain")
+        assert prepare_rows(job, tokenizer).template.startswith("plain")
+        assert "Assistant:" in tokenizer.chat_template
+    assert tokenizers[0].chat_template == tokenizers[1].chat_template
 
-
-# --------------------------------------------------------------------------- read through datasets
 
 ROWS = tuple(sequence(n, ids_of(range(n, n + 2 + n % 3)), prompt="") for n in range(1, 8))
 
 
 @pytest.mark.light
 def test_picked_rows_are_those_of_all_parts_in_the_order_asked_for():
-    """Places run through all parts, one after the other; lengths come in the same order."""
+    """Places run through all parts; groups of one row have its length and flatten to the rows."""
     picked = Picked([ROWS[:3], ROWS[3:]], [6, 0, 3])
     assert list(picked) == [ROWS[6], ROWS[0], ROWS[3]] == [picked[place] for place in range(3)]
     assert lengths(picked).tolist() == [len(row.input_ids) for row in picked]
     assert list(picked[1:]) == [ROWS[0], ROWS[3]]
     assert list(values_of(picked, "number")) == [7, 1, 4]
-
-
-@pytest.mark.light
-def test_single_rows_are_groups_of_one():
-    """Groups of one row have its length, and flattened they are the rows themselves."""
     groups = Groups(ROWS)
     assert groups[2] == (ROWS[2],)
     assert list(groups) == [(one,) for one in ROWS]
@@ -401,22 +358,24 @@ def test_the_dataset_gives_what_a_copy_of_all_columns_would_give():
 
     expected = Dataset.from_dict(columns(Groups(ROWS)))
     for made in (rows_dataset(Groups(ROWS), columns), copied_dataset(Groups(ROWS), columns)):
-        assert made.column_names == expected.column_names
-        assert len(made) == len(ROWS)
-        assert made[3] == expected[3]
-        assert made[2:5] == expected[2:5]
-        assert made.__getitems__([5, 1]) == expected.__getitems__([5, 1])
-        assert list(made) == list(expected)
-        assert made.remove_columns(["labels"])[0] == expected.remove_columns(["labels"])[0]
-        assert list(made["labels"]) == list(expected["labels"])
-        assert list(made.select([4, 0])) == list(expected.select([4, 0]))
+        for look in (
+            lambda table: table.column_names,
+            len,
+            lambda table: table[3],
+            lambda table: table[2:5],
+            lambda table: table.__getitems__([5, 1]),
+            list,
+            lambda table: table.remove_columns(["labels"])[0],
+            lambda table: list(table["labels"]),
+            lambda table: list(table.select([4, 0])),
+        ):
+            assert look(made) == look(expected)
 
 
 def test_each_answer_has_the_one_before_it_in_its_batch():
     """The batches that a trainer fetches give the prompt the answer of the row before it."""
     rows = [Feedback(number, ids_of([1]), ids_of([number]), True, "", "") for number in range(9)]
-    made = rows_dataset(rows, feedback_columns)
-    batch = made.__getitems__([4, 5, 6, 7])
+    batch = rows_dataset(rows, feedback_columns).__getitems__([4, 5, 6, 7])
     assert [one["KL_completion_ids"] for one in batch] == [[7], [4], [5], [6]]
 
 

@@ -1,12 +1,20 @@
-"""The real 135M model through the real command: every update teaches it the house style."""
+"""Every update teaches the real 135M model a style, and `advise run` goes to an answer."""
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from advisor.estimate.spec import run_of_spec
+from advisor.launch import Options, run_plan
+from advisor.render.report import write_report
+from advisor.render.result_commands import ask_command, served_stages
+from advisor.situation.models import model_shape
+from tests.trainers.runs import chat, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "advisor" / "demo" / "support.jsonl"
@@ -27,12 +35,7 @@ for question in questions:
 
 
 def learned(folder, model, gain, *, rows=None, **keys):
-    """Where the result of a stage is, whose held-out loss has fallen by `gain` and whose checks
-    pass.
-
-    Args:
-        rows: Of the demonstration; None: all.
-    """
+    """The result of a stage on so many `rows`, whose loss has fallen by `gain` and checks pass."""
     (folder / "train.jsonl").write_text("".join(DATA.read_text().splitlines(keepends=True)[:rows]))
     stage = {"name": "sft", "objective": "sft", "micro_batch_size": 2, **keys}
     plan = folder / "plan.json"
@@ -70,9 +73,7 @@ def learned(folder, model, gain, *, rows=None, **keys):
     ],
 )
 def test_it_learns_the_house_style(keys, tmp_path, smollm):
-    """Eight steps lower the loss on held-out rows, and what was saved loads in plain PEFT or
-    transformers.
-    """
+    """Eight steps lower the loss on held-out rows, and every check of what was saved passes."""
     # Four held-out rows, which answer in one batch: answers take most of the time.
     steps = {"max_steps": 8, "seq_len": 208, "holdout": 0.02, "scheduler": "constant", "warmup": 0}
     learned(tmp_path, smollm, 0.3, **steps, **keys)
@@ -93,9 +94,7 @@ def test_it_learns_the_house_style(keys, tmp_path, smollm):
     ],
 )
 def test_the_trained_style_survives_reload_in_a_new_process(keys, tmp_path, smollm):
-    """A pass or two over sixty rows lower the held-out loss, every check passes, and plain PEFT in a
-    new process answers as the shop does.
-    """
+    """Sixty rows lower the held-out loss, and plain PEFT answers as the shop does."""
     folder = learned(tmp_path, smollm, 1.0, rows=60, seq_len=256, holdout=0.1, **keys)
     said = subprocess.run(
         [sys.executable, "-c", ANSWER, str(folder), *QUESTIONS],
@@ -105,3 +104,45 @@ def test_the_trained_style_survives_reload_in_a_new_process(keys, tmp_path, smol
     assert len(answers) == len(QUESTIONS), said.stderr
     for answer in answers:
         assert answer.startswith("Hello, and thank you for writing to")
+
+
+PLAN = """\
+name: shop
+model: MODEL
+data: {path: train.jsonl}
+stages:
+  - {name: sft, objective: sft, update: UPDATE, learning_rate: 2e-2, max_steps: 10, micro_batch_size: 2, seq_len: 128, holdout: 0.1}
+"""
+KEYS = {
+    "adapter": {"bottleneck": 64, "placement": "pfeiffer"},
+    "prefix": {"prefix_tokens": 30},
+}  # the defaults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", KEYS)
+def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeypatch):
+    """The printed line answers, and the estimate counts the parameters that were trained."""
+    pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = (chat(f"Where is {n}?", f"Your parcel {n} is in the red van.") for n in range(40))
+    write_rows(tmp_path / "train.jsonl", rows)
+    plan = PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", update)
+    (tmp_path / "plan.yaml").write_text(plan)
+    done = run_plan("plan.yaml", Options(on_end=write_report))
+    stage = done.record.stages[0]
+    assert done.status == "done"
+    assert stage.loss_last < stage.loss_first
+    shape, _ = model_shape(str(tiny_model))
+    assert shape is not None
+    run = run_of_spec({"update": update, **KEYS[update]}, shape)
+    assert done.record.resolved["sft"].trainable_parameters == run.trainable
+    assert not served_stages(done.record)
+    ask = ask_command(str(done.folder / stage.folder), stage.update)
+    answer = subprocess.run(shlex.split(ask), capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    report = (done.folder / "report.html").read_text()
+    assert "cannot be merged, and vLLM and Ollama cannot load it" in report
+    card = (done.folder / "stages" / "sft" / "README.md").read_text()
+    assert "import advisor.peft_adapter" in card

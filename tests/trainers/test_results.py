@@ -3,10 +3,14 @@
 import io
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advisor.ground.errors import InputError
 from advisor.record.files import newest_run
@@ -20,36 +24,27 @@ CPU = torch.device("cpu")
 
 
 def lora_run(
-    folder: Path,
-    tiny_model: Path,
-    tasks: dict[str, int],
-    *,
-    finished_at="2026-11-25T10:00:00Z",
-    update="lora",
+    folder, tiny_model, tasks, *, finished_at="2026-11-25T10:00:00Z", update="lora"
 ) -> Path:
     """A run folder with one real LoRA (of random weights, by seed) for each task."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     samples = [
         {"prompt": "Where is my parcel?", "expected": "We look."},
         {"prompt": "hello", "expected": "good morning"},
     ]
-    stages = []
     for task, seed in tasks.items():
         torch.manual_seed(seed)
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
-        target = folder / "stages" / f"sft-{task}"
-        model.save_pretrained(target)
-        AutoTokenizer.from_pretrained(tiny_model).save_pretrained(target)
-        stages.append(
-            {
-                "name": f"sft-{task}", "task": task, "objective": "sft", "update": update,
-                "quantization": None, "status": "done", "folder": f"stages/sft-{task}",
-                "evaluation": {"samples": samples},
-            }
-        )  # fmt: skip
+        for saved in (model, AutoTokenizer.from_pretrained(tiny_model)):
+            saved.save_pretrained(folder / "stages" / f"sft-{task}")
+    stages = [
+        {
+            "name": f"sft-{task}", "task": task, "objective": "sft", "update": update,
+            "quantization": None, "status": "done", "folder": f"stages/sft-{task}",
+            "evaluation": {"samples": samples},
+        }
+        for task in tasks
+    ]  # fmt: skip
     record = {
         "schema_version": 1, "status": "done", "model": str(tiny_model), "stages": stages,
         "resolved": {}, "finished_at": finished_at, "hardware": {"kind": "cpu"},
@@ -81,32 +76,23 @@ def logits(model, tokenizer):
 
 
 def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
-    """Each module answers as it does alone, the base as untouched, in any order, and the base is in
-    memory once.
-    """
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM
-
+    """Each answers as alone, in any order; the same run twice would give two voices of a name."""
     loaded = load_results(results_of(run), CPU)
     assert len(set(map(id, loaded.models.values()))) == 1
     assert loaded.labels == [BASE, "legal", "hr"]
-    alone = {
-        task: AutoPeftModelForCausalLM.from_pretrained(run / "stages" / f"sft-{task}").eval()
-        for task in ("legal", "hr")
-    }
+    kind, stages = AutoPeftModelForCausalLM, run / "stages"
+    alone = {task: kind.from_pretrained(stages / f"sft-{task}").eval() for task in ("legal", "hr")}
     alone[BASE] = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    seen = {}
     for label in ("hr", BASE, "legal", "hr", BASE):
         with loaded.use(label) as (model, tokenizer):
-            seen[label] = logits(model, tokenizer)
-            assert torch.equal(seen[label], logits(alone[label], tokenizer)), label
-    assert not torch.allclose(seen["legal"], seen["hr"])
+            assert torch.equal(logits(model, tokenizer), logits(alone[label], tokenizer)), label
+    assert not torch.allclose(logits(alone["legal"], tokenizer), logits(alone["hr"], tokenizer))
+    with pytest.raises(InputError, match="two results are called"):
+        load_results([*results_of(run), *results_of(run)], CPU)
 
 
 def test_a_talk_goes_to_the_voices_that_are_on(run, capsys):
-    """Every module by default, /use one, /base the untrained model, an unknown voice is told, /new
-    forgets.
-    """
+    """Every module by default, /use one, /base the untrained model, unknown: told, /new forgets."""
     talk = ChatSession(load_results(results_of(run), CPU), max_new_tokens=4)
     talk.ask("hello")
     said = capsys.readouterr().out
@@ -125,9 +111,7 @@ def test_a_talk_goes_to_the_voices_that_are_on(run, capsys):
 
 
 def test_questions_come_from_a_pipe(run, monkeypatch, capsys):
-    """One question a line, answers on standard output; an unknown --with is an error with the names
-    there are.
-    """
+    """One question a line, answers on stdout; an unknown --with is an error with the names."""
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/quit\n"))
     assert chat_main([str(run), "--with", "legal", "--max-new-tokens", "3"]) == 0
     assert "2 results on 1 base" in capsys.readouterr().err
@@ -139,20 +123,16 @@ def test_the_newest_run_is_the_one_that_ended_last(tmp_path, tiny_model):
     """By the end of the run, not by the folder's name; none at all is an error."""
     with pytest.raises(InputError, match="no finished run"):
         newest_run(tmp_path)
-    lora_run(tmp_path / "runs" / "b", tiny_model, {"x": 1}, finished_at="2026-11-25T09:00:00Z")
-    lora_run(tmp_path / "runs" / "a", tiny_model, {"x": 1}, finished_at="2026-11-25T10:00:00Z")
+    for name, hour in (("b", "09"), ("a", "10")):
+        ended = f"2026-11-25T{hour}:00:00Z"
+        lora_run(tmp_path / "runs" / name, tiny_model, {"x": 1}, finished_at=ended)
     assert newest_run(tmp_path).name == "a"
 
 
 def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
-    """Merging changes nothing on held-out rows; the folder loads as a plain model; a folder with
-    files is never written over.
-    """
-    from transformers import AutoModelForCausalLM
-
+    """Merging changes nothing on held-out rows, and never writes over a folder with files."""
     out = tmp_path / "out"
-    lines = export(run, out, only="legal", device=CPU)
-    assert "the original weights (float32)" in lines[0]
+    assert "the original weights (float32)" in export(run, out, only="legal", device=CPU)[0]
     gap = json.loads((out / "merge.json").read_text())["gaps"][0]
     assert gap["greatest"] < 1e-3
     assert gap["same_choice"] == 1.0
@@ -173,19 +153,11 @@ def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
     ],
 )
 def test_what_cannot_be_merged_says_why(tmp_path, tiny_model, update, said):
-    """Whole models, bottleneck adapters and prefixes are refused before anything is loaded or
-    written.
-    """
+    """Whole models, adapters and prefixes are refused before anything is loaded or written."""
     folder = lora_run(tmp_path / "r", tiny_model, {"x": 1}, update=update)
     with pytest.raises(InputError, match=said):
         export(folder, tmp_path / "out", only=None, device=CPU)
     assert not (tmp_path / "out").exists()
-
-
-def test_two_results_of_one_name_are_refused(run):
-    """The same run twice would give two voices of one name."""
-    with pytest.raises(InputError, match="two results are called"):
-        load_results([*results_of(run), *results_of(run)], CPU)
 
 
 def test_the_base_of_a_moved_project_is_the_one_that_its_plan_names(run, tmp_path, tiny_model):
@@ -202,20 +174,13 @@ def test_the_base_of_a_moved_project_is_the_one_that_its_plan_names(run, tmp_pat
 
 def test_a_base_on_the_hub_is_the_revision_of_the_plan(run, tmp_path, monkeypatch):
     """Chat, merge and export took the newest one."""
-    import transformers
-
     (tmp_path / "run.json").write_text((run / "run.json").read_text())
     plan = plan_of("nobody/model", tasks=("legal", "hr"), more="revision: abc")
     (tmp_path / "plan.yaml").write_text(plan)
     (tmp_path / "stages").symlink_to(run / "stages")
-    asked = {}
-
-    def load(source, **options):
-        asked.update(options)
-        raise ValueError
-
+    load = Mock(side_effect=ValueError)
     monkeypatch.setattr(loading, "model_config", lambda *_: None)
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
     with pytest.raises(InputError, match="nobody/model"):
         load_result(results_of(tmp_path)[0], CPU)
-    assert asked["revision"] == "abc"
+    assert load.call_args.kwargs["revision"] == "abc"

@@ -1,6 +1,4 @@
-"""Rewards: built-in verifiers, reward models, functions of one's own; and what they teach by GRPO
-and RLOO.
-"""
+"""Rewards by verifiers, reward models and own functions, and what GRPO and RLOO learn."""
 
 import json
 import random
@@ -27,8 +25,6 @@ from trainers.start.loading import load_tokenizer
 
 OWN = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
 
-# --------------------------------------------------------------------------- verifiers
-
 
 @pytest.mark.light
 @pytest.mark.parametrize(
@@ -49,31 +45,29 @@ OWN = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batc
     ],
 )
 def test_the_final_answer_decides(said, wanted, right):
-    """What stands after ####, in the last box, the last number, or all of it; numbers by value,
-    texts without case.
-    """
+    """It is what stands after ####, in the last box, the last number, or all; numbers by value."""
     assert same_answer(said, wanted) is right
 
 
 @pytest.mark.light
 def test_patterns_may_hold_the_wanted_answer():
-    """{answer} in a pattern is the row's answer, letter for letter. A format has to match the whole
-    answer: text around it does not fit; lines and the wanted answer do.
-    """
-    assert matches("<answer>4+4</answer>", "<answer>{answer}</answer>", "4+4")
-    assert not matches("<answer>444</answer>", "<answer>{answer}</answer>", "4+4")
+    """{answer} is the row's answer, letter for letter; a format has to match the whole answer."""
     assert matches("call 911", r"\d{3}", None)
-    pattern = r"<think>.*</think>\s*<answer>{answer}</answer>"
-    assert matches(" <think>a\nb</think>\n<answer>4+4</answer>\n", pattern, "4+4", whole=True)
-    assert not matches("Well: <think>a</think><answer>4+4</answer>", pattern, "4+4", whole=True)
-    assert not matches("<think>a</think><answer>8</answer>", pattern, "4+4", whole=True)
+    answer = "<answer>{answer}</answer>"
+    whole = rf"<think>.*</think>\s*{answer}"
+    for text, pattern, fits in (
+        ("<answer>4+4</answer>", answer, True),
+        ("<answer>444</answer>", answer, False),
+        (" <think>a\nb</think>\n<answer>4+4</answer>\n", whole, True),
+        ("Well: <think>a</think><answer>4+4</answer>", whole, False),
+        ("<think>a</think><answer>8</answer>", whole, False),
+    ):
+        assert matches(text, pattern, "4+4", whole=pattern == whole) is fits, text
 
 
 @pytest.mark.light
 def test_json_has_to_fit_its_schema(tmp_path):
-    """Valid JSON of the form counts, also in a code block; other JSON, text around it and broken
-    JSON do not.
-    """
+    """JSON of the form counts, also in a code block; other or broken JSON or text around do not."""
     path = tmp_path / "schema.json"
     keys = {"type": "object", "required": ["name"], "additionalProperties": False}
     path.write_text(json.dumps({**keys, "properties": {"name": {"type": "string"}}}))
@@ -90,13 +84,12 @@ def test_json_has_to_fit_its_schema(tmp_path):
 def test_a_reward_is_one_finite_number_an_answer():
     """NaN and a missing number end the run."""
     answers = [Answer("Well?", text, None, [1], [2]) for text in ("a", "b")]
-    with pytest.raises(TrainingFailed, match="gave nan as a reward"):
-        Reward("r", lambda asked: [float("nan")] * len(asked))(answers)
-    with pytest.raises(TrainingFailed, match="1 rewards for 2 answers"):
-        Reward("r", lambda asked: [1.0])(answers)
-
-
-# --------------------------------------------------------------------------- where it comes from
+    for found, said in (
+        ([float("nan")] * 2, "gave nan as a reward"),
+        ([1.0], "1 rewards for 2 answers"),
+    ):
+        with pytest.raises(TrainingFailed, match=said):
+            Reward("r", lambda asked, found=found: found)(answers)
 
 
 @pytest.mark.parametrize(
@@ -115,18 +108,14 @@ def test_a_reward_is_one_finite_number_an_answer():
     ],
 )
 def test_a_reward_that_cannot_be_is_refused(keys, match, align, tmp_path):
-    """Missing, double, misspelt and unfitting sources of reward are errors before a model is
-    loaded.
-    """
+    """Missing, double, misspelt and unfitting sources are errors before a model is loaded."""
     (tmp_path / "own.py").write_text(REWARD)
     with pytest.raises(InputError, match=match):
         trained(align("grpo", **OWN, **keys))
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(align, tiny_model, trained_once, tmp_path):
-    """Token ids mean something else to it: refused before training, as is a folder that writes
-    instead of scoring.
-    """
+    """Token ids mean something else to it. A folder that writes and does not score is refused."""
     from transformers import AutoTokenizer
 
     other = tmp_path / "rm"
@@ -151,9 +140,7 @@ def test_a_reward_model_without_a_padding_token_scores_text_by_text():
 
 
 def test_a_reward_model_scores_as_it_does_alone(align, trained_once):
-    """The reward of an answer is what the reward model, loaded plainly, says of prompt and
-    answer.
-    """
+    """A reward is what the reward model, loaded plainly, says of prompt and answer."""
     import torch
     from peft import AutoPeftModelForSequenceClassification
 
@@ -165,16 +152,12 @@ def test_a_reward_model_scores_as_it_does_alone(align, trained_once):
     told = reward.parts[0](
         [Answer("", "", None, list(row.prompt_ids), list(row.chosen_ids)) for row in rows]
     )
-    model = AutoPeftModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype=torch.float32
-    ).eval()
+    kind = AutoPeftModelForSequenceClassification
+    model = kind.from_pretrained(folder, num_labels=1, dtype=torch.float32).eval()
+    texts = [torch.tensor([[*row.prompt_ids, *row.chosen_ids]]) for row in rows]
     with torch.no_grad():
-        asked = [torch.tensor([[*row.prompt_ids, *row.chosen_ids]]) for row in rows]
-        alone = [float(model(input_ids=ids).logits[0, 0]) for ids in asked]
+        alone = [float(model(input_ids=text).logits[0, 0]) for text in texts]
     assert told == pytest.approx(alone, abs=1e-4)
-
-
-# --------------------------------------------------------------------------- what it teaches
 
 
 def question(number):
@@ -206,9 +189,7 @@ def undecided(tiny_model, tmp_path_factory) -> Path:
     ],
 )
 def test_the_exact_verifier_raises_the_reward(objective, own, said, align, undecided, tmp_path):
-    """A model that says yes one time in three learns to say it: the reward rises in training and on
-    held-out prompts. It needs no key where every row has an answer.
-    """
+    """A model that says yes one time in three learns to, without a key where rows have answers."""
     rows = [{"prompt": question(number), "ground_truth": "yes"} for number in range(40)]
     job = align(
         objective, job_data=write_rows(tmp_path / "asked.jsonl", rows), job_model=undecided,
@@ -236,17 +217,13 @@ def test_what_a_verifier_needs_changes_the_run(kind, key, values, answer, align,
     """Pattern and schema decide which answers are rewarded."""
     for name in ("integer", "string"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"type": name}))
-    told = []
-    for value in values:
-        rewards = build_rewards(align("grpo", verifier=kind, **{key: value}), None, [], None)
-        told += rewards.parts[0]([Answer("", answer, None, [], [])])
-    assert told == [1.0, 0.0]
+    jobs = [align("grpo", verifier=kind, **{key: value}) for value in values]
+    rewards = [build_rewards(job, None, [], None).parts[0] for job in jobs]
+    assert [score([Answer("", answer, None, [], [])]) for score in rewards] == [[1.0], [0.0]]
 
 
 def test_steps_count_prompts(align, tmp_path):
-    """An epoch uses every prompt once: thirty prompts, two at once, twice gathered, are eight
-    steps.
-    """
+    """An epoch uses each prompt once: thirty, two at once and twice gathered, are eight steps."""
     (tmp_path / "own.py").write_text(REWARD)
     own = {"max_steps": None, "generations": 2, "grad_accum": 2, "response_tokens": 2}
     job = align("grpo", **{**SHORT, **own}, job_judge=False)

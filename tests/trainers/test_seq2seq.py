@@ -1,6 +1,4 @@
-"""Sequence-to-sequence models: trained whole and with LoRA on inputs and outputs, judged, resumed,
-and loaded by plain transformers and PEFT.
-"""
+"""Sequence-to-sequence models, whole and by LoRA, as plain transformers and PEFT load them."""
 
 import random
 from functools import partial
@@ -9,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from peft import AutoPeftModelForSeq2SeqLM
 from tokenizers import processors
 from transformers import (
     AutoConfig,
@@ -23,7 +22,7 @@ from advisor.ground.errors import InputError
 from tests.trainers.families import byte_level
 from tests.trainers.runs import losses, result_of, trained, whole_and_broken, write_rows
 from trainers import sft
-from trainers.heads import Seq2Seq, set_languages
+from trainers.heads import Seq2Seq
 from trainers.rows import Templater
 from trainers.rows.heads import REWRITINGS, cut_both
 from trainers.rows.row import LeftOut
@@ -36,14 +35,14 @@ WORDS = ("red", "blue", "green", "tea", "cup", "kettle", "shop", "parcel")
 def backwards(tmp_path_factory):
     """A hundred rows whose output is the last word of the input, in capital letters."""
     draw = random.Random(3)
-    rows = []
-    for number in range(100):
-        words = draw.choices(WORDS, k=3)
-        rows.append({"prompt": f"{' '.join(words)} {number}", "completion": f"{words[-1].upper()}"})
+    rows = (
+        {"prompt": f"{' '.join(words)} {number}", "completion": words[-1].upper()}
+        for number, words in enumerate(draw.choices(WORDS, k=3) for _ in range(100))
+    )
     return write_rows(tmp_path_factory.mktemp("backwards") / "rows.jsonl", rows)
 
 
-def save_tokenizer(folder):
+def words_tokenizer():
     """A tokenizer over words and bytes that ends each text with </s>, as T5 and BART do."""
     words = [" ".join(WORDS), " ".join(WORDS).upper()] * 4
     tokenizer = byte_level(("<pad>", "</s>", "<s>"), eos="</s>", bos="<s>", words=words)
@@ -51,7 +50,6 @@ def save_tokenizer(folder):
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
-    tokenizer.save_pretrained(folder)
     return tokenizer
 
 
@@ -74,53 +72,54 @@ NLLB = {
 }  # fmt: skip
 
 
-def saved(folder, tokenizer, shape):
-    """The folder, with a random model of this shape for the tokenizer that is there."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(**shape, vocab_size=len(tokenizer))
-    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
-    return folder
+SHAPES = {
+    "t5": (T5, words_tokenizer),  # of two layers each, gated as version 1.1
+    "bart": (BART, words_tokenizer),
+    # Of NLLB's kind with its own tokenizer, which knows 202 languages and no words.
+    "nllb": (NLLB, NllbTokenizer),
+}
 
 
 @pytest.fixture(scope="module")
-def tiny_t5(tmp_path_factory):
-    """A random T5 of two layers each, gated as version 1.1."""
-    folder = tmp_path_factory.mktemp("tiny-t5")
-    return saved(folder, save_tokenizer(folder), T5)
-
-
-@pytest.fixture(scope="module")
-def tiny_bart(tmp_path_factory):
-    """A random BART of two layers each."""
-    folder = tmp_path_factory.mktemp("tiny-bart")
-    return saved(folder, save_tokenizer(folder), BART)
+def models(tmp_path_factory):
+    """The folder of a random model of each shape, with its tokenizer."""
+    found = {}
+    for name, (shape, build) in SHAPES.items():
+        found[name], tokenizer = tmp_path_factory.mktemp(f"tiny-{name}"), build()
+        tokenizer.save_pretrained(found[name])
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(**shape, vocab_size=len(tokenizer))
+        AutoModelForSeq2SeqLM.from_config(config).save_pretrained(found[name])
+    return found
 
 
 @pytest.fixture
-def stage(make, backwards):
+def stage(make, backwards, models, tiny_model):
+    """`stage(name, **keys)`: a job on the model of this name; None: on one that has no encoder."""
     small = {"max_steps": 6, "learning_rate": 3e-3, "update": "full", "micro_batch_size": 8}
     small |= {"head": "seq2seq", "holdout": 0.2, "seq_len": 32, "job_data": backwards}
-
-    def build(model, **keys):
-        return make(**{**small, **keys}, job_model=model)
-
-    return build
+    return lambda name, **keys: make(**small | keys, job_model=models.get(name, tiny_model))
 
 
-@pytest.mark.parametrize(("architecture", "update"), [("tiny_t5", "full"), ("tiny_bart", "lora")])
-def test_outputs_are_learned(stage, architecture, update, request):
-    """The held-out loss falls, every check of the saved result holds, and plain loading writes what
-    was learned.
-    """
-    model = request.getfixturevalue(architecture)
-    keys = {"learning_rate": 1e-2, "max_steps": 150}
-    if update == "lora":
-        keys = {"learning_rate": 2e-2, "max_steps": 60, "rank": 16}
-    job = stage(model, update=update, **keys)
+@pytest.mark.parametrize(
+    ("name", "loader", "keys", "fall"),
+    [
+        ("t5", AutoModelForSeq2SeqLM, {"learning_rate": 1e-2, "max_steps": 150}, 0.5),
+        # LoRA leaves embeddings alone, which are random in these models.
+        (
+            "bart",
+            AutoPeftModelForSeq2SeqLM,
+            {"update": "lora", "learning_rate": 2e-2, "max_steps": 60, "rank": 16},
+            0.1,
+        ),
+    ],
+    ids=["t5", "bart"],
+)
+def test_outputs_are_learned(stage, name, loader, keys, fall):
+    """The held-out loss falls, every check holds, and plain loading writes what was learned."""
+    job = stage(name, **keys)
     result = trained(job)
     found = result["evaluation"]
-    # LoRA leaves embeddings alone, which are random in these models.
-    fall = 0.5 if update == "full" else 0.1
     assert found["holdout_loss_after"] < found["holdout_loss_before"] - fall
     assert found["rows"] == 20
     assert result["verdict"]["word"] == "better"
@@ -128,45 +127,40 @@ def test_outputs_are_learned(stage, architecture, update, request):
     measured = result["measured"]
     assert measured["learned_tokens"] < measured["tokens"] <= measured["computed_tokens"]
     assert any("AutoModelForSeq2SeqLM" in check["text"] for check in result["checks"])
-    if update == "full":
-        from transformers import AutoModelForSeq2SeqLM as Loader
-    else:
-        from peft import AutoPeftModelForSeq2SeqLM as Loader
-    loaded = Loader.from_pretrained(str(job.output))
+    loaded = loader.from_pretrained(str(job.output))
     tokenizer = AutoTokenizer.from_pretrained(job.output)
     batch = tokenizer("red tea cup 7", return_tensors="pt", return_token_type_ids=False)
     with torch.no_grad():
         written = loaded.generate(**batch, max_new_tokens=8, do_sample=False)
     text = tokenizer.decode(written[0], skip_special_tokens=True).strip()
-    assert text in {word.upper() for word in WORDS} or update == "lora"
+    assert text in {word.upper() for word in WORDS} or name == "bart"
 
 
-def test_the_loss_is_a_mean_over_the_tokens_of_a_step(stage, tiny_t5, tmp_path):
+def test_the_loss_is_a_mean_over_the_tokens_of_a_step(stage, tmp_path):
     """Eight rows at once, or two at a time and four times: the same losses."""
-    curves = []
-    for micro, accumulation in ((8, 1), (2, 4)):
-        job = stage(
-            tiny_t5, max_steps=4, micro_batch_size=micro, grad_accum=accumulation,
-            group_by_length=False, job_run=tmp_path / f"run-{micro}",
-        )  # fmt: skip
+    keys = {"max_steps": 4, "group_by_length": False}
+    jobs = [
+        stage(
+            "t5", **keys, micro_batch_size=size, grad_accum=8 // size, job_run=tmp_path / str(size)
+        )
+        for size in (8, 2)
+    ]
+    for job in jobs:
         sft.train(job)
-        curves.append(losses(job))
-    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert losses(jobs[0]) == pytest.approx(losses(jobs[1]), rel=1e-4)
 
 
-def test_a_stopped_run_goes_on_to_the_same_losses(stage, tiny_bart, monkeypatch):
-    """After a crash it resumes from its last checkpoint, and each loss is that of a run that was
-    never stopped. What it saved is what plain loading reads.
-    """
-    make = partial(stage, tiny_bart, save_steps=2, max_steps=6)
+def test_a_stopped_run_goes_on_to_the_same_losses(stage, monkeypatch):
+    """After a crash each loss is that of an unbroken run, and plain loading reads the result."""
+    make = partial(stage, "bart", save_steps=2, max_steps=6)
     whole, broken = whole_and_broken(make, 5, monkeypatch, job_judge=True)
     assert losses(broken) == losses(whole)
     assert all(check["ok"] for check in result_of(whole)["checks"][:2])
 
 
-def test_only_the_output_counts_and_both_texts_are_closed(tiny_t5, backwards):
+def test_only_the_output_counts_and_both_texts_are_closed(models, backwards):
     """The labels are the output's tokens and the end; the input has its own end."""
-    tokenizer, left = AutoTokenizer.from_pretrained(tiny_t5), LeftOut()
+    tokenizer, left = AutoTokenizer.from_pretrained(models["t5"]), LeftOut()
     row = next(REWRITINGS.rows(read_examples(backwards), Templater(tokenizer), left))
     assert row.labels[-1] == row.input_ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(row.labels, skip_special_tokens=True) == row.expected
@@ -177,46 +171,34 @@ def test_only_the_output_counts_and_both_texts_are_closed(tiny_t5, backwards):
     assert left.total == 0
 
 
-def test_what_does_not_go_with_an_encoder_and_a_decoder_is_refused(stage, tiny_t5, tiny_model):
-    """Packing and prefixes, and a model that is none."""
-    for model, keys, said in (
-        (tiny_t5, {"packing": True}, "packing"),
-        (tiny_t5, {"update": "prefix", "prefix_tokens": 4}, "full or lora"),
-        (tiny_model, {}, "no encoder beside its decoder"),
-        (tiny_t5, {"target_language": "deu_Latn"}, "knows no languages"),
-    ):
-        with pytest.raises(InputError, match=said):
-            sft.train(stage(model, **keys))
+@pytest.mark.parametrize(
+    ("name", "keys", "said"),
+    [
+        ("t5", {"packing": True}, "packing"),
+        ("t5", {"update": "prefix", "prefix_tokens": 4}, "full or lora"),
+        (None, {}, "no encoder beside its decoder"),
+        ("t5", {"target_language": "deu_Latn"}, "knows no languages"),
+        (
+            "nllb",
+            {"source_language": "eng_Latn", "target_language": "deu_Latin"},
+            "did you mean 'deu_Latn'",
+        ),
+        ("nllb", {}, "source_language is not said"),
+    ],
+)
+def test_what_does_not_go_with_an_encoder_and_a_decoder_is_refused(name, keys, said, stage):
+    """NLLB's kind wants both languages, and a wrong one is refused with the nearest."""
+    with pytest.raises(InputError, match=said):
+        sft.train(stage(name, **keys))
 
 
-@pytest.fixture(scope="module")
-def tiny_nllb(tmp_path_factory):
-    """A random model of NLLB's kind with its own tokenizer, which knows 202 languages and no words."""
-    folder, tokenizer = tmp_path_factory.mktemp("tiny-nllb"), NllbTokenizer()
-    tokenizer.save_pretrained(folder)
-    return saved(folder, tokenizer, NLLB)
-
-
-def test_a_model_of_many_languages_is_told_which(stage, tiny_nllb):
-    """NLLB's kind wants both languages, a wrong one is refused with the nearest, and the result
-    writes the language that it was trained to write.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(tiny_nllb)
-    wrong = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latin")
-    with pytest.raises(InputError, match="did you mean 'deu_Latn'"):
-        set_languages(wrong, tokenizer)
-    with pytest.raises(InputError, match="source_language is not said"):
-        set_languages(stage(tiny_nllb), tokenizer)
-    job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn", max_steps=8)
-    assert [check["ok"] for check in trained(job)["checks"][:2]] == [True, True]
-    written = GenerationConfig.from_pretrained(job.output).forced_bos_token_id
-    assert tokenizer.convert_ids_to_tokens(written) == "deu_Latn"
-
-
-def test_labels_begin_with_the_language_that_is_written(stage, tiny_nllb):
-    """The input carries the language that is read, the output that which is written."""
-    job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn")
+def test_a_model_of_many_languages_is_told_which(stage):
+    """The input carries the language that is read, the output and the result that written."""
+    job = stage("nllb", source_language="eng_Latn", target_language="deu_Latn", max_steps=8)
     tokenizer, data = prepare(job, Seq2Seq())
     row = data.train[0]
     first = tokenizer.convert_ids_to_tokens([row.input_ids[0], row.labels[0]])
     assert first == ["eng_Latn", "deu_Latn"]
+    assert [check["ok"] for check in trained(job)["checks"][:2]] == [True, True]
+    written = GenerationConfig.from_pretrained(job.output).forced_bos_token_id
+    assert tokenizer.convert_ids_to_tokens(written) == "deu_Latn"

@@ -1,4 +1,4 @@
-"""Several weighted rewards, and rollouts.jsonl: what they were given for."""
+"""Several weighted rewards, rollouts.jsonl, and what is said of, or stops, a run by its numbers."""
 
 import json
 import statistics
@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.methods.rewards import rollout_warnings
 from tests.conftest import examples
-from tests.trainers.alignment import SHORT
-from tests.trainers.runs import break_at, metrics, trained, write_rows
-from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
+from tests.trainers.alignment import OWN, SHORT, TWO, check_two_rewards
+from tests.trainers.runs import break_at, lines_of, metrics, trained, write_rows
 from trainers.rewards.rollout_log import MOST_LINES, SAMPLES, RolloutLog, sampled, shortened
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled
 from trainers.rewards.sources import load_user_reward, overlong_penalty, repetition_penalty
-from trainers.rewards.watch import Watch, differ_check, rewards_in, watching
+from trainers.rewards.watch import Watch, differ_check, is_gamed, rewards_in, watching
 
+pytestmark = pytest.mark.light  # what uses a model needs torch all the same
 KEYS = {key: value for key, value in SHORT.items() if key != "reward"}
-
-# --------------------------------------------------------------------------- the sum
 
 NUMBERS = st.floats(-1e3, 1e3)
 COUNT = st.shared(st.integers(1, 4))
@@ -32,15 +30,12 @@ def as_many(one):
     return COUNT.flatmap(lambda count: st.lists(one, min_size=count, max_size=count))
 
 
-@pytest.mark.light
 @examples(1)
 @given(
     st.lists(as_many(st.none() | NUMBERS), min_size=1, max_size=5), as_many(NUMBERS.filter(bool))
 )
 def test_the_sum_is_that_of_trl(answers, weights):
-    """The sum that PPO and the evaluation take is the one that TRL trains on: rewards that score an
-    answer count for it, and an answer that none scores has no sum.
-    """
+    """Rewards that score an answer count for it, and an answer that none scores has no sum."""
     torch = pytest.importorskip("torch")
     scores = [[float("nan") if score is None else score for score in own] for own in answers]
     tensor = torch.tensor(scores, dtype=torch.float64)
@@ -51,7 +46,6 @@ def test_the_sum_is_that_of_trl(answers, weights):
     assert [value is None for value in ours] == tensor.isnan().all(1).tolist()
 
 
-@pytest.mark.light
 def test_answers_that_nothing_scores_end_the_run():
     """If every reward gives None to every answer there is nothing to learn from."""
     check_scored([None, 0.0])
@@ -59,10 +53,6 @@ def test_answers_that_nothing_scores_end_the_run():
         check_scored([None, None])
 
 
-# --------------------------------------------------------------------------- built-in rewards
-
-
-@pytest.mark.light
 @pytest.mark.parametrize("tokens", [0, 1, 80, 81, 90, 99, 100, 120])
 def test_the_length_penalty_is_that_of_dapo(tokens):
     """Equation 13 of DAPO, as TRL computes it."""
@@ -71,7 +61,6 @@ def test_the_length_penalty_is_that_of_dapo(tokens):
     assert [overlong_penalty(tokens, limit=100, overlong=20)] == pytest.approx(theirs)
 
 
-@pytest.mark.light
 @pytest.mark.parametrize(
     ("text", "ngram", "penalty"),
     [
@@ -87,9 +76,6 @@ def test_the_repetition_penalty_is_the_share_of_repeated_sequences(text, ngram, 
     assert repetition_penalty(text, ngram=ngram) == pytest.approx(penalty)
 
 
-# --------------------------------------------------------------------------- rollouts.jsonl
-
-
 def rollout(reward=0.0, **other):
     usual = {"prompt": "P", "answer": "A", "reward": reward, "rewards": {"exact": reward}}
     return {**usual, "advantage": 0.5, "tokens": 3, "ended": True, **other}
@@ -103,7 +89,13 @@ def log_in(folder, steps=4):
     return RolloutLog(job_of(output=folder / "grpo"), steps)
 
 
-@pytest.mark.light
+def write_steps(log, *steps):
+    for step in steps:
+        assert log.is_due(step)
+        log.write(step, [rollout(float(step))] * 2)
+        assert not log.is_due(step)
+
+
 def test_a_line_of_rollouts(tmp_path):
     """A line holds the answer with everything it was worth, escaped, and without secrets."""
     secret = "hf_" + "a" * 34
@@ -117,7 +109,6 @@ def test_a_line_of_rollouts(tmp_path):
     )
 
 
-@pytest.mark.light
 @pytest.mark.parametrize("text", ["x" * 9000, "漢" * 9000, "\x1b" * 9000, '"' * 9000])
 def test_long_texts_lose_their_middle(text):
     """The line stays within its size, and says how much was left out."""
@@ -127,7 +118,6 @@ def test_long_texts_lose_their_middle(text):
     assert (short[0], short[-1]) == (text[0], text[-1])
 
 
-@pytest.mark.light
 def test_the_best_the_worst_and_a_cut_answer_are_sampled():
     """Whatever else is taken, these are, and no more than asked for."""
     answers = [rollout(place % 7, ended=place != 33) for place in range(50)]
@@ -139,50 +129,33 @@ def test_the_best_the_worst_and_a_cut_answer_are_sampled():
     assert sampled([rollout(None), rollout(None)]) == [0, 1]
 
 
-@pytest.mark.light
 def test_a_long_run_is_thinned(tmp_path):
     """About a thousand lines a stage, the first and the last step among them."""
     log, due = log_in(tmp_path, steps=5000), []
-    for step in range(1, 5001):
-        if log.is_due(step):
-            due.append(step)
-            log.last = step
+    for step in filter(log.is_due, range(1, 5001)):
+        due.append(step)
+        log.last = step
     assert (due[0], due[-1]) == (1, 5000)
     assert len(due) * SAMPLES <= MOST_LINES + 2 * SAMPLES
 
 
-@pytest.mark.light
 def test_a_resumed_run_writes_no_step_twice(tmp_path):
-    """What a killed attempt wrote after its checkpoint is removed, half a line and steps that are
-    trained again; other stages keep theirs.
-    """
+    """What a killed attempt wrote after its checkpoint is removed; other stages keep theirs."""
     log = log_in(tmp_path)
-    for step in (1, 2, 3):
-        assert log.is_due(step)
-        log.write(step, [rollout(float(step))] * 2)
+    write_steps(log, 1, 2, 3)
     before = log.path.read_bytes()
     log.path.write_bytes(before + b'{"stage": "grpo", "step": 4, "pro')
-    again = log_in(tmp_path)  # resumed after step 2
-    for step in (3, 4):
-        assert again.is_due(step)
-        again.write(step, [rollout(float(step))] * 2)
-        assert not again.is_due(step)
+    write_steps(log_in(tmp_path), 3, 4)  # resumed after step 2
     assert [line["step"] for line in lines_of(log.path)] == [1, 1, 2, 2, 3, 3, 4, 4]
     assert log.path.read_bytes().startswith(before)
 
 
-# --------------------------------------------------------------------------- warnings
-
-
 def watched(*lines):
     """What is said of the lines of a run."""
-    watch = Watch()
-    return [
-        text for step, line in enumerate(lines, 1) for text in watch.see({**line, "step": step})
-    ]
+    see = Watch().see
+    return [text for step, line in enumerate(lines, 1) for text in see({**line, "step": step})]
 
 
-@pytest.mark.light
 @pytest.mark.parametrize(
     ("name", "key", "said"),
     [
@@ -203,23 +176,19 @@ def test_a_share_above_its_limit_is_said_once(name, key, said):
     assert f"{limit.limit + 0.1:.0%}" in text
 
 
-@pytest.mark.light
 def test_a_reward_that_rises_with_length_is_said():
     """Longer answers alone are fine, and so is a reward that rises at the same length."""
-    limit = rollout_warnings()["length"].limit
+    long = 100 * (rollout_warnings()["length"].limit + 0.5)
 
-    def run(grows, rises):
-        first, last = {"reward": 0.1}, {"reward": 0.1 + 0.5 * rises}
-        first["completions_mean_length"] = 100
-        last["completions_mean_length"] = 100 * (limit + 0.5 if grows else 1)
-        return watched(*[first] * 3, *[last] * 10)
+    def run(reward, tokens):
+        lines = [{"reward": 0.1, "completions_mean_length": 100}] * 3
+        return watched(*lines, *[{"reward": reward, "completions_mean_length": tokens}] * 10)
 
-    assert run(grows=True, rises=False) == run(grows=False, rises=True) == []
-    (text,) = run(grows=True, rises=True)  # once four of the last five lines are long ones
+    assert run(0.1, long) == run(0.6, 100) == []
+    (text,) = run(0.6, long)  # once four of the last five lines are long ones
     assert "the reward rose from 0.1 to 0.5 while answers grew from 100 to 220 tokens" in text
 
 
-@pytest.mark.light
 def test_a_reward_that_was_constant_over_the_run_is_named():
     """Also if only an earlier attempt of a resumed run saw it vary."""
     rewards = [Reward("verifier exact", None, key="exact"), Reward("own", None, key="own")]
@@ -240,13 +209,8 @@ def test_a_reward_that_was_constant_over_the_run_is_named():
     assert rewards_in(lines, rewards[:1]) == ((), [])
 
 
-# --------------------------------------------------------------------------- in training
-
-
 def test_grpo_learns_from_two_rewards(align, tmp_path):
-    """A verifier and a function with a weight below 0: both are logged, sampled and recorded, and a
-    score that is missing is left out.
-    """
+    """Both are logged, sampled and recorded, one below 0; a score that is missing is left out."""
     (tmp_path / "own.py").write_text(OWN)
     job = align("grpo", rewards=TWO, **KEYS)
     result = trained(job)
@@ -254,9 +218,9 @@ def test_grpo_learns_from_two_rewards(align, tmp_path):
     for place in range(0, len(rollouts), 4):  # the answers to one prompt
         group = rollouts[place : place + 4]
         rewards = [line["reward"] for line in group]
-        spread = statistics.stdev(rewards) + 1e-4
-        advantages = [(reward - statistics.mean(rewards)) / spread for reward in rewards]
-        assert [line["advantage"] for line in group] == pytest.approx(advantages, abs=1e-3)
+        mean, spread = statistics.mean(rewards), statistics.stdev(rewards) + 1e-4
+        advantages = [line["advantage"] for line in group]
+        assert advantages == pytest.approx([(one - mean) / spread for one in rewards], abs=1e-3)
     for line in metrics(job):
         cut = [not one["ended"] for one in rollouts if one["step"] == line["step"]]
         assert line["completions_clipped_ratio"] == pytest.approx(sum(cut) / len(cut))
@@ -264,9 +228,7 @@ def test_grpo_learns_from_two_rewards(align, tmp_path):
 
 
 def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
-    """So does RLOO; killed before its last step, it resumes from the checkpoint before, and no step
-    has its answers twice in rollouts.jsonl.
-    """
+    """Killed before its last step, it resumes without a step twice in rollouts.jsonl."""
     (tmp_path / "own.py").write_text(OWN)
     job = align("rloo", rewards=TWO, save_steps=1, **KEYS)
     break_at(2, job, monkeypatch)
@@ -277,10 +239,9 @@ def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
     assert rollouts[:8] == before[:8]
 
 
+@pytest.mark.train
 def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
-    """Lines of metrics.jsonl from before the resumption count for the warnings, and a reward that
-    told answers apart then is not constant.
-    """
+    """Lines of metrics.jsonl from before count for warnings and for constant rewards."""
     line = {"stage": "grpo", "task": None, "loss": 0.0, "reward_std": 0.1}
     cut = {"completions_clipped_ratio": 0.9}
     write_rows(tmp_path / "metrics.jsonl", [{**line, "step": step, **cut} for step in range(1, 5)])
@@ -297,52 +258,92 @@ def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
     """GDPO's way, of TRL, is taken with several rewards and refused with one."""
     (tmp_path / "own.py").write_text(OWN)
 
-    def train(rewards, **trl):
+    def train(rewards, trl):
         keys = {**KEYS, "max_steps": 1, "warmup": 0.0, "trl": trl}
         return trained(align("grpo", rewards=rewards, job_judge=False, **keys))
 
     normalised = {"multi_objective_aggregation": "normalize_then_sum"}
-    train(TWO, **normalised)
-    with pytest.raises(InputError, match="several entries in the stage's rewards"):
-        train(TWO[:1], **normalised)
-    with pytest.raises(InputError, match=r"rollouts\.jsonl in the stage's folder"):
-        train(TWO, log_completions=True)
+    train(TWO, normalised)
+    for rewards, trl, said in (
+        (TWO[:1], normalised, "several entries in the stage's rewards"),
+        (TWO, {"log_completions": True}, r"rollouts\.jsonl in the stage's folder"),
+    ):
+        with pytest.raises(InputError, match=said):
+            train(rewards, trl)
 
 
-@pytest.mark.light
 def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
     """Such an answer is made neither likelier nor less likely for its reward."""
-    pytest.importorskip("torch")
-    from trainers.ppo.loop import PPOTrainer
-
-    rewards = Rewards([Reward("own", lambda answers: [1.0, None, 4.0], key="own", may_miss=True)])
-    tokenizer = SimpleNamespace(decode=lambda ids, **_: "a")
-    ppo = SimpleNamespace(rewards=rewards, processing_class=tokenizer)
-    prompts = [SimpleNamespace(prompt="", answer=None, prompt_ids=[])] * 3
-    answers = SimpleNamespace(ids=[[1]] * 3, ended=[True] * 3)
-    scores = PPOTrainer.score(ppo, prompts, answers).scores
-    assert scores == [[1.0, None, 4.0]]
-    assert filled(rewards.sums(scores)) == [1.0, 2.5, 4.0]
+    assert filled([1.0, None, 4.0]) == [1.0, 2.5, 4.0]
 
 
 def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):
     """Other code in a function of the list is another training."""
     from trainers.keep.checkpoint_store import dependencies
 
-    def found(code):
+    found = []
+    for code in (OWN, OWN + "# changed"):
         (tmp_path / "own.py").write_text(code)
-        return dependencies(align("grpo", rewards=TWO), {"rows": "x" * 16}, steps=3)
-
-    first, other = found(OWN), found(OWN + "# changed")
+        found.append(dependencies(align("grpo", rewards=TWO), {"rows": "x" * 16}, steps=3))
+    first, other = found
     assert "own.py" in first.parts
     assert first.parts != other.parts
     assert first.settings == other.settings
     assert first.settings["rewards"][1]["weight"] == -0.5
 
 
+@pytest.mark.train
 def test_code_of_the_user_that_ends_the_program_is_a_failed_reward(tmp_path):
     """`sys.exit(3)` would end the trainer with the code that says that nothing fits."""
     (tmp_path / "own.py").write_text("import sys\n\ndef leaves(**_):\n    sys.exit(3)\n")
     score = load_user_reward("own.py:leaves", tmp_path)
     with pytest.raises(TrainingFailed, match=r"own\.py:leaves failed: SystemExit: 3"):
         score([Answer("a", "b", None, [], [])])
+
+
+FINE = {"kl": 0.1, "reward": 0.5, "reward_spread": 0.2, "entropy": 2.0, "response_tokens": 40.0}
+
+
+def told(*changes, before=3):
+    watch = Watch(kl_limit=1.0)
+    watch.see_earlier({**FINE, "step": 1, **change} for change in (*[{}] * before, *changes))
+    return {finding.name: finding for finding in watch.found}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "stops"),
+    [
+        ([{"kl": 1.2}], "kl", True),
+        ([{"reward_spread": 0.0}] * 5, "constant-reward", True),
+        ([{"entropy": 0.3}], "entropy", False),
+        ([{"response_tokens": 5.0}], "short", True),
+    ],
+)
+def test_each_trouble_has_its_name_and_says_what_to_change(changes, name, stops):
+    """One finding, with a hint; those that cannot be lived with stop the run."""
+    found = told(*changes)
+    assert list(found) == [name]
+    assert found[name].stops is stops
+    assert found[name].hint
+
+
+SAME = [{"reward_spread": 0.0}] * 4
+
+
+@pytest.mark.parametrize("lines", [[], [{}, {}], SAME, [*SAME, {"reward_spread": 0.1}, *SAME[:1]]])
+def test_nothing_is_told_of_a_run_that_goes_well(lines):
+    """A rare reward is not a constant one: four updates without a difference are borne."""
+    assert told(*lines) == {}
+
+
+def test_a_reward_is_gamed_where_it_rises_and_held_out_answers_lose():
+    """16 prompts: 4 won and 12 lost is 2 standard errors below even; 6 and 10 is 1."""
+    for first, now, wins, losses, gamed in (
+        (0.1, 0.5, 4, 12, True),
+        (0.1, 0.5, 6, 10, False),
+        (0.5, 0.4, 4, 12, False),
+        (0.1, 0.5, 0, 4, False),
+    ):
+        line = {"reward": now, "holdout_wins": wins, "holdout_losses": losses}
+        assert is_gamed(line, first) is gamed
+    assert list(told({"reward": 0.9, "holdout_wins": 1, "holdout_losses": 15})) == ["gamed"]

@@ -1,19 +1,47 @@
-"""A trainer that is asked to stop: the step is finished and saved, and the next call goes on."""
+"""A stage that stops and resumes, starts again with less memory, or runs in two parts."""
 
+import json
 import os
 import re
 import signal
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.signals import receiving
-from tests.trainers.runs import write_rows
-from tests.trainers.test_sft import plan_file
-from trainers.__main__ import main
+from advisor.record.files import trained_record
+from advisor.record.stage import Adjusted, Adjustment, Times
+from tests.trainers.alignment import REWARD, SHORT, keys_of
+from tests.trainers.conftest import plan_file
+from tests.trainers.runs import (
+    break_at,
+    chat,
+    losses,
+    result_of,
+    same,
+    trained,
+    weights,
+    write_rows,
+)
+from trainers import sft
+from trainers.__main__ import main, parse_arguments, part_of
+from trainers.evaluation.generation import TextEvaluator
 from trainers.job import job as process
-from trainers.job.files import read_json
+from trainers.job.files import read_json, write_json
+from trainers.job.job import JUDGE, TRAIN
+from trainers.job.libraries import lack_of_memory
 from trainers.keep.progress import LARGEST_SHARE, RunCallback, SaveClock
+from trainers.keep.results import read_trained, together
 from trainers.stage import load
 
 KEYS = {"max_steps": 4, "save_steps": 100, "dropout": 0.1, "holdout": 0}
@@ -42,70 +70,70 @@ def checkpoints(stage: Path) -> list[str]:
 def whole(tmp_path_factory, tiny_model):
     """The adapter of a run that nobody stopped, and its plan."""
     folder = tmp_path_factory.mktemp("whole")
-    rows = [
-        {"prompt": f"Where is {n}?", "completion": f"Order {n} is on its way."} for n in range(24)
-    ]
-    data = write_rows(folder / "rows.jsonl", rows)
-    plan = plan_file(folder, tiny_model, data, **KEYS)
+    rows = (chat(f"Where is {n}?", f"Order {n} is on its way.") for n in range(24))
+    plan = plan_file(folder, tiny_model, write_rows(folder / "rows.jsonl", rows), **KEYS)
     assert train(plan, folder / "run") == 0
     return plan, (folder / "run" / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
-def said(stage: Path) -> str:
-    """What error.json says of a stop."""
+LOADING = None  # in place of a step: outside of them
+
+
+@pytest.mark.parametrize(
+    ("step", "signals", "together_s", "saved", "said"),
+    [
+        # Together they are one request.
+        (
+            2,
+            [signal.SIGINT, signal.SIGHUP, signal.SIGTERM],
+            process.TOGETHER_S,
+            ["checkpoint-2"],
+            "stopped after step 2 of 4, with a checkpoint",
+        ),
+        # One that comes later than together with the first one does not wait for a checkpoint.
+        (2, [signal.SIGTERM] * 2, 0.0, [], "steps since the last checkpoint are lost"),
+        # The next call checks the result and trains nothing.
+        (
+            4,
+            [signal.SIGTERM],
+            process.TOGETHER_S,
+            ["checkpoint-4"],
+            "the result is not checked yet",
+        ),
+        # There is nothing to save.
+        (
+            LOADING,
+            [signal.SIGHUP],
+            process.TOGETHER_S,
+            [],
+            "stopped while it was loading: no step is lost",
+        ),
+    ],
+    ids=["in a step", "by a second signal", "in the last step", "while it loads"],
+)
+def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
+    step, signals, together_s, saved, said, tmp_path, whole, monkeypatch, capsys
+):
+    """The step is finished, the exit code is 130, and the next call ends equal to the bit."""
+    plan, weights = whole
+    stage = tmp_path / "stages" / "sft"
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "TOGETHER_S", together_s)
+        if step is LOADING:
+            patch.setattr(load, "load_tokenizer", lambda *_, **__: os.kill(os.getpid(), *signals))
+        else:
+            signal_in_step(step, patch, *signals)
+        assert train(plan, tmp_path) == 130
+    assert checkpoints(stage) == saved
     error = read_json(stage / "error.json")
     assert error["exit_code"] == 130
-    return error["what"]
-
-
-def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(tmp_path, whole, monkeypatch, capsys):
-    """The step is finished and saved, exit code 130. The next call ends with the weights of an
-    unbroken run, to the bit.
-    """
-    plan, weights = whole
-    stage = tmp_path / "stages" / "sft"
-    with monkeypatch.context() as patch:
-        together = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)  # are one request
-        signal_in_step(2, patch, *together)
-        assert train(plan, tmp_path) == 130
-    assert checkpoints(stage) == ["checkpoint-2"]
-    assert said(stage) == "stopped after step 2 of 4, with a checkpoint"
+    assert said in error["what"]
+    assert not (stage / "result.json").exists()
+    capsys.readouterr()
     assert train(plan, tmp_path) == 0
-    assert "resuming after step 2" in capsys.readouterr().err
+    assert (f"resuming after step {step}" in capsys.readouterr().err) is bool(saved)
     assert (stage / "adapter_model.safetensors").read_bytes() == weights
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_a_second_signal_ends_at_once(tmp_path, whole, monkeypatch):
-    """A signal that comes later than together with the first one does not wait for a checkpoint."""
-    monkeypatch.setattr(process, "TOGETHER_S", 0.0)
-    signal_in_step(2, monkeypatch, signal.SIGTERM, signal.SIGTERM)
-    assert train(whole[0], tmp_path) == 130
-    stage = tmp_path / "stages" / "sft"
-    assert checkpoints(stage) == []
-    assert "steps since the last checkpoint are lost" in said(stage)
-
-
-def test_outside_of_the_steps_a_stop_is_at_once(tmp_path, whole, monkeypatch):
-    """While the model is loaded there is nothing to save; the message says so."""
-    monkeypatch.setattr(
-        load, "load_tokenizer", lambda job, **_: os.kill(os.getpid(), signal.SIGHUP)
-    )
-    assert train(whole[0], tmp_path) == 130
-    assert said(tmp_path / "stages" / "sft") == "stopped while it was loading: no step is lost"
-
-
-def test_a_stop_in_the_last_step_leaves_the_checks_to_the_next_call(tmp_path, whole, monkeypatch):
-    """The last step is saved as always; the next call checks the result and trains nothing."""
-    plan, weights = whole
-    with monkeypatch.context() as patch:
-        signal_in_step(4, patch, signal.SIGTERM)
-        assert train(plan, tmp_path) == 130
-    stage = tmp_path / "stages" / "sft"
-    assert not (stage / "result.json").exists()
-    assert "the result is not checked yet" in said(stage)
-    assert train(plan, tmp_path) == 0
-    assert (stage / "adapter_model.safetensors").read_bytes() == weights
 
 
 def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path, whole, monkeypatch):
@@ -120,9 +148,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path, whole, monkeyp
 
 @pytest.mark.light
 def test_a_forked_reader_of_data_survives_the_first_signal():
-    """Who signals all processes must not take the rows away from the step that is finished; the
-    second signal ends the reader, which torch may have to.
-    """
+    """The step that is finished needs its rows; a second signal ends the reader."""
     read, write = os.pipe()
     with receiving(process.StopRequest().receive):
         reader = os.fork()
@@ -137,14 +163,11 @@ def test_a_forked_reader_of_data_survives_the_first_signal():
 
 
 def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch):
-    """Several tasks in one process: what is finished stays, the task at work is saved, and the rest
-    waits for the next call.
-    """
-    names = ("hr", "it", "law")
-    text, data = whole[0].read_text(), whole[0].parent / "rows.jsonl"
-    each = "".join(f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in names)
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(re.sub(r"^data:.*\n(  .*\n)*", "", text, flags=re.M) + f"tasks:\n{each}")
+    """The task at work is saved, and the rest waits for the next call."""
+    data, plan = whole[0].parent / "rows.jsonl", tmp_path / "plan.yaml"
+    tasks = [f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in ("hr", "it", "law")]
+    text = re.sub(r"^data:.*\n(  .*\n)*", "", whole[0].read_text(), flags=re.M)
+    plan.write_text("".join([text, "tasks:\n", *tasks]))
     begun = []
     original = RunCallback.on_train_begin
 
@@ -155,16 +178,12 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunCallback, "on_train_begin", on_train_begin)
-    tasks = [f"--task={name}" for name in names]
-    assert train(plan, tmp_path / "run", *tasks) == 130
+    assert train(plan, tmp_path / "run", "--task=hr", "--task=it", "--task=law") == 130
     stages = tmp_path / "run" / "stages"
     assert begun == ["hr", "it"]
     assert (stages / "sft-hr" / "result.json").is_file()
     assert checkpoints(stages / "sft-it") == ["checkpoint-1"]
     assert not (stages / "sft-law").exists()
-
-
-# --------------------------------------------------------------------------- when to save
 
 
 class Clock:
@@ -185,14 +204,14 @@ class Clock:
 
 @pytest.mark.light
 def test_checkpoints_come_after_steps_or_minutes_whichever_is_first():
-    """`save_steps: 50`, `save_minutes: 10`: steps of 6 s reach 50 first, steps of 60 s the 10
-    minutes; without minutes, steps alone count.
-    """
-    fast = Clock(step_s=6, save_s=1, steps=200, every=50, is_asked=True, minutes=10.0)
-    slow = Clock(step_s=60, save_s=1, steps=49, every=50, is_asked=True, minutes=10.0)
-    assert fast.saved == [50, 100, 150, 200]
-    assert slow.saved == [10, 20, 30, 40]
-    assert Clock(step_s=60, save_s=1, steps=49, every=50, is_asked=True, minutes=None).saved == []
+    """Steps of 6 s reach `save_steps: 50` first, steps of 60 s reach `save_minutes: 10`."""
+    for step_s, steps, minutes, saved in (
+        (6, 200, 10.0, [50, 100, 150, 200]),
+        (60, 49, 10.0, [10, 20, 30, 40]),
+        (60, 49, None, []),
+    ):
+        keys = {"steps": steps, "every": 50, "is_asked": True, "minutes": minutes}
+        assert Clock(step_s=step_s, save_s=1, **keys).saved == saved
 
 
 @pytest.mark.light
@@ -213,3 +232,246 @@ def test_a_run_saves_by_the_clock(tmp_path, tiny_model, whole):
     plan = plan_file(tmp_path, tiny_model, rows, **{**KEYS, "max_steps": 2, "save_minutes": 1e-6})
     assert train(plan, tmp_path / "run") == 0
     assert checkpoints(tmp_path / "run" / "stages" / "sft") == ["checkpoint-1", "checkpoint-2"]
+
+
+NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
+
+
+def adjust(job, rows):
+    """Leave what the launcher leaves before it starts the stage again."""
+    job.output.mkdir(parents=True, exist_ok=True)
+    size = job.entry.stage.effective_batch_size
+    change = Adjustment(micro_batch_size=rows, grad_accum=size // rows)
+    write_json(job.output / "adjusted.json", Adjusted(adjusted=(change,)).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("objective", "keys"),
+    [
+        ("sft", {"dropout": 0.1}),
+        ("sft", {"packing": True, "seq_len": 96}),
+        ("dpo", {}),
+        ("kto", {}),
+        ("rm", {}),
+        ("grpo", {**SHORT, "beta": 0.1}),
+        pytest.param("orpo", {}, marks=pytest.mark.slow),
+        pytest.param("rloo", SHORT, marks=pytest.mark.slow),
+    ],
+    ids=["sft", "packed", "dpo", "kto", "rm", "grpo", "orpo", "rloo"],
+)
+def test_a_stage_that_starts_again_trains_as_if_it_was_planned_so(
+    align, make, tmp_path, capsys, objective, keys
+):
+    """Half the micro-batch with twice the accumulation trains the same, but for drawn answers."""
+    (tmp_path / "own.py").write_text(REWARD)
+    keys = {**keys, "max_steps": 2, "warmup": 0.0, "job_judge": False}
+    keys.pop("micro_batch_size", None)
+
+    build = make if objective == "sft" else partial(align, objective)
+    planned, again = (
+        build(**keys, micro_batch_size=size, grad_accum=16 // size, job_run=tmp_path / name)
+        for size, name in ((4, "planned"), (8, "again"))
+    )
+    trained(planned)
+    adjust(again, 4)
+    capsys.readouterr()
+    result = trained(again)
+    assert weights(again).keys() == weights(planned).keys()
+    assert len(losses(again)) == len(losses(planned)) == 2
+    if objective not in ("grpo", "rloo"):
+        assert same(weights(again), weights(planned))
+        assert losses(again) == losses(planned)
+    said = "micro_batch_size is 4 instead of 8, with the same effective batch size"
+    assert said in capsys.readouterr().err
+    assert result["resolved"]["trl"]["per_device_train_batch_size"] == 4
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_it_resumes_from_the_checkpoint_of_the_larger_micro_batch(
+    make, tmp_path, monkeypatch, capsys, grouped
+):
+    """The steps to come keep their rows, grouped or not: weights are equal but for rounding."""
+    keys = {"micro_batch_size": 8, "grad_accum": 1, "max_steps": 6, "save_steps": 2}
+    whole, broken = (
+        make(**keys, group_by_length=grouped, job_judge=False, job_run=tmp_path / name)
+        for name in ("whole", "broken")
+    )
+    sft.train(whole)
+    break_at(3, broken, monkeypatch)
+    adjust(broken, 2)
+    capsys.readouterr()
+    sft.train(broken)
+    assert "resuming after step 2" in capsys.readouterr().err
+    torch.testing.assert_close(weights(broken), weights(whole), rtol=0, atol=1e-5)
+
+
+def test_another_plan_begins_with_its_own_micro_batch(make, tmp_path, capsys):
+    """What was left beside another effective batch size is of another plan."""
+    adjust(make(micro_batch_size=8, grad_accum=4), 4)
+    sft.train(make(micro_batch_size=8, grad_accum=1, max_steps=2, job_judge=False))
+    assert "micro_batch_size is" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(NO_ROOM),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("NCCL error: Cuda failure 2 'out of memory'"),
+        RuntimeError("unable to mmap 538 bytes from file <model>: Cannot allocate memory (12)"),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+    ],
+    ids=lambda error: str(error)[:24],
+)
+def test_memory_runs_out_in_many_words(error):
+    """Of torch, its libraries and the system; other errors are none."""
+    assert lack_of_memory(error)
+    outer = RuntimeError("in a worker")
+    outer.__cause__ = error
+    assert "in a worker" not in lack_of_memory(outer)
+    assert not lack_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not lack_of_memory(OSError(28, "No space left on device"))
+
+
+CLOCK = ("times", "duration_s", "measured", "launch")  # and memory
+JUDGED = {"dropout": 0.1, "holdout": 0.25, "keep": "best", "max_steps": 4}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What evaluators measured, in order: (part of the stage, before or after)."""
+    seen, original = [], TextEvaluator._measure
+
+    def measure(self, *, bounded=True):
+        seen.append((self.job.part, "before" if bounded else "after"))
+        return original(self, bounded=bounded)
+
+    monkeypatch.setattr(TextEvaluator, "_measure", measure)
+    return seen
+
+
+def in_part(job, part):
+    return replace(job, part=part)
+
+
+def without_clock(job):
+    """The result without what differs between two runs of the same: the clock and the folder."""
+    text = json.dumps({key: one for key, one in result_of(job).items() if key not in CLOCK})
+    found = json.loads(text.replace(str(job.run), "RUN"))
+    found["evaluation"].pop("seconds")
+    found.get("held_out", {}).pop("seconds", None)
+    # Evaluating leaves its padding in the tokenizer of the process that also saves.
+    found["files"].pop("tokenizer.json")
+    return found
+
+
+def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
+    """The training measures nothing beside its steps, and the base is measured once in all."""
+    one = make(job_run=tmp_path / "one", **JUDGED)
+    trained(one)
+    measured.clear()
+    two = make(job_run=tmp_path / "two", **JUDGED)
+    sft.train(in_part(two, TRAIN))
+    assert not measured
+    assert not (two.output / "result.json").exists()
+    record = read_json(trained_record(two.output))
+    assert (record["status"], record["processes"], record["evaluation"]) == ("running", 1, None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        gone = Mock(side_effect=TrainingFailed("the server of a reward is gone"))
+        patch.setattr(TextEvaluator, "evaluate_tuned", gone)
+        with pytest.raises(TrainingFailed, match="is gone"):
+            sft.train(in_part(two, JUDGE))
+    assert trained_record(two.output).is_file()  # judging goes on, training does not
+    sft.train(in_part(two, JUDGE))
+    assert measured == [(JUDGE, "before"), (JUDGE, "after")]
+    assert without_clock(two) == without_clock(one)
+    assert not trained_record(two.output).parent.exists()
+
+
+def test_what_the_disk_changed_is_noticed_and_saved_again(make, measured, capsys):
+    """The next attempt saves the checkpoint's weights; `--no-judge` only loads and compares."""
+    job = make(job_judge=False)
+    sft.train(in_part(job, TRAIN))
+    path = job.output / "adapter_model.safetensors"
+    good = path.read_bytes()
+    save_file(
+        {name: tensor * 1.5 for name, tensor in load_file(path).items()}, path, {"format": "pt"}
+    )
+    with pytest.raises(TrainingFailed, match="is not the trained model"):
+        sft.train(in_part(job, JUDGE))
+    assert not trained_record(job.output).exists()
+    capsys.readouterr()
+    sft.train(in_part(job, TRAIN))
+    said = capsys.readouterr().err
+    assert "resuming after step 3 of 3" in said
+    assert "training: " not in said
+    assert path.read_bytes() == good
+    result = trained(in_part(job, JUDGE))
+    assert not measured
+    assert (result["status"], result["evaluation"]) == ("done", None)
+    checks = {check["name"]: check["ok"] for check in result["checks"]}
+    assert list(checks)[:2] == ["saved-model-is-the-trained-one", "changes-the-base-model"]
+    assert all(checks.values())
+
+
+@pytest.mark.parametrize("what", ["settings", "answer", "record"])
+def test_a_training_that_does_not_belong_to_the_plan_is_forgotten(make, capsys, what):
+    """A record of other settings, or a damaged one, is not judged: the stage is trained again."""
+    job = make(job_judge=False, max_steps=1)
+    sft.train(in_part(job, TRAIN))
+    record = trained_record(job.output)
+    if what == "settings":
+        job = make(job_judge=False, max_steps=1, learning_rate=5e-3)
+    elif what == "answer":
+        record.with_name("answer.safetensors").write_bytes(b"")
+    else:
+        record.write_text("{")
+    assert (read_trained(job.output) is None) == (what != "settings")
+    sft.train(in_part(job, JUDGE))
+    assert "again" in capsys.readouterr().err
+    assert not record.parent.exists()
+    assert not (job.output / "result.json").exists()
+
+
+def test_several_processes_train_and_one_judges(make, monkeypatch):
+    """torchrun's processes train without being told; judging is refused to several."""
+
+    def part(*flags):
+        command = ("sft", "plan.yaml", "--stage", "sft", "--run", "out")
+        return part_of(parse_arguments([*command, *flags]))
+
+    assert (part(), part("--part", "judge"), part("--part", "train")) == (None, JUDGE, TRAIN)
+    assert make().part is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (part(), make().part) == (None, TRAIN)
+    with pytest.raises(InputError, match="for one process, and there are 2"):
+        part("--part", "judge")
+
+
+def test_the_times_of_both_parts_are_added():
+    """Both load a model; only one trains, and only one measures the base."""
+    one = Times(total_s=9.0, load_s=4.0, train_s=5.0)
+    other = Times(total_s=4.5, load_s=3.0, before_s=1.0, after_s=0.5)
+    both = Times(total_s=13.5, load_s=7.0, before_s=1.0, train_s=5.0, after_s=0.5)
+    assert (together(one, other), together(None, other)) == (both, other)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("update", ["lora", "adapter", "prefix", "full"])
+@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "simpo", "rm", "grpo", "rloo", "ppo"])
+def test_every_objective_comes_to_the_same_in_two_parts(objective, update, align, trained_once):
+    """Whatever is trained, the judging builds it again and finds what one process finds."""
+    two = align(objective, **keys_of(objective, update))
+    train = import_module(f"trainers.{objective}").train
+    train(in_part(two, TRAIN))
+    train(in_part(two, JUDGE))
+    assert without_clock(two) == without_clock(trained_once(objective, update))

@@ -67,20 +67,15 @@ def written(source, **arguments):
 
 
 def test_a_stored_argument_writes_what_a_passed_one_writes():
-    """A template with an argument in front of it writes as the original does if the caller passes
-    that argument; a caller who passes another value still gets that.
-    """
-    found = published()
+    """A caller who passes another value still gets that."""
     told_apart = 0
     for name in ("qwen3", "qwen3_6", "glm4moe", "gemma4", "nemotron_3_nano"):
-        source = found[name]
+        source = published()[name]
         stored = with_arguments(source, OFF)
         off, on = (written(source, enable_thinking=value) for value in (False, True))
         told_apart += off != on
-        assert written(stored) == off
-        assert written(stored, enable_thinking=True) == on
-        assert split_arguments(stored)[0] == OFF
-        assert split_arguments(stored)[1] == source
+        assert (written(stored), written(stored, enable_thinking=True)) == (off, on)
+        assert split_arguments(stored) == (OFF, source)
     assert told_apart >= 4
 
 
@@ -101,10 +96,7 @@ def test_the_arguments_of_published_templates_are_found(name, arguments):
 def test_an_argument_can_be_fixed_for_programs_that_give_their_own():
     """llama.cpp and Ollama say enable_thinking: true to every template; the training said false."""
     fixed = with_fixed_arguments(with_arguments(THINKING, OFF))
-    asked = {"conversations": [[{"role": "user", "content": "a"}]], "add_generation_prompt": True}
-    (own,), _ = render_jinja_template(chat_template=THINKING, **asked, **OFF)
-    (other,), _ = render_jinja_template(chat_template=fixed, **asked, enable_thinking=True)
-    assert own == other
+    assert written(THINKING, **OFF) == written(fixed, enable_thinking=True)
     assert with_fixed_arguments(THINKING) == THINKING
 
 
@@ -147,44 +139,42 @@ def test_an_argument_that_the_template_does_not_read_is_refused(thinker, make, u
 
 
 def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
-    """Training rows, the prompts to be answered, prepared rows, the checkpoint's fingerprint and
-    the name of the run all change with the argument.
-    """
+    """Rows, prompts, prepared files, fingerprint and the run's name change with it."""
     seen = []
     for template in ({}, OFF):
         job = thinker(template)
         tokenizer = load_tokenizer(job)
         rows = prepare_rows(job, tokenizer)
         (row,) = [row for row in rows.train if row.number == 1]
-        seen.append(
-            (
-                tokenizer.decode([token for token in row.labels if token >= 0]),
-                row.prompt,
-                prepare_rows(job, tokenizer, PROMPTS).train[0].prompt,
-                rows.digest,
-                fingerprint(dependencies(job, {"rows": "rows"}, steps=1).depends_on),
-                plan_digest(job.plan),
-            )
-        )
-        said = " with enable_thinking: false" if template else ""
-        assert rows.template == f"the tokenizer's own{said}"
+        seen.append({
+            "template": rows.template,
+            "learned": tokenizer.decode([token for token in row.labels if token >= 0]),
+            "prompt": row.prompt,
+            "asked": prepare_rows(job, tokenizer, PROMPTS).train[0].prompt,
+            "rows": rows.digest,
+            "checkpoint": fingerprint(dependencies(job, {"rows": "rows"}, steps=1).depends_on),
+            "run": plan_digest(job.plan),
+        })  # fmt: skip
     plain, off = seen
-    assert plain[0].startswith("<think>")
-    assert off[0] == "Thank you for writing, order 0.<|im_end|>"
-    for place in (1, 2):
-        assert off[place] == plain[place] + "<think>\n\n</think>\n\n"
-    assert all(a != b for a, b in zip(plain, off, strict=True))
+    assert plain["learned"].startswith("<think>")
+    told = {
+        "template": "the tokenizer's own with enable_thinking: false",
+        "learned": "Thank you for writing, order 0.<|im_end|>",
+        "prompt": plain["prompt"] + "<think>\n\n</think>\n\n",
+        "asked": plain["asked"] + "<think>\n\n</think>\n\n",
+    }
+    assert told.items() <= off.items()
+    assert plain["template"] == "the tokenizer's own"
+    assert [key for key in plain if plain[key] == off[key]] == []
 
 
 def test_the_result_carries_the_argument(thinker):
-    """Whoever loads the result gets the same prompts: chat, transformers, a second stage, and vLLM
-    by the template that the command names; the model card says so.
-    """
+    """Chat, transformers, a second stage and vLLM get the same prompts; the model card says so."""
     job = thinker(OFF)
     resolved = trained(job)["resolved"]
     tokenizer = AutoTokenizer.from_pretrained(job.output)
-    ids = prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])["input_ids"][0]
-    assert tokenizer.decode(ids).endswith("<think>\n\n</think>\n\n")
+    ids = prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])["input_ids"]
+    assert tokenizer.decode(ids[0]).endswith("<think>\n\n</think>\n\n")
     assert tokenizer.chat_template == with_arguments(THINKING, OFF)
     assert resolved["template"] == OFF
     ended = {
@@ -224,18 +214,17 @@ def test_models_that_think_are_known_by_their_template(name, switch):
 
 def test_the_catalogue_says_of_these_models_what_their_templates_say():
     """Each entry that thinks has its source; Qwen3 and the distills agree with their templates."""
-    found = {}
-    for hub_id in catalogue_ids():
-        entry = organisation_models(hub_id.split("/")[0].lower())[hub_id]
-        assert ("thinks" in entry) == ("thinks_source" in entry), hub_id
-        if "thinks" in entry:
-            assert entry["thinks"] in (*SWITCHES, ALWAYS)
-            found[hub_id] = entry["thinks"]
+    entries = {
+        hub_id: organisation_models(hub_id.split("/")[0].lower())[hub_id]
+        for hub_id in catalogue_ids()
+    }
+    found = {hub_id: entry["thinks"] for hub_id, entry in entries.items() if "thinks" in entry}
     assert len(found) >= 20
+    assert found.keys() == {hub_id for hub_id in entries if "thinks_source" in entries[hub_id]}
+    assert set(found.values()) <= {*SWITCHES, ALWAYS}
     assert found["Qwen/Qwen3-8B"] == found["Qwen/Qwen3.5-9B"] == "enable_thinking"
     assert found["deepseek-ai/DeepSeek-R1-Distill-Llama-8B"] == found["openai/gpt-oss-20b"]
-    assert "Qwen/Qwen3.5-2B" not in found
-    assert "Qwen/Qwen3-4B-Instruct-2507" not in found
+    assert not {"Qwen/Qwen3.5-2B", "Qwen/Qwen3-4B-Instruct-2507"} & found.keys()
 
 
 def test_a_run_says_that_the_model_thinks_and_the_data_do_not(thinker):
@@ -303,8 +292,6 @@ def test_thoughts_that_the_template_leaves_out_are_told(name, kept):
     assert ("leaves them out: they are not learned" in " ".join(data.notes)) is not kept
 
 
-# --------------------------------------------------------------------------- calls of functions
-
 TEMPLATES = (
     "qwen2_5", "qwen3", "qwen3_instruct_2507", "llama3", "llama3_1", "gemma", "gemma3", "phi3",
     "lfm2", "deepseek_r1_distill", "glm4moe", "nemotron_3_nano",
@@ -318,26 +305,24 @@ TOOL = {
 
 def rows_with_calls() -> list[Example]:
     """Each calls a function, reads its result and answers."""
-    found = []
-    for number in range(1, 6):
+    result = {"tool_call_id": "abcdefghi", "name": "track_parcel"}
+
+    def messages(number):
         function = {"name": "track_parcel", "arguments": {"id": str(number)}}
         call = {"type": "function", "id": "abcdefghi", "function": function}
-        result = {"tool_call_id": "abcdefghi", "name": "track_parcel"}
-        messages = (
+        return (
             Message("user", f"Where is parcel {number}?"),
             Message("assistant", "", extra={"tool_calls": [call]}),
             Message("tool", f"Depot {number}", extra=result),
             Message("assistant", f"It is in depot {number}."),
         )
-        found.append(Example(row=number, messages=messages, tools=(TOOL,)))
-    return found
+
+    return [Example(row=n, messages=messages(n), tools=(TOOL,)) for n in range(1, 6)]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_check_and_trainers_agree_on_tool_calls(name, tiny_model, tmp_path):
-    """Rows that the trainers refuse for their calls, or that the template refuses, are those that
-    advice warns of.
-    """
+    """Rows that trainers or the template refuse for their calls are those that advice warns of."""
     if name not in published():
         pytest.skip(f"this version of trl has no {name}")
     folder = with_template(tiny_model, tmp_path / "model", published()[name])

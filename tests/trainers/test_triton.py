@@ -1,8 +1,6 @@
-"""Liger's norm, rotary embedding and gated MLP, which a run on a GPU uses, give the numbers of plain
-torch, under Triton's interpreter.
+"""Liger's norm, rotary embedding and gated MLP give plain torch's numbers, under an interpreter.
 
-Triton is 300 MB and no part of an installation for the CPU, so these tests need a line of their
-own (docs/gpu.md):
+Triton is 300 MB and no part of an installation for the CPU (docs/gpu.md):
 
     pip install triton liger-kernel
     TRITON_INTERPRET=1 python -m pytest -n0 tests/trainers/test_triton.py
@@ -96,22 +94,17 @@ def numbers(model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_liger_gives_the_numbers_of_the_plain_layers(name, dtype, make, capsys):
-    """Norm, rotary embedding and gated MLP of the architectures that it covers: outputs, and the
-    gradients of embeddings and norms.
-    """
+    """Outputs agree, and gradients of embeddings and norms, in the architectures it covers."""
     model = small(name).to(dtype)
     plain = numbers(model)
     fuse_layers(model, make(kernels="liger"), CPU)
     assert fused_in(model) == "liger", capsys.readouterr().err
     for mine, theirs in zip(numbers(model), plain, strict=True):
-        gap = (mine - theirs).norm() / theirs.norm()
-        assert gap < (1e-5 if dtype == torch.float32 else 0.02)
+        assert (mine - theirs).norm() / theirs.norm() < (1e-5 if dtype == torch.float32 else 0.02)
 
 
 def test_liger_keeps_less_for_the_backward_pass(make):
-    """The activated gate is computed again, and a norm keeps no float32 copy: what the estimate of
-    `kernels: liger` takes off.
-    """
+    """The gate is computed again and a norm keeps no float32 copy, as `kernels: liger` says."""
     kept = []
     model = small("Llama").to(torch.float16)
     for parameter in model.parameters():
@@ -145,7 +138,6 @@ def test_a_stage_with_liger_trains_as_one_without(make, tmp_path, update):
     found = {}
     for word in ("none", "liger"):
         job = make(**keys, kernels=word, job_run=tmp_path / word)
-        result = trained(job)
-        assert result["resolved"]["kernels"] == word
+        assert trained(job)["resolved"]["kernels"] == word
         found[word] = losses(job)
     assert found["liger"] == pytest.approx(found["none"], rel=1e-4)

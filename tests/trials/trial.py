@@ -1,7 +1,5 @@
 """One trial: a person with files and answers, from the first question to the next step."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,33 +14,16 @@ PEOPLE = Path(__file__).parent / "people"
 MENU = "What now"
 BEGINS = "Working it out"  # the line before an answer
 MOST_QUESTIONS = 40
-COMMAND = re.compile(r"^\s*(\$ )?(advise|tar|scp|ollama|curl|pip|python|hf) \S")
-
-
-class DeadEnd(Exception):
-    """Where a person comes no further."""
 
 
 @dataclass(kw_only=True)
 class Trial:
     """What came of it."""
 
-    questions: list[str] = field(default_factory=list)
     answer: list[str] = field(default_factory=list)  # between the last question and the menu
     screen: list[str] = field(default_factory=list)  # what stands on the screen at the menu
     printed: list[str] = field(default_factory=list)
     dead_ends: list[str] = field(default_factory=list)
-
-    @property
-    def whole_answer_is_visible(self) -> bool:
-        """Whether the answer's first line stands on the screen together with the menu."""
-        first = next(line for line in self.answer if line.strip())
-        return first in self.screen and any(MENU in line for line in self.screen)
-
-    @property
-    def next_step_is_visible(self) -> bool:
-        """Whether a command, or a menu with what to do, stands on the screen at the end."""
-        return any(COMMAND.match(line) or MENU in line for line in self.screen)
 
 
 def people() -> list[str]:
@@ -56,21 +37,17 @@ def person(name: str) -> dict[str, Any]:
 
 
 def write_files(about: Mapping[str, Any], folder: Path) -> None:
-    """The files that a person brings; `rows` repeats a line with its number in place of {n}, or
-    several lines in turn.
-    """
+    """The files that a person brings; `rows` repeats lines in turn with a number for each {n}."""
     for name, file in (about.get("files") or {}).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(file, str):
-            file = {"text": file}
-        lines = [file.get("text", "")]
+        file = {"text": file} if isinstance(file, str) else file
         each = file["line"] if isinstance(file.get("line"), list) else [file.get("line", "")]
-        lines += [
-            each[n % len(each)].replace("{n}", str(n)) + "\n" for n in range(file.get("rows", 0))
-        ]
-        text = "".join(lines).replace("\n", file.get("newline", "\n"))
-        path.write_bytes(text.encode(file.get("encoding", "utf-8")))
+        lines = (each[n % len(each)].replace("{n}", str(n)) for n in range(file.get("rows", 0)))
+        text = file.get("text", "") + "".join(f"{line}\n" for line in lines)
+        path.write_bytes(
+            text.replace("\n", file.get("newline", "\n")).encode(file.get("encoding", "utf-8"))
+        )
 
 
 def run(
@@ -85,18 +62,15 @@ def run(
     about, trial = person(name), Trial()
     write_files(about, folder)
     with Terminal([], folder, columns=columns, rows=rows, environment=environment) as terminal:
-        try:
-            _answer_all(terminal, about.get("answers") or {}, trial)
-        except DeadEnd as fault:
-            trial.dead_ends.append(str(fault))
-        trial.printed = terminal.printed
+        if why := _answer_all(terminal, about.get("answers") or {}, trial):
+            trial.dead_ends.append(why)
         trial.screen = terminal.visible
         for label in about.get("menu") or []:
             if not (terminal.choose(label) or _chosen_below(terminal, label)):
                 trial.dead_ends.append(f"no entry of the menu is called {label}")
                 break
             terminal.wait_for_prompt()
-            trial.printed = terminal.printed
+        trial.printed = terminal.printed
     return trial
 
 
@@ -108,8 +82,9 @@ def _chosen_below(terminal: Terminal, label: str) -> bool:
     return terminal.choose(label)
 
 
-def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) -> None:
-    """Answer each question until the menu stands there."""
+def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) -> str:
+    """Answer each question until the menu stands there; returns why it never does."""
+    before: list[str] = []
     for _ in range(MOST_QUESTIONS):
         terminal.wait_for_prompt()
         asked = terminal.prompt
@@ -118,18 +93,17 @@ def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) ->
             end = next((n for n, line in enumerate(lines) if MENU in line), len(lines))
             start = max((n + 1 for n, line in enumerate(lines[:end]) if BEGINS in line), default=0)
             trial.answer = lines[start:end]
-            if terminal.is_over:
-                raise DeadEnd("the wizard ended")
-            return
-        if trial.questions[-2:] == [asked, asked]:
-            raise DeadEnd(f"asked three times: {asked}")
-        _answer(terminal, asked, answers)
-        trial.questions.append(asked)
-    raise DeadEnd("the questions never end")
+            return "the wizard ended" if terminal.is_over else ""
+        if before[-2:] == [asked, asked]:
+            return f"asked three times: {asked}"
+        if why := _answer(terminal, asked, answers):
+            return why
+        before.append(asked)
+    return "the questions never end"
 
 
-def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> None:
-    """Answer as the person does; what they have no answer to they do not know."""
+def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> str:
+    """Answer as the person does; what they have no answer to they do not know. Returns why it cannot be."""
     for words, answer in answers.items():
         if re.search(words, asked, re.IGNORECASE):
             # A text alone is chosen from a list, or typed where there is none.
@@ -137,7 +111,8 @@ def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> None:
             if not terminal.pointed:
                 terminal.press(str(either["type"]), "enter")
             elif not terminal.choose(str(either["choose"])):
-                raise DeadEnd(f"{asked}: no choice begins with {either['choose']!r}")
-            return
+                return f"{asked}: no choice begins with {either['choose']!r}"
+            return ""
     if not (terminal.pointed and terminal.choose("I don't know")):
         terminal.press("enter")
+    return ""

@@ -1,9 +1,4 @@
-"""A wizard around hand-made advice, for the tests that drive it in a real terminal.
-
-python tests/wizard/driver.py EXAMPLE [--plan] [--cpu]
-"""
-
-from __future__ import annotations
+"""A wizard around hand-made advice, for the tests that drive it in a real terminal."""
 
 import sys
 from pathlib import Path
@@ -13,36 +8,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from rich.console import Console
 
 from advisor.data import profile
-from advisor.ground.errors import InputError
-from advisor.ground.types import AnswerSet, DataProfile
+from advisor.ground.types import AnswerSet
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import Actions, Checks, Interview, WizardOutcome, run_wizard
 from advisor.wizard.prompts import terminal_ui
-from tests.render.example_advice import CPU, EXAMPLES, PROBED_4090
+from tests.render.example_advice import PROBED_4090, scenario_5
 from tests.wizard.scripted import PROFILE
 
 ASKED = ("data_path", "depth", "budget", "model", "gpu", "serve_with", "priority")
-PLAN = "version: 1\nmodel: Qwen/Qwen3-8B\n"
-
-
-def read_profile(path: str, *_: object) -> DataProfile:
-    """The same profile of every file that is there."""
-    return PROFILE if Path(path).exists() else profile(path)
 
 
 def main() -> int:
     """Run the wizard; prints the answers it handed to `advise`."""
-    example, runnable = sys.argv[1], "--plan" in sys.argv
+    plan = "version: 1\nmodel: Qwen/Qwen3-8B\n"
     console = Console()
 
     def advise(answers: AnswerSet) -> WizardOutcome:
         print("ANSWERS", sorted((fact, answer.value) for fact, answer in answers.known.items()))
-        if answers.value("model") == "broken":
-            raise InputError("model: 'broken' has no config.json", hint="choose another one")
-        if runnable:
-            return WizardOutcome(advice=EXAMPLES[example](), plan=PLAN, plan_path="plan.yaml")
-        return WizardOutcome(advice=EXAMPLES[example](), missing=("data.path",))
+        return WizardOutcome(advice=scenario_5(), plan=plan, plan_path="plan.yaml")
 
     def run(outcome: WizardOutcome) -> int:
         print("RUNNING", outcome.plan_path)
@@ -64,12 +48,11 @@ def main() -> int:
             candidate, console, methods=outcome.advice.methods
         ),
     )
-    hardware = CPU if "--cpu" in sys.argv else PROBED_4090
     interview = Interview(
         facts=load_facts(),
-        hardware=hardware,
+        hardware=PROBED_4090,
         ui=terminal_ui(console),
-        checks=Checks(profile=read_profile),
+        checks=Checks(profile=lambda path, *_: PROFILE if Path(path).exists() else profile(path)),
         relevant=lambda fact, *_: fact in ASKED,
     )
     return run_wizard(interview, advise, actions)

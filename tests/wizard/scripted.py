@@ -1,7 +1,5 @@
 """A wizard without a terminal: answers from a list, and what was asked, said and offered."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,10 +42,7 @@ def answers_of(
 
 
 class ScriptedUi:
-    """A Ui that answers from a list; a reply is matched to the label of a choice, or typed.
-
-    None raises Ctrl-C.
-    """
+    """A Ui that answers from a list, by a choice's label or as typed; None raises Ctrl-C."""
 
     def __init__(self, *replies: str | None, rows: int = 100) -> None:
         self.rows = rows
@@ -101,9 +96,7 @@ def known(answers: AnswerSet) -> dict[str, Any]:
 def walked(
     replies: dict[str, Any], answers: AnswerSet | None = None, *, facts: Any = FACTS, **more: Any
 ) -> tuple[AnswerSet, list[str]]:
-    """Walk with fixed replies (everything else: I don't know); the answers and the order of
-    questions.
-    """
+    """Answers and order of questions of a walk with fixed replies, and else I don't know."""
     order: list[str] = []
 
     def ask(question):

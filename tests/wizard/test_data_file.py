@@ -1,9 +1,7 @@
 """After a data file is named: columns become a question, unsuited rows too, a folder the teams."""
 
-from __future__ import annotations
-
-import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +27,10 @@ REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in tw
 YES, COLUMNS, OTHER_FILE, UNKNOWN = "Yes", "Choose the columns", "Another file", "I don't know"
 
 
-def read(path: str, mapping: Any, wanted: str | None) -> DataProfile:
-    return profile(path, mapping=mapping, wanted=wanted)
-
-
 def reader(ui: ScriptedUi, task: str | None = None) -> DataReader:
+    def read(path: str, mapping: Any, wanted: str | None) -> DataProfile:
+        return profile(path, mapping=mapping, wanted=wanted)
+
     return DataReader(ui=ui, profile=read, task=task)
 
 
@@ -42,43 +39,39 @@ def question(fact: str = "data_path", **answers: Any) -> Question:
     return Question(fact=FACTS[fact], number=2, can_go_back=True, answers=AnswerSet(known=known))
 
 
-def table(folder: Path, name: str, header: list[str], rows: list[list[str]]) -> str:
-    path = folder / name
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    return str(path)
-
-
-def jsonl(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
-    path = folder / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def jsonl(path: Path, row: Callable[[int], dict[str, Any]]) -> str:
+    """Write sixty rows; the name of the file."""
+    path.write_text("".join(json.dumps(row(n)) + "\n" for n in range(60)))
     return str(path)
 
 
 def tickets(folder: Path) -> str:
     """A support desk's export: request and reply under names of their own."""
-    header = ["Ticket ID", "Subject", "Description", "Agent Reply", "Category"]
-    rows = [
-        [f"T{n}", f"Order {n}", ASKED.format(n), REPLIED.format(n), ("Billing", "Shipping")[n % 2]]
+    path = folder / "tickets.csv"
+    rows = "".join(
+        f"T{n},Order {n},{ASKED.format(n)},{REPLIED.format(n)},{('Billing', 'Shipping')[n % 2]}\n"
         for n in range(60)
-    ]
-    return table(folder, "tickets.csv", header, rows)
+    )
+    path.write_text("Ticket ID,Subject,Description,Agent Reply,Category\n" + rows)
+    return str(path)
 
 
 def untold(folder: Path, name: str = "untold.jsonl") -> str:
     """Two texts that nothing tells apart."""
-    rows = [
-        {"f1": f"The tower {n} is rather high.", "f2": f"It was built in 19{n:02d} or so."}
-        for n in range(60)
-    ]
-    return jsonl(folder, name, rows)
+    return jsonl(
+        folder / name,
+        lambda n: {
+            "f1": f"The tower {n} is rather high.",
+            "f2": f"It was built in 19{n:02d} or so.",
+        },
+    )
 
 
 def categories(folder: Path) -> str:
-    rows = [
-        {"body": ASKED.format(n), "category": ("Billing", "Shipping")[n % 2]} for n in range(60)
-    ]
-    return jsonl(folder, "categories.jsonl", rows)
+    return jsonl(
+        folder / "categories.jsonl",
+        lambda n: {"body": ASKED.format(n), "category": ("Billing", "Shipping")[n % 2]},
+    )
 
 
 def answered(ui: ScriptedUi, task: str = "customer_service", **known: Any) -> Any:
@@ -86,21 +79,32 @@ def answered(ui: ScriptedUi, task: str = "customer_service", **known: Any) -> An
     return dict(reply.values) if isinstance(reply, Several) else reply
 
 
+def found(values: dict[str, Any], task: str | None = None) -> list[str]:
+    """What is said of a file that was named so."""
+    ui = ScriptedUi()
+    say_found(Several(values=values), reader(ui, task))
+    return ui.said
+
+
 def test_a_guess_is_a_question_with_a_row_shown(tmp_path):
-    """Each column is shown with its value, and the guess is the first choice."""
+    """Columns have values and the guess is first; then count, kind and a row are said."""
     path = tickets(tmp_path)
     ui = ScriptedUi(path, YES)
-    mapping = {"question": "Description", "answer": "Agent Reply"}
-    assert answered(ui) == {"data_path": path, "data_mapping": mapping}
+    reply = answered(ui)
+    assert reply == {"data_path": path, **GUESSED}
     assert ui.asked[-1] == "Is Description the request and Agent Reply the answer?"
     assert ui.offered[-1] == [YES, COLUMNS, OTHER_FILE, UNKNOWN]
     assert "  Ticket ID    T0" in ui.said
     assert any(line.startswith("  Description  My order 0 has not") for line in ui.said)
+    said = found(reply, "customer_service")
+    assert said[0] == "  found 60 examples: requests with the right answer"
+    assert said[1].startswith("    such as: My order 0 has not")
+    assert " -> Thank you for writing" in said[1]
+    assert max(map(len, said[:2])) <= 80
 
 
-def plain(folder: Path) -> str:
-    rows = [{"question": "Q?", "answer": f"A{n}"} for n in range(60)]
-    return jsonl(folder, "a.jsonl", rows)
+def plain(folder: Path, name: str = "a.jsonl") -> str:
+    return jsonl(folder / name, lambda n: {"question": f"{name} {n}?", "answer": f"{name}: {n}"})
 
 
 A_PAIR, A_CATEGORY = "A request and its answer", "A text and its category"
@@ -156,8 +160,8 @@ def test_a_file_that_cannot_be_read_is_asked_for_again(tmp_path):
     path = tickets(tmp_path)
     ui = ScriptedUi(str(tmp_path / "broken.jsonl"), str(tmp_path / "gone.csv"), path, YES)
     assert answered(ui)["data_path"] == path
-    assert any("invalid JSON" in line for line in ui.said)
-    assert any("no such file" in line for line in ui.said)
+    said = " ".join(ui.said)
+    assert ("invalid JSON" in said, "no such file" in said) == (True, True)
 
 
 def test_an_answer_given_before_is_offered_first_or_goes(tmp_path):
@@ -172,88 +176,61 @@ def test_an_answer_given_before_is_offered_first_or_goes(tmp_path):
 
 
 def test_rows_that_hold_a_category_can_change_the_task(tmp_path):
-    """Categories where replies are wanted become a question, with a row."""
+    """Categories where replies are wanted are asked about, and are no right answers to requests."""
     path = categories(tmp_path)
     ui = ScriptedUi(path, "Sort texts into categories")
-    assert answered(ui) == {"data_path": path, "data_mapping": None, "task": "classification"}
+    reply = answered(ui)
+    assert reply == {"data_path": path, "data_mapping": None, "task": "classification"}
     assert "a category, and no reply" in ui.asked[-1]
     assert any('-> "Billing"' in line for line in ui.said)
-
-
-def team_folder(folder: Path) -> Path:
-    (folder / "dept").mkdir()
-    for name in ("hr", "it", "legal"):
-        rows = [{"question": f"{name} {n}?", "answer": f"{name}: {n}"} for n in range(60)]
-        jsonl(folder / "dept", f"{name}.jsonl", rows)
-    return folder / "dept"
+    first, *_, last = found(reply)
+    assert first == "  found 60 examples: texts with one of 2 categories"
+    assert last == "  The task is now: Sort texts into categories"
 
 
 @pytest.mark.parametrize(("fact", "ask"), [("data_path", ask_data), ("tasks", ask_tasks)])
 def test_a_folder_becomes_the_teams(tmp_path, fact, ask):
     """Named as the data, or as the place of the teams' files, its files are one team each."""
-    folder = team_folder(tmp_path)
-    ui = ScriptedUi(str(folder), YES) if fact == "data_path" else ScriptedUi("x", str(folder))
+    teams = {name: plain(tmp_path, f"{name}.jsonl") for name in ("hr", "it", "legal")}
+    folder = str(tmp_path)
+    ui = ScriptedUi(folder, YES) if fact == "data_path" else ScriptedUi("x", folder)
     reply = ask(question(fact, task="multi_department"), reader(ui, "multi_department"))
-    assert isinstance(reply, Several)
-    assert dict(reply.values["tasks"]) == {
-        name: str(folder / f"{name}.jsonl") for name in ("hr", "it", "legal")
-    }
+    assert dict(reply.values["tasks"]) == teams
     assert "one file for each team" in ui.asked[-1] or "One team for each?" in ui.asked[-1]
-    one_set = answered(ScriptedUi(str(folder), "No"), task="multi_department")
-    assert one_set["data_path"] == str(folder)  # the person knows better
+    one_set = answered(ScriptedUi(folder, "No"), task="multi_department")
+    assert one_set["data_path"] == folder  # the person knows better
 
 
 def test_the_columns_of_one_team_hold_for_the_others(tmp_path):
     """One question for all files with the same columns; a file with known ones needs none."""
-    (tmp_path / "dept").mkdir()
-    files = {name: untold(tmp_path / "dept", f"{name}.jsonl") for name in ("hr", "it")}
-    rows = [{"question": f"Q{n}?", "answer": f"A{n}"} for n in range(60)]
-    files["legal"] = jsonl(tmp_path / "dept", "legal.jsonl", rows)
-    ui = ScriptedUi(str(tmp_path), str(tmp_path / "dept"), YES)
+    folder = tmp_path / "dept"
+    folder.mkdir()
+    files = {name: untold(folder, f"{name}.jsonl") for name in ("hr", "it")}
+    files["legal"] = plain(folder, "legal.jsonl")
+    ui = ScriptedUi(str(tmp_path), str(folder), YES)
     reply = ask_tasks(question("tasks", task="multi_department"), reader(ui, "multi_department"))
     assert dict(reply.values["tasks"]) == files
     assert reply.values["data_mapping"] == {"question": "f1", "answer": "f2"}
     assert any("is no folder with one file for each team" in text for text in ui.said)
 
 
-def test_what_was_understood_is_said_with_an_example(tmp_path):
-    """Count, kind and one row, request before answer."""
-    path = tickets(tmp_path)
-    ui = ScriptedUi()
-    mapping = {"question": "Description", "answer": "Agent Reply"}
-    reply = Several(values={"data_path": path, "data_mapping": mapping})
-    say_found(reply, reader(ui, "customer_service"))
-    assert ui.said[0] == "  found 60 examples: requests with the right answer"
-    assert ui.said[1].startswith("    such as: My order 0 has not")
-    assert " -> Thank you for writing" in ui.said[1]
-    assert max(map(len, ui.said[:2])) <= 80
-
-
-def test_texts_with_a_category_are_called_so(tmp_path):
-    """A file of categories is no file of requests with the right answer."""
-    ui = ScriptedUi()
-    values = {"data_path": categories(tmp_path), "data_mapping": None, "task": "classification"}
-    say_found(Several(values=values), reader(ui))
-    assert ui.said[0] == "  found 60 examples: texts with one of 2 categories"
-    assert ui.said[-1] == "  The task is now: Sort texts into categories"
-    # Separator and encoding, in one line.
+def test_how_a_file_was_read_is_said_in_one_line(tmp_path):
+    """Separator and encoding."""
     path = tmp_path / "a.csv"
     rows = "".join(f"Größe {n}?;Für Sie {n}\r\n" for n in range(60))
     path.write_bytes(f"question;answer\r\n{rows}".encode("cp1252"))
-    say_found(Several(values={"data_path": str(path)}), reader(ui))
-    assert "    semicolon, Windows-1252: read as such" in ui.said
+    assert "    semicolon, Windows-1252: read as such" in found({"data_path": str(path)})
 
 
 def test_what_acts_on_a_terminal_is_shown_as_text(tmp_path):
     """Cells and names of columns come from a file of anybody."""
-    rows = [{"a\x1b[2J": f"x\x1b[31m{n} is here?", "b": f"\x07bell {n} rings."} for n in range(60)]
-    path = jsonl(tmp_path, "a.jsonl", rows)
-    ui = ScriptedUi(path, YES)
-    reply = ask_data(question(task="qa"), reader(ui, "qa"))
-    say_found(reply, reader(ui))
-    words = "".join([*ui.said, *ui.asked, *(label for labels in ui.offered for label in labels)])
-    assert "\x1b" not in words
-    assert "\x07" not in words
+    row = {"a\x1b[2J": "x\x1b[31m{} is here?", "b": "\x07bell {} rings."}
+    ui = ScriptedUi(
+        jsonl(tmp_path / "a.jsonl", lambda n: {key: one.format(n) for key, one in row.items()}), YES
+    )
+    said = found(answered(ui, "qa"))
+    words = "".join([*ui.said, *said, *ui.asked, *(one for labels in ui.offered for one in labels)])
+    assert not {"\x1b", "\x07"} & set(words)
 
 
 def test_wide_letters_take_two_columns():

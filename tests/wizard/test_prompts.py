@@ -20,7 +20,6 @@ from advisor.wizard.prompts import (
     ask_typed,
     choice_lines,
     prompt_lines,
-    terminal_ui,
 )
 from advisor.wizard.saved import state_path
 from advisor.wizard.walk import DONT_KNOW, Question, questions
@@ -54,9 +53,7 @@ TEXTS = DOWN * 5 + ENTER  # the sixth task
     ids=["arrows", "enter", "mended", "back"],
 )  # fmt: skip
 def test_keys_give_answers(keys, fact, expected):
-    """Down, up and Enter take the choice that is pointed at; a typed answer is asked for again
-    until it can be read.
-    """
+    """Down, up and Enter take a choice; what cannot be read is asked for again."""
     assert known(through_pipe(keys, fact)) == expected
 
 
@@ -70,26 +67,15 @@ def test_ctrl_c_in_a_real_prompt():
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
-def test_no_choice_is_wider_than_the_terminal(width):
+@pytest.mark.parametrize("fact", questions(FACTS), ids=lambda fact: fact.id)
+def test_no_choice_is_wider_than_the_terminal(fact, width):
     """Long choices continue on the next line instead of being cropped."""
-    for fact in questions(FACTS):
-        for value in fact.values.values():
-            option = Option(value=1, label=value.label, help=value.help)
-            first, *others = choice_lines(option, width).split("\n")
-            assert max(len(first) + 3, *map(len, others), 0) <= max(width, 24)
-            assert " ".join([first, *map(str.strip, others)]) == f"{value.label} – {value.help}"
-        lines = prompt_lines(f"10. {fact.ask}", width).split("\n")
-        assert max(map(len, lines)) <= max(width, 22)
-
-
-def test_a_dumb_terminal_gets_numbered_lists(monkeypatch):
-    """Where the cursor cannot move, the same questions come as numbers and lines."""
-    monkeypatch.setenv("TERM", "dumb")
-    assert type(terminal_ui(Console())).__name__ == "PlainUi"
-    lines = iter(["99", "six", "6", "train.jsonl"])
-    monkeypatch.setattr("builtins.input", lambda: next(lines))
-    answers = answers_of(terminal_ui(Console()), "data_path")
-    assert known(answers) == {"task": "generation", "data_path": "train.jsonl"}
+    for value in fact.values.values():
+        option = Option(value=1, label=value.label, help=value.help)
+        first, *others = choice_lines(option, width).split("\n")
+        assert max(len(first) + 3, *map(len, others), 0) <= max(width, 24)
+        assert " ".join([first, *map(str.strip, others)]) == f"{value.label} – {value.help}"
+    assert max(map(len, prompt_lines(f"10. {fact.ask}", width).split("\n"))) <= max(width, 22)
 
 
 ASK = """
@@ -123,23 +109,25 @@ def test_the_first_question_needs_nothing_heavy():
 
 
 def test_a_plain_prompt_keeps_what_was_answered(monkeypatch):
-    """Enter alone keeps an answer given before, which such a terminal cannot show to be edited; a
-    text that was refused is never kept so.
-    """
+    """Enter keeps an earlier answer, which such a terminal cannot edit, but no refused text."""
     ui = PlainUi(Console(file=io.StringIO()))
     monkeypatch.setattr("builtins.input", lambda: "")
-    assert ui.enter("Where?", hint="", default="a.jsonl", path=True, keep=True) == "a.jsonl"
-    assert ui.enter("Where?", hint="", default="wrong.jsonl", path=True, keep=False) == ""
+    for keep, kept in ((True, "a.jsonl"), (False, "")):
+        assert ui.enter("Where?", hint="", default="a.jsonl", path=True, keep=keep) == kept
     options = [Option(value=True, label="Yes"), Option(value=False, label="No")]
     assert ui.choose("Is it?", options, current=False) is False
 
 
-def test_a_question_asked_again_says_how_to_keep_and_how_to_leave_open():
-    """The line says what Enter does: it keeps the answer, or leaves it open."""
-    typed_again = Question(fact=FACTS["data_path"], number=2, current="a.jsonl")
-    ui = ScriptedUi("?")
-    assert ask_typed(typed_again, ui, str) is DONT_KNOW
-    assert ui.hints == ["Enter keeps a.jsonl; ? and Enter: I don't know, or none yet"]
-    ui = ScriptedUi("")
-    assert ask_typed(Question(fact=FACTS["data_rows"], number=3), ui, str) is DONT_KNOW
-    assert ui.hints == ["Enter alone: I don't know"]
+@pytest.mark.parametrize(
+    ("question", "typed", "hint"),
+    [
+        (Question(fact=FACTS["data_path"], number=2, current="a.jsonl"), "?",
+         "Enter keeps a.jsonl; ? and Enter: I don't know, or none yet"),
+        (Question(fact=FACTS["data_rows"], number=3), "", "Enter alone: I don't know"),
+    ],
+)  # fmt: skip
+def test_a_line_says_what_enter_does(question, typed, hint):
+    """It keeps the answer, or leaves it open."""
+    ui = ScriptedUi(typed)
+    assert ask_typed(question, ui, str) is DONT_KNOW
+    assert ui.hints == [hint]

@@ -14,17 +14,18 @@ from advisor.wizard.saved import Saved, load_answers, save_answers, state_path
 from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, asked_set, known
 
 
-def save(*, flags: dict[str, str] | None = None, **values: object) -> None:
-    """Save answers to questions, beside those of flags."""
-    told = {name: Answer(value=value, origin="flag") for name, value in (flags or {}).items()}
-    answers = AnswerSet(known={**told, **asked_set(**values).known})
-    save_answers(Saved(answers=answers, asked=tuple(values)))
+def save(**values: object) -> None:
+    """Save answers to questions."""
+    save_answers(Saved(answers=asked_set(**values), asked=tuple(values)))
+
+
+def told(**values: object) -> AnswerSet:
+    """Answers as flags give them."""
+    return AnswerSet(known={name: Answer(value=one, origin="flag") for name, one in values.items()})
 
 
 def test_ctrl_c_saves_the_answers_and_the_next_start_offers_them():
-    """Stopped in the middle: exit 130, a private file, and the next round goes on where this one
-    was; a question answered by "I don't know" is not put again.
-    """
+    """Exit 130 leaves a private file; the next round goes on and asks no "I don't know" again."""
     with pytest.raises(Stopped, match="your answers are saved in") as stopped:
         answers_of(ScriptedUi("Write texts", "train.jsonl", None))
     assert stopped.value.exit_code == 130
@@ -43,24 +44,26 @@ def test_ctrl_c_saves_the_answers_and_the_next_start_offers_them():
     assert ui.asked[1] == "5. What should change in the model?"
 
 
-def test_starting_anew_forgets_what_was_saved():
-    """Start anew asks from the first question on."""
-    save(task="code")
-    answers = answers_of(ScriptedUi("Start anew", "Write texts"), "none")
-    assert known(answers) == {"task": "generation"}
-
-
-def test_flags_of_this_start_win_over_saved_answers():
-    """What is said on the command line now is newer than what was saved."""
+@pytest.mark.parametrize(
+    ("replies", "flags", "expected"),
+    [
+        (["Start anew", "Write texts"], {}, {"task": "generation"}),
+        # What is said on the command line now is newer than what was saved.
+        (["Continue with them"], {"task": "qa"}, {"task": "qa", "budget": "low"}),
+    ],
+    ids=["anew", "flags"],
+)
+def test_what_was_saved_is_forgotten_or_gives_way(replies, flags, expected):
+    """Start anew asks from the first question on; flags of this start win."""
     save(task="code", budget="low")
-    earlier = AnswerSet(known={"task": Answer(value="qa", origin="flag")})
-    answers = answers_of(ScriptedUi("Continue with them"), "none", earlier=earlier)
-    assert known(answers) == {"task": "qa", "budget": "low"}
+    answers = answers_of(ScriptedUi(*replies), "none", earlier=told(**flags))
+    assert known(answers) == expected
 
 
 def test_only_what_was_asked_is_saved():
     """Answers from flags belong to the command line, not to the saved file."""
-    save(flags={"task": "qa"}, budget="low")
+    answers = AnswerSet(known={**told(task="qa").known, **asked_set(budget="low").known})
+    save_answers(Saved(answers=answers, asked=("budget",)))
     assert json.loads(state_path().read_text())["answers"] == {"budget": "low"}
 
 
@@ -71,47 +74,38 @@ def test_nothing_answered_saves_nothing():
     assert not state_path().exists()
 
 
-ANOTHER_VERSION = "The saved answers are those of another version; starting anew."
-
-
 @pytest.mark.parametrize(
-    "content",
+    ("content", "said"),
     [
-        "",
-        "{",
-        "[]",
-        f'{{"version": "{__version__}", "answers": 3, "asked": []}}',
-        "\x00",
-        f'{{"version": "{__version__}"}}',
+        ("", "cannot be read"),
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        (f'{{"version": "{__version__}", "answers": 3, "asked": []}}', "cannot be read"),
+        ("\x00", "cannot be read"),
+        (f'{{"version": "{__version__}"}}', "cannot be read"),
+        # What a question may be answered with differs between versions.
+        (
+            '{"version": "0.0.1", "answers": {"task": "qa"}, "asked": ["task"]}',
+            "The saved answers are those of another version; starting anew.",
+        ),
     ],
 )
-def test_a_broken_file_is_said_and_ignored(content):
-    """Saved answers that cannot be read never stop the wizard, and are never dropped without a
-    word.
-    """
+def test_a_file_that_cannot_be_used_is_said_and_ignored(content, said):
+    """Saved answers that cannot be read never stop the wizard, and are not dropped silently."""
     state_path().parent.mkdir(parents=True)
     state_path().write_text(content)
     saved, problem = load_answers(FACTS)
     assert saved is None
-    assert "cannot be read" in problem
-
-
-def test_answers_of_another_version_are_not_offered():
-    """What a question may be answered with differs between versions."""
-    save(task="qa", data_path="train.jsonl")
-    saved = state_path().read_text()
-    state_path().write_text(saved.replace(__version__, "0.0.1"))
-    assert load_answers(FACTS) == (None, ANOTHER_VERSION)
+    assert said in problem
 
 
 def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
     """The offer names task, data and date; in another folder nothing is offered."""
-    for folder in ("support", "other"):
-        (tmp_path / folder).mkdir()
+    (tmp_path / "support").mkdir()
     monkeypatch.chdir(tmp_path / "support")
     Path("tickets.csv").write_text("")
     save(task="customer_service", data_path="tickets.csv")
-    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
     assert load_answers(FACTS) == (None, "")
     save(task="code", data_path="tickets.csv")
     monkeypatch.chdir(tmp_path / "support")
@@ -122,7 +116,7 @@ def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
     pattern = (
         r"Answers from \d{4}-\d\d-\d\d \d\d:\d\d for this folder: Answer customers, tickets.csv"
     )
-    assert re.fullmatch(pattern + r" \(2 questions\)\.", ui.asked[0])
+    assert re.fullmatch(rf"{pattern} \(2 questions\)\.", ui.asked[0])
 
 
 def test_a_saved_card_is_shown_with_its_memory():

@@ -1,6 +1,7 @@
 """Which question comes next, and what becomes of its answer."""
 
 import re
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,12 +17,17 @@ from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, asked_set, know
 
 
 def test_questions_come_in_the_order_of_the_facts_file():
-    """The walk follows `order`, whatever the order in the file."""
-    _, order = walked({"task": "qa"})
+    """It follows `order`; yes lists a signal, and I don't know leaves the fact out."""
+    answers, order = walked({"task": "qa", "facts_change_often": True})
     numbers = [FACTS[fact].order for fact in order]
     assert numbers == sorted(numbers)
     assert order[0] == "task"
     assert len(order) > 10
+    assert known(answers) == {
+        "task": "qa",
+        "facts_change_often": True,
+        "signals": ("facts_change_often",),
+    }
 
 
 @pytest.mark.parametrize(
@@ -38,64 +44,52 @@ def test_questions_come_in_the_order_of_the_facts_file():
     ],
 )
 def test_a_question_is_asked_only_where_it_applies(replies, asked, not_asked):
-    """Of several teams alone their number; of a file neither kind nor number; who does not know
-    what examples look like may still know how many; some follow from an answer.
-    """
+    """A file answers kind and number of rows; who does not know their kind may know how many."""
     order = set(walked(replies)[1])
     assert set(asked.split()) <= order
     assert not set(not_asked.split()) & order
 
 
-def test_the_teams_own_files_spare_the_questions_they_answer():
-    """Who names each team's file is asked neither for their number nor for one file; a file named
-    before is dropped.
-    """
-    answers, order = walked(
-        {"task": "multi_department", "tasks": {"legal": "a.jsonl"}}, asked_set(data_path="x.jsonl")
-    )
-    assert not {"n_tasks", "data_path", "data_kind", "data_rows"} & set(order)
-    assert answers.value("data_path") is None
-
-
-def test_not_knowing_states_nothing():
-    """I don't know leaves the fact out of the answers."""
-    answers, _ = walked({"task": "qa"})
-    assert known(answers) == {"task": "qa"}
-
-
-def test_yes_is_a_signal_and_no_is_none():
-    """Yes to a yes-or-no question lists the signal; no is kept as said and lists nothing."""
-    answers, _ = walked({"task": "qa", "facts_change_often": True, "prompting_tried": False})
-    assert answers.signals == ("facts_change_often",)
-    assert answers.value("prompting_tried") is False
+@pytest.mark.parametrize(
+    ("before", "replies", "after", "spared"),
+    [
+        # Who names each team's file is asked neither for their number nor for one file; a file
+        # named before is dropped.
+        ({"data_path": "x.jsonl"}, {"task": "multi_department", "tasks": {"legal": "a.jsonl"}},
+         {"task": "multi_department", "tasks": {"legal": "a.jsonl"}},
+         {"n_tasks", "data_path", "data_kind", "data_rows"}),
+        # A reply for several facts sets and clears them together.
+        ({"gpu": "RTX 4090", "gpus": 2}, {"gpu": Several(values={"gpu": None, "gpus": None})},
+         {}, set()),
+    ],
+    ids=["teams", "several"],
+)  # fmt: skip
+def test_an_answer_can_settle_several_questions(before, replies, after, spared):
+    """It clears what was said before."""
+    answers, order = walked(replies, asked_set(**before))
+    assert known(answers) == after
+    assert not spared & set(order)
 
 
 def test_flags_and_files_are_not_asked_again():
     """What a flag or a file said stands and keeps its origin."""
-    given = AnswerSet(
-        known={
-            "task": Answer(value="qa", origin="flag"),
-            "signals": Answer(value=("needs_citations",), origin="file"),
-        }
-    )
-    answers, order = walked({"budget": "low"}, given)
+    file = Answer(value=("needs_citations",), origin="file")
+    given = AnswerSet(known={"task": Answer(value="qa", origin="flag"), "signals": file})
+    answers, order = walked({"budget": "low", "prompting_tried": False}, given)
     assert not {"task", "needs_citations"} & set(order)
     assert answers.known["task"].origin == "flag"
     assert answers.known["budget"].origin == "asked"
     assert answers.signals == ("needs_citations",)
+    assert answers.value("prompting_tried") is False  # kept as said, and listed nowhere
 
 
 def test_back_asks_the_question_before_with_its_answer():
     """Back re-asks the last question, its old answer preselected; the new one counts."""
-    script = iter(["multi_department", BACK, "qa", BACK, "code"])
-    seen = []
-
-    def ask(question):
-        seen.append((question.fact.id, question.current, question.can_go_back))
-        return next(script, DONT_KNOW)
-
+    script = ["multi_department", BACK, "qa", BACK, "code", *[DONT_KNOW] * 99]
+    ask = Mock(side_effect=script)
     answers = walk(FACTS, ask, AnswerSet())
-    assert seen[:5] == [
+    put = [call.args[0] for call in ask.call_args_list]
+    assert [(one.fact.id, one.current, one.can_go_back) for one in put[:5]] == [
         ("task", None, False),
         ("tasks", None, True),
         ("task", "multi_department", False),
@@ -112,27 +106,16 @@ def test_an_answer_that_no_longer_applies_is_dropped():
     assert known(answers) == {"task": "qa"}
 
 
-def test_irrelevant_questions_are_left_out():
-    """A question whose answer cannot change the outcome is not put; the task always is."""
-    _, order = walked({"task": "qa"}, relevant=lambda fact, answers, opened: fact == "budget")
-    assert order == ["task", "budget"]
-
-
-def test_a_new_fact_is_a_new_question():
-    """A question is one entry of the facts: nothing else has to know it."""
+def test_a_question_is_one_fact_and_is_left_out_where_it_does_not_matter():
+    """Nothing else has to know a new fact; it is asked if it can matter, the task always."""
     values = {"red": Value(label="Red", help="like blood")}
     extra = Fact(
         id="colour", type="choice", origin="asked", values=values, order=5, ask="Which colour?"
     )
-    order = walked({"task": "qa"}, facts={**FACTS, "colour": extra})[1]
-    assert order[:2] == ["colour", "task"]
-
-
-def test_several_facts_can_be_answered_at_once():
-    """A reply for several facts sets and clears them together."""
-    before = asked_set(gpu="RTX 4090", gpus=2)
-    replies = {"task": DONT_KNOW, "gpu": Several(values={"gpu": None, "gpus": None})}
-    assert known(walked(replies, before)[0]) == {}
+    facts = {**FACTS, "colour": extra}
+    assert walked({"task": "qa"}, facts=facts)[1][:2] == ["colour", "task"]
+    _, order = walked({"task": "qa"}, relevant=lambda fact, *_: fact == "budget")
+    assert order == ["task", "budget"]
 
 
 def test_what_refines_a_choice_waits_for_the_examples():
@@ -145,15 +128,15 @@ def test_what_refines_a_choice_waits_for_the_examples():
     assert for_now(FACTS, None) is None
 
 
-# --------------------------------------------------------------------------- what if
-
-
 @pytest.mark.parametrize(
     ("before", "change", "after"),
     [
         ({"depth": "style"}, {"depth": "task"}, {"depth": "task"}),
         ({}, {"facts_change_often": True},
          {"facts_change_often": True, "signals": ("facts_change_often",)}),
+        ({}, {"teacher_logs_available": True},  # states what it implies
+         {"teacher_logs_available": True, "teacher_available": True,
+          "signals": ("teacher_logs_available", "teacher_available")}),
         ({"gpu": "Mystery", "gpu_memory_gib": 8.0, "gpus": 4}, {"gpu": "A100 80GB"},
          {"gpu": "A100 80GB"}),  # nothing of the old card is left
         ({"budget_usd": 5, "budget_hours": 2}, {"budget": None}, {}),  # no limit of either kind
@@ -165,20 +148,13 @@ def test_a_change_is_answered_as_in_a_file(before, change, after):
     assert known(change_answers(answers, change, FACTS)) == {"task": "qa", **after}
 
 
-def test_a_signal_states_what_it_implies():
-    told = change_answers(asked_set(task="qa"), {"teacher_logs_available": True}, FACTS)
-    assert set(told.signals) == {"teacher_logs_available", "teacher_available"}
-
-
-def test_only_what_can_be_answered_can_be_tried():
+@pytest.mark.parametrize(
+    ("effort", "can"), [("answer", True), ("money", True), ("data", False), ("fixed", False)]
+)
+def test_only_what_can_be_answered_can_be_tried(effort, can):
     """Other data, or another task, is nothing that a person can choose now."""
     to = parse_composition("sft+lora")
-    efforts = {"answer": True, "money": True, "data": False, "fixed": False}
-    for effort, can in efforts.items():
-        assert can_be_tried(Flip(change={"budget": "high"}, to=to, effort=effort, text="")) is can
-
-
-# ---------------------------------------------------------------------- as a newcomer reads them
+    assert can_be_tried(Flip(change={"budget": "high"}, to=to, effort=effort, text="")) is can
 
 
 JARGON = re.compile(
@@ -188,65 +164,49 @@ JARGON = re.compile(
 )
 
 
-def test_there_are_some_questions():
-    assert len(questions(FACTS)) > 12
+QUESTIONS = questions(FACTS)
 
 
-@pytest.mark.parametrize("fact", questions(FACTS), ids=lambda fact: fact.id)
+@pytest.mark.parametrize("fact", QUESTIONS, ids=lambda fact: fact.id)
 def test_a_newcomer_can_read_the_question(fact):
-    """Neither it nor a choice names a method or a term of machine learning; each choice has a line
-    of help, and what not knowing means is said. It refers to nothing that scrolled away, and fits
-    a terminal of 80 columns and 24 lines.
-    """
+    """It has no jargon, helps with each choice, says what not knowing means, and fits 80 x 24."""
     values = fact.values.values()
     texts = [part for value in values for part in (value.label, value.help, value.such_as)]
-    for text in (fact.ask, fact.unknown, *texts):
-        assert not JARGON.search(text.lower()), text
+    assert [one for one in (fact.ask, fact.unknown, *texts) if JARGON.search(one.lower())] == []
     assert not re.search(r"\bthen\b", fact.ask)
     assert all(value.help for value in values)
     assert fact.required or fact.signal or fact.unknown
     question = prompt_lines(f"12. {fact.ask} (arrow keys, Enter)", 80).splitlines()
     assert len(question) <= 2
-    options = [Option(value=1, label=value.label, help=value.help) for value in values]
-    lines = [choice_lines(option, 80) for option in options]
+    lines = [choice_lines(Option(value=1, label=one.label, help=one.help), 80) for one in values]
     assert not any("\n" in line for line in lines)
     assert len(question) + len(lines) + 2 <= 22  # not known, and back
+    assert len(QUESTIONS) > 12
 
 
 TASK = FACTS["task"]
 
 
-def asked(*replies: str) -> tuple[str, ScriptedUi]:
-    """The task that comes of it."""
-    ui = ScriptedUi(*replies)
-    answers = answers_of(ui, "none")
+@pytest.mark.parametrize(
+    ("replies", "task"),
+    [
+        (["Take name, date and sum out of an invoice"], "structured_output"),  # the nearest
+        (["Back", "Write code"], "code"),  # nobody is caught in the second question
+        (["I don't know"], "other"),  # decides nothing; what decides then is said
+    ],
+)
+def test_not_knowing_the_task_shows_examples(replies, task):
+    """One line for each task, in words of somebody's work; not knowing then either is an answer."""
+    ui = ScriptedUi("I don't know", *replies)
+    assert answers_of(ui, "none").value("task") == task
     assert ui.replies == []
-    return known(answers)["task"], ui
-
-
-def test_not_knowing_the_task_shows_examples():
-    """One line for each task, in words of somebody's work; the nearest is the task."""
-    task, ui = asked("I don't know", "Take name, date and sum out of an invoice")
-    assert task == "structured_output"
     assert ui.asked[1].startswith("What do you want it to do better?")
     assert len(ui.offered[1]) == len(TASK.values) - 1 + 2  # all but `other`; not known, and back
-
-
-def test_not_knowing_after_the_examples_either_is_an_answer():
-    """It is the task that decides nothing, and what decides then is said."""
-    task, ui = asked("I don't know", "I don't know")
-    assert task == "other"
     assert "your data, money and machine decide alone" in ui.helps[1]
-    assert any(text.endswith("-> Something else") for text in ui.said)
-
-
-def test_back_from_the_examples_leads_to_the_list():
-    """Nobody is caught in the second question."""
-    assert asked("I don't know", "Back", "Write code")[0] == "code"
+    assert any(text.endswith("-> Something else") for text in ui.said) is (task == "other")
 
 
 @pytest.mark.parametrize("name", [name for name in TASK.values if name != "other"])
 def test_every_task_has_an_example(name):
     """It fits into a line of 80 columns and needs no term of the trade."""
-    assert TASK.values[name].such_as
-    assert len(TASK.values[name].such_as) < 70
+    assert 0 < len(TASK.values[name].such_as) < 70

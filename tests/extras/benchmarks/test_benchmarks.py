@@ -1,4 +1,4 @@
-"""Benchmarks around a training: asked before and after, compared with what the plan allows."""
+"""Benchmarks around a training: which numbers count, what a plan allows, and the real harness."""
 
 import json
 import shutil
@@ -11,11 +11,15 @@ from advisor.commands.estimate import estimate_plan
 from advisor.commands.training import show_run
 from advisor.extras.benchmarks import measure
 from advisor.extras.benchmarks.extra import noted_of
+from advisor.extras.benchmarks.measure import AskedModels, scores
+from advisor.extras.benchmarks.scores import Score, compare, scores_of
 from advisor.ground.errors import AdviseError, InputError, Stopped
+from advisor.launch import Options, run_plan
 from advisor.plan.read import read_plan
 from advisor.record.files import read_record
 from advisor.render.report import write_report
 from advisor.render.run import summary_lines
+from tests.data.conftest import jsonl, pairs
 from tests.launch.conftest import PLAN, run
 
 TASK = """\
@@ -60,9 +64,6 @@ def write_plan(shop, **evaluation):
     (shop / "plan.yaml").write_text(f"{PLAN}evaluation: {json.dumps(keys)}\n")
 
 
-# --------------------------------------------------------------------------- before and after
-
-
 def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, capsys):
     """Each model once; a gain and a loss below max_drop end the command with 0."""
     asked(base=0.60, sft=0.59)
@@ -79,11 +80,13 @@ def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, 
 
 
 def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, asked, capsys):
-    """Code 6, again on the next call; JSON holds run.json and the error."""
+    """Code 6, on the next call too, with run.json; a task's own functions are named, never run."""
+    (shop / "own.yaml").write_text(f"{TASK}process_results: !function own.score\n")
     asked(base=0.60, sft=0.40)
     found = run(output="out", on_end=write_report)
     assert show_run(found, as_json=True) == 6
     output = capsys.readouterr()
+    assert "benchmark own.yaml: runs your functions that own.yaml names" in output.err
     document = json.loads(output.out)
     assert document["status"] == "done"
     assert document["extras"]["benchmarks"]["changes"][0]["exceeds"]
@@ -99,14 +102,26 @@ def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, as
     assert "0.2: too much" in page
 
 
-def test_a_loss_that_chance_may_explain_counts_and_is_called_so(shop, asked):
-    """max_drop holds for the number that was measured; the error stands beside it."""
-    write_plan(shop, limit=8)
-    asked(base=0.5, sft=0.375)
-    found = run(output="out")
-    assert found.exit_code == 6
-    assert "often chance" in found.errors[0].text()
-    assert "chance alone may be the reason" in judged(found).text
+@pytest.mark.parametrize(
+    ("evaluation", "after", "max_steps", "code", "limit", "said"),
+    [
+        # max_drop holds for the number that was measured; the error stands beside it.
+        ({"limit": 8}, 0.375, None, 6, 8, "chance alone may be the reason"),
+        # 16 questions after two steps say nothing about the whole run.
+        ({}, 0.1, 2, 0, 16, ""),
+    ],
+)
+def test_a_loss_on_few_questions_is_judged_as_that(
+    shop, asked, evaluation, after, max_steps, code, limit, said
+):
+    """It counts and is called what chance may explain; a trial asks few and is not failed."""
+    write_plan(shop, **evaluation)
+    asked(base=0.5, sft=after)
+    found = run(output="out", max_steps=max_steps)
+    assert (noted_of(found.record).limit, found.exit_code) == (limit, code)
+    assert judged(found).status == "lost"
+    assert said in judged(found).text
+    assert code == 0 or "often chance" in found.errors[0].text()
 
 
 def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(shop, asked):
@@ -124,20 +139,14 @@ def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(sho
     assert calls(shop / "out") == ["base", "sft", "base sft", "base sft"]
 
 
-def test_a_benchmark_that_fails_ends_the_run_before_anything_is_trained(shop, asked, monkeypatch):
-    """Its own message is told; the next call begins with it."""
+def test_a_benchmark_that_fails_or_is_stopped_is_asked_by_the_next_call(shop, asked, monkeypatch):
+    """If it fails before, nothing is trained; if after, the next call asks only what is left."""
     monkeypatch.setenv("STAND_IN_SCORES", "fails")
     with pytest.raises(InputError, match=r"no such column; nothing was trained yet"):
         run(output="out")
     assert read_record(shop / "out").stages[0].status != "done"
     asked(base=0.5)
     assert run(output="out").exit_code == 0
-    assert calls(shop / "out") == ["base", "base", "sft"]
-
-
-def test_an_evaluation_that_is_stopped_resumes_behind_the_training(shop, asked, monkeypatch):
-    """The run is not done; the next call asks what is left and trains nothing."""
-    run(output="out")
     shutil.rmtree(shop / "out" / "benchmarks" / "sft")
     monkeypatch.setenv("STAND_IN_SCORES", "stopped")
     with pytest.raises(Stopped):
@@ -146,22 +155,16 @@ def test_an_evaluation_that_is_stopped_resumes_behind_the_training(shop, asked, 
     asked(base=0.6)
     record = run(output="out").record
     assert (record.status, record.stages[0].status) == ("done", "done")
-    assert calls(shop / "out") == ["base", "sft", "sft", "sft"]
-
-
-def test_a_trial_asks_few_questions_and_is_not_failed(shop, asked):
-    """16 questions after two steps say nothing about the whole run."""
-    asked(base=0.5, sft=0.1)
-    found = run(output="out", max_steps=2)
-    assert (noted_of(found.record).limit, found.exit_code) == (16, 0)
-    assert judged(found).status == "lost"
+    assert calls(shop / "out") == ["base", "base", "sft", "sft", "sft"]
 
 
 def test_no_judge_asks_nothing(shop, asked, monkeypatch):
-    """--no-judge trains alone, and needs no harness."""
+    """--no-judge needs no harness, and an estimate says that it leaves benchmarks out."""
     monkeypatch.setattr(measure, "harness_version", lambda: None)
     assert noted_of(run(output="out", judge=False).record) is None
     assert not (shop / "out" / "asked.txt").exists()
+    (found,) = estimate_plan(shop / "plan.yaml", None)
+    assert "the benchmarks of `evaluation` are not in these times" in found["warnings"]
 
 
 def test_each_module_of_several_tasks_is_asked(shop, asked):
@@ -182,13 +185,7 @@ def test_each_module_of_several_tasks_is_asked(shop, asked):
     assert judged(found).status == "mixed"
 
 
-# --------------------------------------------------------------------------- checks before a run
-
-
-NO_FILE, EMPTY = "there is no task file", "`tasks` is an empty list"
-
-
-SFT = "objective: sft"
+SFT, NO_FILE = "objective: sft", "there is no task file"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +193,7 @@ SFT = "objective: sft"
     [
         ({"tasks": ["gone.yaml"]}, SFT, [NO_FILE]),
         ({"tasks": ["own.yml"]}, SFT, [NO_FILE, "did you mean 'own.yaml'?"]),
-        ({"tasks": []}, SFT, [EMPTY, "a text such as arc_easy"]),
+        ({"tasks": []}, SFT, ["`tasks` is an empty list", "a text such as arc_easy"]),
         ({"tasks": "arc_easy"}, SFT, ["`tasks` is 'arc_easy'", "a list that is not empty"]),
         *[({"max_drop": value}, SFT, ["max_drop"]) for value in (-0.1, 2, "much")],  # is a share
         # Results that do not write on.
@@ -219,21 +216,7 @@ def test_what_cannot_be_asked_is_refused_with_the_way_out(
         run(output="out")
     assert error.value.exit_code == (2 if evaluation else 4)
     assert not (shop / "out").exists()
-    assert all(part in error.value.text() for part in said)
-
-
-def test_functions_of_a_task_file_are_told_and_not_run(shop, asked, capsys):
-    """The check reads the file; the benchmark alone runs what it names."""
-    (shop / "own.yaml").write_text(f"{TASK}process_results: !function own.score\n")
-    run(output="out")
-    said = "benchmark own.yaml: runs your functions that own.yaml names"
-    assert said in capsys.readouterr().err
-
-
-def test_an_estimate_says_that_it_leaves_benchmarks_out(shop, asked):
-    """Their questions are not read before a run."""
-    (found,) = estimate_plan(shop / "plan.yaml", None)
-    assert "the benchmarks of `evaluation` are not in these times" in found["warnings"]
+    assert [part for part in said if part not in error.value.text()] == []
 
 
 def test_the_tested_range_is_that_of_the_extra():
@@ -242,3 +225,209 @@ def test_the_tested_range_is_that_of_the_extra():
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert project["optional-dependencies"]["eval"] == ["lm-eval>=0.4.13,<0.4.14"]
     assert "lm_eval==0.4.13" in (root / "constraints-tested.txt").read_text().splitlines()
+
+
+def answered(**changes):
+    """What the harness returns for four questions, in its form."""
+    sample = {"filter": "none", "metrics": ["acc", "acc_norm"], "acc": 1.0}
+    row = {
+        "alias": "own", "acc,none": 1.0, "acc_stderr,none": 0.0, "acc_norm,none": 0.75,
+        "acc_norm_stderr,none": 0.25,
+    }  # fmt: skip
+    return {
+        "results": {"own": row},
+        "configs": {"own": {"metric_list": [{"metric": "acc_norm"}, {"metric": "acc"}]}},
+        "group_subtasks": {"own": []},
+        "higher_is_better": {"own": {"acc": True, "acc_norm": True}},
+        "n-samples": {"own": {"original": 60, "effective": 4}},
+        "samples": {
+            "own": [{**sample, "doc_id": n, "acc_norm": float(n < 3)} for n in (3, 2, 1, 0)]
+        },
+        **changes,
+    }
+
+
+PARTS = {"law": {"acc,none": 0.5}, "art": {"acc,none": 1.0}}
+GROUPED = {
+    "group_subtasks": {"all": ["law", "art"]}, "samples": {},
+    "n-samples": {name: {"original": 9, "effective": 2} for name in PARTS},
+}  # fmt: skip
+SCORES = {  # what the harness returns, and the scores in it
+    # With the answers in the order of the questions, and the other metrics beside it.
+    "the first metric of the benchmark's own list": ({}, [
+        {"metric": "acc_norm", "value": 0.75, "stderr": 0.25, "rows": 4,
+         "values": (1.0, 1.0, 1.0, 0.0)}]),
+    "no list": ({"configs": {}}, [{"metric": "acc"}]),
+    # gsm8k has one metric under two filters.
+    "filters": (
+        {"results": {"own": {"exact_match,strict-match": 0.5, "exact_match,flexible-extract": 0.75}},
+         "samples": {}},
+        [{"metric": "exact_match (strict-match)", "values": None}]),
+    # It comes from all answers together: no difference question by question.
+    "perplexity": (
+        {"results": {"own": {"word_perplexity,none": 20.0, "word_perplexity_stderr,none": "N/A"}},
+         "samples": {"own": [{"doc_id": 0, "filter": "none", "word_perplexity": (-3.0, 1)}]},
+         "higher_is_better": {"own": {"word_perplexity": False}}},
+        [{"values": None, "stderr": None, "higher_is_better": False}]),
+    # mmlu has a mean; a group without one, and a tag, do not.
+    "a group with a mean": (
+        GROUPED | {"results": PARTS | {
+            "all": {"alias": "all", "acc,none": 0.75, "acc_stderr,none": 0.1}}},
+        [{"benchmark": "all", "value": 0.75, "rows": 4}]),
+    "a group without": (GROUPED | {"results": PARTS | {"all": {"alias": "all"}}}, [
+        {"benchmark": "law"}, {"benchmark": "art"}]),
+    # Nothing is taken for a score of 0.
+    "no number": ({"results": {"own": {"alias": "own", "acc,none": "N/A"}}}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "expected"), SCORES.values(), ids=SCORES)
+def test_the_number_that_counts_is_read(changes, expected):
+    """Which metric, of what, and whether it is a mean of answers."""
+    found = scores_of(answered(**changes))
+    assert [
+        {key: getattr(score, key) for key in wanted}
+        for score, wanted in zip(found, expected, strict=True)
+    ] == expected
+
+
+def change_of(before, after, *, max_drop=0.02, **both):
+    """The comparison of two scores."""
+    scores = [[Score(benchmark="own", metric="m", **one, **both)] for one in (before, after)]
+    (change,) = compare(*scores, result="sft", max_drop=max_drop)
+    return change
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "higher", "loss", "relative", "exceeds"),
+    [
+        (0.52, 0.50, True, 0.02, False, False),  # two points, and no more
+        (0.52, 0.49, True, 0.03, False, True),
+        (0.50, 0.60, True, -0.10, False, False),
+        (20.0, 20.4, False, 0.02, True, False),  # perplexity: 2 % more
+        (20.0, 21.0, False, 0.05, True, True),
+        (0.80, 0.90, False, 0.125, True, True),  # bits per byte: lower is better, though below 1
+        (40.0, 39.0, True, 0.025, True, True),  # BLEU from 0 to 100
+    ],
+)
+def test_a_loss_is_in_points_of_a_score_up_to_1_and_else_a_share(
+    before, after, higher, loss, relative, exceeds
+):
+    """Hand-made numbers."""
+    change = change_of({"value": before}, {"value": after}, higher_is_better=higher)
+    assert change.loss == pytest.approx(loss)
+    assert (change.relative, change.exceeds) == (relative, exceeds)
+
+
+def test_the_error_of_a_difference_is_that_of_pairs_where_there_are_any():
+    """Four questions, one of which turned wrong: differences 0, 0, 0, -1 have the mean -0.25 and the
+    standard deviation 0.5, so that the standard error is 0.25. Of unpaired scores the squares of
+    both errors are added: 0.3 and 0.4 give 0.5. Without a limit nothing exceeds it.
+    """
+    before, after = {"value": 1.0, "stderr": 0.3}, {"value": 0.75, "stderr": 0.4}
+    pairs = change_of(
+        before | {"values": (1.0, 1.0, 1.0, 1.0)}, after | {"values": (1.0, 1.0, 1.0, 0.0)}
+    )
+    assert (pairs.paired, pairs.difference_stderr) == (True, pytest.approx(0.25))
+    assert pairs.is_noise
+    alone = change_of(before, after)
+    assert (alone.paired, alone.difference_stderr) == (False, pytest.approx(0.5))
+    change = change_of({"value": 0.9}, {"value": 0.5}, stderr=0.01, max_drop=None)
+    assert (change.exceeds, change.is_lost) == (None, True)
+
+
+HARNESS_PLAN = """\
+name: asked
+model: {model}
+data: {{path: rows.jsonl}}
+stages:
+  - {{name: sft, objective: sft, update: {update}, learning_rate: 0.01, max_steps: 2, micro_batch_size: 4, seq_len: 64, holdout: 0.2}}
+evaluation: {{tasks: [bench/choose.yaml, bench/write.yaml, bench/read.yaml], max_drop: 0.5}}
+"""
+COMMON = """\
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+"""
+HARNESS_TASKS = {
+    "choose": 'output_type: multiple_choice\ndoc_to_text: "{{q}}"\ndoc_to_choice: "{{c}}"\ndoc_to_target: "{{a}}"\n',
+    "write": (
+        'output_type: generate_until\ndoc_to_text: "{{q}}"\ndoc_to_target: "{{c[0]}}"\n'
+        'generation_kwargs: {until: ["."], max_gen_toks: 4}\nmetric_list: [{metric: exact_match}]\n'
+    ),
+    "read": (
+        'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{q}}"\n'
+        "metric_list: [{metric: word_perplexity}]\n"
+    ),
+}
+
+
+@pytest.fixture
+def harness(tmp_path, monkeypatch, tiny_model):
+    """Writes a plan with benchmarks of choices, written answers and texts for the real harness."""
+    lm_eval = pytest.importorskip("lm_eval")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    jsonl(tmp_path, pairs(20), "rows.jsonl")
+    bench = tmp_path / "bench"
+    bench.mkdir()
+    asked = [{"q": f"Name {n}", "c": [f"number {n}", "a house"], "a": n % 2} for n in range(12)]
+    jsonl(bench, asked, "rows.jsonl")
+    for name, text in HARNESS_TASKS.items():
+        (bench / f"{name}.yaml").write_text(f"task: {name}\n{COMMON}{text}")
+
+    def write(update):
+        plan = HARNESS_PLAN.format(model=tiny_model, update=update)
+        (tmp_path / "plan.yaml").write_text(plan)
+        return lm_eval
+
+    return write
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("update", ["lora", "full", "adapter", "prefix", "ia3"])
+def test_every_kind_of_result_is_asked_by_the_real_harness(
+    tmp_path, monkeypatch, tiny_model, harness, update
+):
+    """A second call asks nothing, and the scores are those of the harness by itself."""
+    lm_eval = harness(update)
+    run = run_plan("plan.yaml", Options(output="out"))
+    found = {change.benchmark: change for change in noted_of(run.record).changes}
+    assert list(found) == ["choose", "write", "read"]
+    assert found["choose"].paired
+    assert found["choose"].rows == 12
+    assert not found["read"].higher_is_better
+    assert found["read"].after != found["read"].before
+    assert run_plan("plan.yaml", Options(output="out")).already_done
+
+    if update != "lora":
+        return
+    template = noted_of(run.record).chat_template
+    plan = read_plan(tmp_path / "out" / "plan.yaml")
+    for name, extra in (("base", ""), ("sft", f",peft={tmp_path / 'out' / 'stages' / 'sft'}")):
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path / "bench")
+            alone = lm_eval.simple_evaluate(
+                model="hf", model_args=f"pretrained={tiny_model},dtype=float32{extra}",
+                tasks=["choose.yaml", "read.yaml"], device="cpu", batch_size=8,
+                apply_chat_template=template, fewshot_as_multiturn=template,
+            )["results"]  # fmt: skip
+        measured = AskedModels(plan, tmp_path / "out", run.record)
+        found = {
+            one.benchmark: one.value
+            for task, answer in measured.answers(name).items()
+            for one in scores(task, answer)
+        }
+        assert found["choose"] == alone["choose"]["acc,none"]
+        assert found["read"] == pytest.approx(alone["read"]["word_perplexity,none"], rel=1e-4)
+
+
+@pytest.mark.long
+def test_a_benchmark_that_the_harness_refuses_ends_before_training(tmp_path, harness):
+    """A column that is not there shows only when the questions are made."""
+    harness("lora")
+    file = tmp_path / "bench" / "choose.yaml"
+    file.write_text(file.read_text().replace("{{c}}", "{{no_such}}"))
+    with pytest.raises(InputError, match=r"choose\.yaml: lm-evaluation-harness cannot run it"):
+        run_plan("plan.yaml", Options(output="out"))
+    assert not (tmp_path / "out" / "stages").exists()

@@ -1,6 +1,4 @@
-"""Writes a conversation with a TEMPLATE of ours as Ollama does: the part of Go's template language
-that `go_template` writes, and nothing else.
-"""
+"""Writes a conversation with our TEMPLATE as Ollama does: only what `go_template` uses of Go."""
 
 import json
 import re

@@ -1,13 +1,16 @@
-"""Results on the hub: uploaded once, by one key of the plan, if their checks passed; a failed upload
-loses nothing.
-"""
+"""Results on the hub: one key uploads once, after the checks, and a failed upload loses nothing."""
 
+import base64
+import hashlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +20,7 @@ from advisor.launch import stages
 from advisor.plan.read import read_plan
 from advisor.record.files import read_record
 from advisor.render.report import write_report
-from tests.extras.hub.server import TOKEN, Hub
-from tests.launch.conftest import PLAN, run
+from tests.launch.conftest import FULL, PLAN, run
 
 pytest.importorskip("huggingface_hub", reason="needs the extra train")
 RESULT = {"adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json", "README.md"}
@@ -29,26 +31,24 @@ def hub(shop, monkeypatch):
     """A hub on this machine that mia is logged in to; the plan pushes to her repository."""
     from huggingface_hub import _commit_api, constants
 
-    found = Hub()
-    monkeypatch.setenv("HF_ENDPOINT", found.address)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     # The hub's other way of storing is a service of its own, in compiled code.
     monkeypatch.setattr(_commit_api, "is_xet_available", lambda: False)
-    monkeypatch.setenv("STAND_IN_CHECKS", "[true, true]")
     (shop / "model" / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
     (shop / "plan.yaml").write_text(f"{PLAN}push_to: mia/shop\n")
-    yield found
-    found.close()
+    with Hub() as found:
+        environment = {"HF_ENDPOINT": found.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+        for name, value in {**environment, "STAND_IN_CHECKS": "[true, true]"}.items():
+            monkeypatch.setenv(name, value)
+        yield found
+        found.shutdown()
 
 
-def done(**options):
+def done(push_to=None, **options):
+    """A run to its end, with its report; of a plan that pushes elsewhere."""
+    if push_to:
+        Path("plan.yaml").write_text(f"{PLAN}push_to: {push_to}\n")
     return run(on_end=write_report, **options)
-
-
-def commits(hub, name="mia/shop"):
-    return len(hub.repositories[name]["commits"]) if name in hub.repositories else 0
 
 
 def test_a_result_is_uploaded_once_with_its_card_and_nothing_else(shop, hub, capsys):
@@ -66,8 +66,8 @@ def test_a_result_is_uploaded_once_with_its_card_and_nothing_else(shop, hub, cap
     digests = read_record(found.folder).input_digests
     (digest,) = (held for name, held in digests.items() if name.startswith("data"))
     assert f"its digest: {digest}" in card
-    for row in (shop / "train.jsonl").read_text().splitlines():
-        assert json.loads(row)["messages"][1]["content"] not in card
+    rows = map(json.loads, (shop / "train.jsonl").read_text().splitlines())
+    assert [row for row in rows if row["messages"][1]["content"] in card] == []
     record = (found.folder / "run.json").read_text()
     pushed = json.loads(record)["extras"]["hub"]["sft"]
     assert (pushed["repository"], len(pushed["commit"])) == ("mia/shop", 40)
@@ -94,28 +94,30 @@ def test_a_failed_upload_loses_nothing_and_the_next_call_only_uploads(
     hub.broken = set()
     monkeypatch.setattr(stages.StageRunner, "train", None)  # nothing is trained
     again = run(found.folder)
-    assert (again.exit_code, commits(hub)) == (0, 1)
+    assert again.exit_code == 0
+    assert len(hub.repositories["mia/shop"]["commits"]) == 1
     assert "mia/shop" in again.record.extras["hub"]["sft"]["url"]
 
 
-def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub, capsys):
+def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub):
     """The run stays the same, and the plan in its folder has the key from then on."""
     (shop / "plan.yaml").write_text(PLAN)
     first = done()
     assert hub.asked == []
-    (shop / "plan.yaml").write_text(f"{PLAN}push_to: mia/other\n")
-    found = done()
-    assert (found.folder, commits(hub, "mia/other")) == (first.folder, 1)
+    found = done("mia/other")
+    assert found.folder == first.folder
+    assert len(hub.repositories["mia/other"]["commits"]) == 1
     assert read_plan(found.folder / "plan.yaml").extra_key("hub", "push_to") == "mia/other"
 
 
-@pytest.mark.parametrize("options", [{"max_steps": 2}, {"dry_run": True}])
-def test_a_trial_and_a_dry_run_upload_nothing(hub, capsys, options):
+@pytest.mark.parametrize(
+    ("options", "said"), [({"max_steps": 2}, True), ({"dry_run": True}, False)]
+)
+def test_a_trial_and_a_dry_run_upload_nothing(hub, capsys, options, said):
     """What is not the whole result stays here, and a trial says so."""
     assert done(**options).exit_code == 0
     assert hub.repositories == {}
-    said = "the results of a trial stay here" in capsys.readouterr().err
-    assert said == ("max_steps" in options)
+    assert ("the results of a trial stay here" in capsys.readouterr().err) is said
 
 
 def test_a_result_whose_check_failed_stays_here(shop, hub, capsys, monkeypatch):
@@ -139,8 +141,7 @@ def test_a_result_whose_check_failed_stays_here(shop, hub, capsys, monkeypatch):
 def test_each_task_has_a_repository_and_an_open_one_is_named(shop, hub, capsys):
     """Each last result has one; who can read an existing one is said before, not changed."""
     tasks = "tasks: [{name: hr, data: {path: train.jsonl}}, {name: law, data: {path: train.jsonl}}]"
-    plan = PLAN.replace("data: {path: train.jsonl}", tasks).replace("update: lora", "update: full")
-    plan = re.sub(r"\n *rank:.*", "", plan)
+    plan = FULL.replace("data: {path: train.jsonl}", tasks)
     (shop / "plan.yaml").write_text(f"{plan}push_to: shop-team/answers\n")
     hr, law = (f"shop-team/answers-{name}" for name in ("hr", "law"))
     hub.repositories[law] = {"private": False, "commits": []}
@@ -170,9 +171,8 @@ def test_what_would_keep_it_from_uploading_is_said_before_training(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     hub.role = role
-    (shop / "plan.yaml").write_text(f"{PLAN}push_to: {owner}/shop\n")
     with pytest.raises(MachineNotReady, match=f"(?s){said}"):
-        done()
+        done(f"{owner}/shop")
     assert not (shop / "runs").exists()
 
 
@@ -181,7 +181,117 @@ def test_what_would_keep_it_from_uploading_is_said_before_training(
 )
 def test_a_name_that_is_no_repository_is_refused(shop, value):
     """The plan says owner/name."""
-    (shop / "plan.yaml").write_text(f"{PLAN}push_to: {value}\n")
     with pytest.raises(InputError, match="push_to") as error:
-        run()
+        done(value)
     assert "a text such as my-name/my-model" in error.value.text()
+
+
+TOKEN = "the-token-of-mia"
+
+
+class Hub(ThreadingHTTPServer):
+    """A model hub with repositories in memory, for the user mia of the organisation shop-team."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Requests)
+        self.repositories = {}  # name -> {private, commits: [{file: content}]}
+        self.objects = {}  # sha256 -> content
+        self.asked, self.role = [], "write"
+        self.broken = set()  # parts of paths that are answered with an error of the server
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def files(self, name):
+        """File -> content of a repository's last commit."""
+        return self.repositories[name]["commits"][-1]
+
+
+class Requests(BaseHTTPRequestHandler):
+    """The answers of the hub: what its client asks for on the way of an upload."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self):
+        path, body = self.path.partition("?")[0], self.body()
+        self.server.asked.append(f"{self.command} {path}")
+        code, value, *headers = self.found(path, body)
+        content = json.dumps(value).encode()
+        self.send_response(code)
+        sizes = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        for name, text in {**sizes, **dict(headers)}.items():
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = answer
+
+    def found(self, path, body):
+        """Status, document and headers."""
+        hub = self.server
+        match path.strip("/").split("/"):
+            case _ if any(part in path for part in hub.broken):
+                return 500, {"error": "the hub is on fire"}
+            case ["store", digest]:
+                hub.objects[digest] = body
+                return 200, {}
+            case _ if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                return 401, {"error": "who are you?"}
+            case ["api", "whoami-v2"]:
+                who = {"name": "mia", "orgs": [{"name": "shop-team"}], "type": "user"}
+                token = {"displayName": "t", "role": hub.role}
+                return 200, {**who, "auth": {"accessToken": token}}
+            case ["api", "repos", "create"]:
+                return self.created(json.loads(body))
+            case ["api", "validate-yaml"]:
+                return 200, {"warnings": [], "errors": []}
+            case [*_, "lfs", "objects", "batch"]:
+                uploads = json.loads(body)["objects"]
+                for one in uploads:
+                    place = {"href": f"{hub.address}/store/{one['oid']}", "header": {}}
+                    one["actions"] = {"upload": place}
+                return 200, {"transfer": "basic", "objects": uploads}
+            case [_, _, owner, name, *_] if f"{owner}/{name}" not in hub.repositories:
+                return 404, {"error": "no such repository"}, ("X-Error-Code", "RepoNotFound")
+            case [_, _, owner, name, *_] if self.command == "GET":
+                about = {"id": f"{owner}/{name}", "siblings": [], "tags": [], "sha": "0" * 40}
+                return 200, {**about, "private": hub.repositories[about["id"]]["private"]}
+            case [_, _, _, _, "preupload", _]:
+                files = json.loads(body)["files"]
+                for file in files:
+                    is_large = file["path"].endswith(".safetensors")
+                    file |= {"uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
+                return 200, {"files": files}
+            case [_, _, owner, name, "commit", _]:
+                return self.committed(f"{owner}/{name}", body)
+
+    def created(self, given):
+        hub, name = self.server, f"{given.get('organization') or 'mia'}/{given['name']}"
+        url = f"{hub.address}/{name}"
+        if name in hub.repositories:
+            return 409, {"error": "it exists", "url": url}
+        private = given.get("private", given.get("visibility") == "private")
+        hub.repositories[name] = {"private": private, "commits": []}
+        return 200, {"url": url, "name": name}
+
+    def committed(self, name, body):
+        hub, items = self.server, [json.loads(line) for line in body.decode().splitlines()]
+        plain = [item["value"] for item in items if item["key"] == "file"]
+        large = [item["value"] for item in items if item["key"] == "lfsFile"]
+        files = {one["path"]: base64.b64decode(one["content"]) for one in plain}
+        files |= {one["path"]: hub.objects[one["oid"]] for one in large}
+        hub.repositories[name]["commits"].append(files)
+        commit = hashlib.sha1(repr(sorted(files)).encode()).hexdigest()
+        return 200, {"commitOid": commit, "commitUrl": f"{hub.address}/{name}/commit/{commit}"}
+
+    def body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)

@@ -32,6 +32,9 @@ tasks:
     data: {path: hr.jsonl}"""
 
 
+TWO_MACHINES = "{device: cuda, processes: 8, nodes: 2, strategy: fsdp}"
+
+
 def write_rows(path: Path, count: int = 200) -> None:
     """Questions and answers, all different."""
     rng = random.Random(count)

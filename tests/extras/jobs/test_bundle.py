@@ -3,14 +3,13 @@
 import hashlib
 import json
 import os
-import stat
 import subprocess
 import sys
 import tarfile
 import venv
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -22,6 +21,7 @@ from advisor.extras.jobs.fetch import hub_names
 from advisor.extras.jobs.pack import make_bundle, product_files
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.plan.read import read_plan
+from tests.extras.conftest import write_program
 from tests.extras.jobs.project import CONFIG, TASKS, write_project, write_rows
 from tests.fake_model import write_fake_model
 
@@ -42,8 +42,7 @@ tasks:
   - name: hr
     data:
       path: hr/train.jsonl
-launch:
-  device: {device}
+launch: {{device: {device}}}
 origin:
   answers:
     data:
@@ -89,22 +88,18 @@ process_results: !function scoring.right
 
 def test_a_benchmark_travels_with_the_files_that_it_names(project):
     """In a folder of its own, so that its relative paths hold; the script installs the harness."""
-    bench = project / "bench"
-    (bench / "asked").mkdir(parents=True)
+    (project / "bench" / "asked").mkdir(parents=True)
     score = "def right(doc, results):\n    return {'acc': 1.0}\n"
-    for name, text in (
-        ("own.yaml", BENCHMARK), ("asked/rows.jsonl", ROWS), ("scoring.py", score),
-        ("other.jsonl", ROWS),
-    ):  # fmt: skip
-        (bench / name).write_text(text)
+    named = {"asked/rows.jsonl": ROWS, "own.yaml": BENCHMARK, "scoring.py": score}
+    for name, text in {**named, "other.jsonl": ROWS}.items():
+        (project / "bench" / name).write_text(text)
     write_plan(
         more="evaluation: {tasks: [bench/own.yaml, arc_easy], max_drop: 0.1}\ntrackers: [wandb]\n"
     )
     bundle = packed()
     files = held(bundle.archive)
-    names = ("asked/rows.jsonl", "own.yaml", "scoring.py")
     found = sorted(name for name in files if name.startswith("files/"))
-    assert found == [f"files/own/{name}" for name in names]
+    assert found == [f"files/own/{name}" for name in named]
     evaluation = plan_in(bundle).extra_key("benchmarks", "evaluation")
     assert (evaluation.tasks, evaluation.max_drop) == (("files/own/own.yaml", "arc_easy"), 0.1)
     assert b"[train,eval,trackers]" in files["run.sh"]
@@ -140,48 +135,37 @@ def held(archive):
 
 
 def test_a_bundle_holds_what_the_plan_needs_under_relative_paths(project):
-    """Model, data and product are in it; files of one name do not collide; reasons stay."""
-    made = packed()
-    assert (made.folder, made.archive.name) == (project / "shop-bundle", "shop-bundle.tar.gz")
-    plan, text = plan_in(made), (made.folder / "plan.yaml").read_text()
-    paths = [task.data.path for task in plan.tasks]
-    assert paths == ["data/train.jsonl", "data/train-2.jsonl"]
+    """Model, data and product are the same bytes in folder and archive, and for the same plan."""
+    first = packed()
+    assert (first.folder, first.archive.name) == (project / "shop-bundle", "shop-bundle.tar.gz")
+    plan, inside = plan_in(first), held(first.archive)
+    files = (path for path in first.folder.rglob("*") if path.is_file())
+    assert inside == {str(path.relative_to(first.folder)): path.read_bytes() for path in files}
+    assert [task.data.path for task in plan.tasks] == ["data/train.jsonl", "data/train-2.jsonl"]
+    assert b"Two" in inside["data/train.jsonl"]
+    assert b"One" in inside["data/train-2.jsonl"]
     assert plan.model == "models/base"
     assert plan.origin.answers == {"data": {"path": "data/train.jsonl"}}
-    for path, word in zip(paths, ("Two", "One"), strict=True):
-        assert word in (made.folder / path).read_text()
-    assert "# a reason of one's own" in text
-    assert str(project.parent) not in text
-    assert (made.folder / "models/base/model.safetensors").is_file()
-    assert (made.folder / "advise" / "pyproject.toml").is_file()
-    assert "torch==" in (made.folder / "advise" / "constraints-tested.txt").read_text()
-
-
-def test_folder_and_archive_hold_the_same_and_repeat(project):
-    """The same bytes for the same plan and data; SHA256SUMS names all but the plan."""
-    first = packed()
-    inside = {
-        path.relative_to(first.folder).as_posix(): path.read_bytes()
-        for path in first.folder.rglob("*")
-        if path.is_file()
-    }
-    assert held(first.archive) == inside
+    assert b"# a reason of one's own" in inside["plan.yaml"]
+    assert str(project.parent).encode() not in inside["plan.yaml"]
+    assert {"models/base/model.safetensors", "advise/pyproject.toml"} < set(inside)
+    assert b"torch==" in inside["advise/constraints-tested.txt"]
     sums = dict(
         reversed(line.split("  ", 1)) for line in inside["SHA256SUMS"].decode().splitlines()
     )
     assert {"data/train.jsonl", "models/base/config.json"} < set(sums)
     assert "plan.yaml" not in sums
     assert sums == {name: hashlib.sha256(inside[name]).hexdigest() for name in sums}
+    assert os.access(first.folder / "run.sh", os.X_OK)
     os.utime("hr/train.jsonl", (1, 1))
     second = packed(project / "again" / "shop-bundle.tar.gz")
     assert second.folder is None
     assert [path.name for path in second.archive.parent.iterdir()] == ["shop-bundle.tar.gz"]
     assert second.archive.read_bytes() == first.archive.read_bytes()
-    assert os.access(first.folder / "run.sh", os.X_OK)
 
 
 def test_nothing_is_overwritten(project):
-    """A folder or an archive that is there is named, and stays."""
+    """A folder or an archive that is there is named, and stays; scp takes './-x' for what it is."""
     packed()
     Path("mine").write_text("mine")
     for out, said in (((), "is there already"), (("mine",), "mine is there already")):
@@ -189,6 +173,7 @@ def test_nothing_is_overwritten(project):
             packed(*out)
     assert Path("mine").read_text() == "mine"
     assert not list(project.glob(".*"))
+    assert "  scp ./-x/a.tar.gz HOST:" in packed("-x/a").lines()
 
 
 @pytest.mark.parametrize(
@@ -205,25 +190,21 @@ def test_a_name_that_a_shell_or_tar_reads_otherwise_is_refused(project, name):
     assert sorted(project.iterdir()) == before
 
 
-def test_a_folder_that_begins_like_an_option_is_named_as_a_path(project):
-    """scp and tar take './-x/a.tar.gz' for what it is."""
-    assert "  scp ./-x/a.tar.gz HOST:" in packed("-x/a").lines()
-
-
 def test_names_on_the_hub_are_fetched_there(project):
-    """A hub model stays a name; how its licence is accepted is said, with the page."""
-    write_plan(model="Qwen/Qwen3-0.6B")
+    """A hub model stays a name, with its licence's page; several machines start by variables."""
+    write_plan(model="Qwen/Qwen3-0.6B", device="cuda, processes: 8, nodes: 2, strategy: fsdp")
     made = packed()
     assert plan_in(made).model == "Qwen/Qwen3-0.6B"
     said = (made.folder / "README.txt").read_text()
     left_out = "Not in it: model Qwen/Qwen3-0.6B (licence apache-2.0), which is downloaded there."
     assert left_out in said
     assert "HF_TOKEN" not in said
-    for model in ("meta-llama/Llama-3.1-8B", "nobody/knows-it"):
-        write_plan(model=model)
-        owner = model.split("/")[0]
-        words = f"do so at https://huggingface.co/{owner}/"
-        assert any(words in line and "HF_TOKEN" in line for line in packed(f"{owner}.tgz").lines())
+    assert "NNODES=2 MASTER_ADDR=" in said
+    assert "2 machines each with 8 NVIDIA GPUs" in said
+    for owner, name in (("meta-llama", "Llama-3.1-8B"), ("nobody", "knows-it")):
+        write_plan(model=f"{owner}/{name}")
+        lines = [line for line in packed(f"{owner}.tgz").lines() if "HF_TOKEN" in line]
+        assert f"do so at https://huggingface.co/{owner}/" in "\n".join(lines)
 
 
 def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatch):
@@ -235,17 +216,17 @@ def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatc
     score = project.parent / "elsewhere" / "score.py"
     score.write_text("def score(**_):\n    return 1.0\n")
     made = packed()
+    files = held(made.archive)
     assert plan_in(made).stages[0].options["reward"] == "files/score.py:score"
-    assert (made.folder / "files" / "score.py").read_text() == score.read_text()
-    for name, content in held(made.archive).items():
-        assert b"this-must-stay-here" not in content, name
+    assert files["files/score.py"] == score.read_bytes()
+    assert [name for name, content in files.items() if b"this-must-stay-here" in content] == []
     score.write_text(f"TOKEN = 'hf_{'a' * 34}'\n")
     with pytest.raises(InputError, match=r"score\.py:1: this looks like a secret"):
         packed("other")
 
 
-def test_links_and_odd_names_become_plain_files(project):
-    """A link is carried as the file it leads to; a loop ends; what is hidden stays here."""
+def test_links_and_odd_names_become_plain_files(project, monkeypatch):
+    """Links are carried as files and hidden files stay here; one that changes leaves no bundle."""
     rows = project / "rows"
     rows.mkdir()
     (rows / "loop").symlink_to(rows)
@@ -255,6 +236,17 @@ def test_links_and_odd_names_become_plain_files(project):
     (found,) = (packed().folder / "data" / "rows").rglob("*")
     assert (found.name, found.is_symlink()) == ("_-a_b.jsonl", False)
     assert found.read_text() == ROWS
+    copy = pack.shutil.copyfile
+
+    def change(source, place):
+        copy(source, place)
+        if source.name == "train.jsonl":
+            source.write_text(source.read_text() + "{}")
+
+    monkeypatch.setattr(pack.shutil, "copyfile", change)
+    with pytest.raises(InputError, match="changed while it was packed"):
+        packed("out")
+    assert not (project / "out").exists()
 
 
 def test_the_product_travels_as_a_source_tree():
@@ -270,23 +262,20 @@ def test_the_product_travels_as_a_source_tree():
     assert not any(name.startswith("rules/schema/") for name in names)
 
 
-# --------------------------------------------------------------------------- the script
-
-
 @pytest.fixture
 def python(tmp_path):
     """A stand-in for an environment that holds everything: notes how it was called."""
-    path = tmp_path / "python"
-    path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {tmp_path}/calls\nexit ${{CODE:-0}}\n')
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+    return write_program(
+        tmp_path / "python", f'printf "%s\\n" "$*" >> {tmp_path}/calls\nexit ${{CODE:-0}}'
+    )
 
 
 def start(folder, python, *arguments, shell="bash", cwd="/", **environment):
     """run.sh from another folder: its exit code, and what it said."""
+    environment = {"PATH": "/usr/bin:/bin", "ADVISE_PYTHON": str(python)} | environment
     done = subprocess.run(
         [shell, f"{folder}/run.sh", *arguments], cwd=cwd, capture_output=True, text=True,
-        env={"PATH": "/usr/bin:/bin", "ADVISE_PYTHON": str(python), **environment},
+        env={name: value for name, value in environment.items() if value},
     )  # fmt: skip
     return done.returncode, done.stderr
 
@@ -326,34 +315,25 @@ def test_the_script_runs_under_any_shell_in_any_folder(project, python, tmp_path
     assert calls(python)[-1] == "run plan.yaml --only x y"
 
 
-def test_the_script_stops_at_what_is_not_whole(project, python):
-    """A changed file is named, and nothing is started."""
-    folder = packed().folder
-    with (folder / "data" / "train.jsonl").open("a") as file:
-        file.write("{}\n")
-    code, said = start(folder, python)
-    assert code == 4
-    assert "data/train.jsonl: FAILED" in said
-    assert not (python.parent / "calls").exists()
-
-
-def test_the_script_says_what_the_machine_lacks(project, python):
-    """No driver for a plan that needs one; no Python that is new enough."""
+def test_the_script_stops_at_what_is_not_whole_or_not_there(project, python):
+    """A changed file, a GPU without driver or an old Python is named, and nothing is started."""
     tools = project / "tools"
     tools.mkdir()
     for name in ("bash", "dirname", "sha256sum", "cmp", "cat"):
         (tools / name).symlink_to(f"/usr/bin/{name}")
-    for device, at, more, lacking in (
-        ("cuda", python, {}, "the plan is for an NVIDIA GPU, and nvidia-smi is not here"),
-        ("cpu", "", {"PATH": str(tools)}, "no Python from 3.11 on was found"),
+    for device, at, more, row, said in (
+        ("cuda", python, {}, "", "the plan is for an NVIDIA GPU, and nvidia-smi is not here"),
+        ("cpu", "", {"PATH": str(tools)}, "", "no Python from 3.11 on was found"),
+        ("mps", python, {}, "{}\n", "data/train.jsonl: FAILED"),
     ):
         write_plan(device=device)
-        code, said = start(packed(device).folder, at, **more)
+        folder = packed(device).folder
+        with (folder / "data" / "train.jsonl").open("a") as file:
+            file.write(row)
+        code, told = start(folder, at, **more)
         assert code == 4
-        assert lacking in said
-
-
-# --------------------------------------------------------------------------- the command
+        assert said in told
+    assert not (python.parent / "calls").exists()
 
 
 def test_every_exporter_says_what_it_is():
@@ -367,17 +347,23 @@ def test_every_exporter_says_what_it_is():
         assert callable(exporter.export)
 
 
-def test_the_command_packs_a_plan_and_refuses_what_has_no_effect(project, call, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("bundle --out packed.tgz", 0,
+         ["Wrote packed.tgz", "tar xzf packed.tgz && bash packed/run.sh"]),
+        ("bundle --only hr", 2, ["--only"]),
+        ("bundel", 2, ["did you mean 'bundle'?"]),
+    ],
+)  # fmt: skip
+def test_the_command_packs_a_plan_and_refuses_what_has_no_effect(
+    project, call, monkeypatch, arguments, code, said
+):
     """It says what was written and what to do next; an unknown form names the known ones."""
     monkeypatch.chdir(project)
-    code, _, said = call("export", "--to", "bundle", "--out", "packed.tgz")
-    assert code == 0, said
-    assert "Wrote packed.tgz" in said
-    assert "tar xzf packed.tgz && bash packed/run.sh" in said
-    assert call("export", "--to", "bundle", "--only", "hr")[0] == 2
-    code, _, said = call("export", "--to", "bundel")
-    assert code == 2
-    assert "did you mean 'bundle'?" in said
+    found, _, err = call("export", "--to", *arguments.split())
+    assert found == code
+    assert [part for part in said if part not in err] == []
 
 
 @pytest.mark.slow
@@ -405,10 +391,8 @@ def test_a_bundle_trains_where_it_is_unpacked(project, tiny_model, tmp_path):
 @pytest.mark.slow
 def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_path):
     """Also inside a repository that ignores such folders, and packed from an installed product."""
-    root = Path(__file__).resolve().parents[3]
     Path(".git").mkdir()
     Path(".gitignore").write_text("data/\nrules/\n")
-    advise = make_bundle(Path("plan.yaml")).folder / "advise"
 
     def wheel(source, out):
         subprocess.run(
@@ -417,7 +401,8 @@ def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_p
         )  # fmt: skip
         return next(out.glob("*.whl"))
 
-    made, built = wheel(advise, tmp_path / "made"), wheel(root, tmp_path / "built")
+    made = wheel(packed().folder / "advise", tmp_path / "made")
+    built = wheel(Path(__file__).resolve().parents[3], tmp_path / "built")
     assert set(zipfile.ZipFile(made).namelist()) == set(zipfile.ZipFile(built).namelist())
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
@@ -441,109 +426,48 @@ def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_p
     own = product_files().items()
     assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in own}
     assert any("torch" in one and "extra == 'train'" in one.replace('"', "'") for one in requires)
-    assert (tmp_path / "clean" / "bin" / "advise").is_file()
-
-
-def test_data_that_are_gone_or_change_meanwhile_are_said(project, monkeypatch):
-    """The file is named, and nothing is left of the bundle."""
-    copy = pack.shutil.copyfile
-
-    def change(source, place):
-        copy(source, place)
-        if source.name == "train.jsonl":
-            source.write_text(source.read_text() + "{}")
-
-    monkeypatch.setattr(pack.shutil, "copyfile", change)
-    with pytest.raises(InputError, match="changed while it was packed"):
-        packed("out")
-    assert not (project / "out").exists()
-
-
-# -------------------------------------------------------------------------- what is downloaded
-
-
-DPO = """\
-  - {name: dpo, objective: dpo, update: lora, data: someone/pairs, start_from: sft}
-"""
+    assert (python.parent / "advise").is_file()
 
 
 def test_what_the_hub_has_is_what_the_plan_names_and_the_folder_lacks(tmp_path):
     """Files and folders that are there are nobody's download."""
     path = write_project(tmp_path)
-    path.write_text(path.read_text().replace("launch:", f"{DPO}launch:"))
-    assert hub_names(read_plan(path), path) == [
-        ("model", "Qwen/Qwen3-8B"), ("data set", "someone/pairs"),
-    ]  # fmt: skip
+    dpo = "  - {name: dpo, objective: dpo, update: lora, data: someone/pairs, start_from: sft}\n"
+    path.write_text(path.read_text().replace("launch:", f"{dpo}launch:"))
+    names = [("model", "Qwen/Qwen3-8B"), ("data set", "someone/pairs")]
+    assert hub_names(read_plan(path), path) == names
     path = write_project(tmp_path / "other", model="base", data=TASKS)
     assert hub_names(read_plan(path), path) == []
 
 
 def test_models_are_fetched_with_what_a_run_reads_and_weights_in_a_pickle_last(
-    tmp_path, monkeypatch
+    project, monkeypatch
 ):
-    """The plan's revision counts; pickled weights are fetched only where there are no others."""
-    path = write_project(tmp_path)
-    path.write_text(path.read_text().replace("data:", "revision: abc\ndata:", 1))
-    calls = []
-
-    def snapshot_download(name, *, revision, allow_patterns):
-        calls.append((name, revision, "*.bin" in allow_patterns, "*.safetensors" in allow_patterns))
-        return str(tmp_path / "base" if weights else tmp_path)
-
-    monkeypatch.setitem(
-        sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download)
-    )
-    weights = True
-    fetching.fetch(path)
-    assert calls == [("Qwen/Qwen3-8B", "abc", False, True)]
-    weights = False
-    fetching.fetch(path)
-    assert calls[1:] == [
-        ("Qwen/Qwen3-8B", "abc", False, True),
-        ("Qwen/Qwen3-8B", "abc", True, True),
-    ]
-
-
-def test_a_model_that_cannot_be_had_is_machine_not_ready(tmp_path, monkeypatch):
-    """With its name and the way out."""
-
-    def refuse(name, **more):
-        raise OSError("401 Client Error")
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=refuse))
-    with pytest.raises(MachineNotReady, match=r"model Qwen/Qwen3-8B: .*401[^\n]*\n.*hf auth login"):
-        fetching.fetch(write_project(tmp_path))
-
-
-@pytest.mark.parametrize(("device", "code"), [("cpu", 0), ("cuda", 0), ("rocm", 4)])
-def test_set_up_needs_no_gpu_and_downloads_once(tmp_path, device, code):
-    """A login node has none, for an AMD GPU it is made by hand, and once is enough."""
-    path = write_project(tmp_path, model="base", launch=f"{{device: {device}}}")
-    folder = make_bundle(path, tmp_path / "a bundle").folder
-    python = tmp_path / "python"
-    python.write_text('#!/bin/bash\necho "$*" >>"$LOG"\n')
-    python.chmod(0o755)
-    log = tmp_path / "log"
-    environment = {"PATH": os.environ["PATH"], "LOG": str(log)}
-    if device != "rocm":
-        environment["ADVISE_PYTHON"] = str(python)
+    """The plan's revision is fetched, pickled weights if no others; a failure names a way out."""
+    write_plan(model="Qwen/Qwen3-8B", more="revision: abc\n")
+    refused = OSError("401 Client Error")
+    with_weights, without = str(project / "base"), str(project)
+    hub = Mock(**{"snapshot_download.side_effect": [with_weights, without, without, refused]})
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     for _ in range(2):
-        done = subprocess.run(
-            ["bash", folder / "run.sh", "--set-up"], env=environment, capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-    if code == 0:
-        asked = log.read_text().splitlines()
-        assert asked.count("-P -m advisor.extras.jobs.fetch plan.yaml") == 1
-        assert not any("advisor run" in line for line in asked)
+        fetching.fetch(Path("plan.yaml"))
+    with pytest.raises(MachineNotReady, match=r"model Qwen/Qwen3-8B: .*401[^\n]*\n.*hf auth login"):
+        fetching.fetch(Path("plan.yaml"))
+    calls = hub.snapshot_download.call_args_list
+    assert {(*call.args, call.kwargs["revision"]) for call in calls} == {("Qwen/Qwen3-8B", "abc")}
+    patterns = [set(call.kwargs["allow_patterns"]) & {"*.bin", "*.safetensors"} for call in calls]
+    both = {"*.bin", "*.safetensors"}
+    assert patterns[:3] == [{"*.safetensors"}, {"*.safetensors"}, both]
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("cuda", 0), ("rocm", 4)])
+def test_set_up_needs_no_gpu_and_downloads_once(project, python, device, expected):
+    """A login node has none, for an AMD GPU it is made by hand, and once is enough."""
+    write_plan(device=device)
+    folder = packed("a bundle").folder
+    for _ in range(2):
+        code, said = start(folder, "" if expected else python, "--set-up")
+        assert code == expected, said
+    if not expected:
+        assert calls(python) == ["-P -m advisor.extras.jobs.fetch plan.yaml"]
         assert (folder / ".fetched").read_text().startswith(f"{folder}/hub\n")
-
-
-def test_a_bundle_for_several_machines_says_how_each_is_started(tmp_path):
-    """By the variables that `advise run` reads without a scheduler."""
-    launch = "{device: cuda, processes: 8, nodes: 2, strategy: fsdp}"
-    folder = make_bundle(write_project(tmp_path, launch=launch), tmp_path / "made").folder
-    text = (folder / "README.txt").read_text()
-    assert "NNODES=2 MASTER_ADDR=" in text
-    assert "2 machines each with 8 NVIDIA GPUs" in text

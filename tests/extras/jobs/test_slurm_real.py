@@ -1,14 +1,22 @@
 """An exported job on a real Slurm: two machines on the loopback, real trainings on the processor.
 
-`python -m pytest -n0 -m long tests/extras/jobs/test_slurm_real.py`; skipped where Slurm is not installed.
+`python -m pytest -n0 -m long tests/extras/jobs/test_slurm_real.py`; skipped where Slurm is not installed
+(Debian and Ubuntu: `apt install slurmctld slurmd slurm-client munge`). The daemons listen on the loopback, their
+files are in a folder, and nothing of the system's own Slurm is read or changed.
 """
 
+import getpass
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,10 +25,11 @@ from advisor.extras.jobs.needs import plan_needs
 from advisor.extras.jobs.pack import make_bundle
 from advisor.extras.jobs.slurm import slurm_job
 from advisor.plan.read import read_plan
-from tests.extras.jobs.project import write_rows
-from tests.extras.jobs.slurm_cluster import kill, missing_programs, running_cluster, wait
+from tests.extras.jobs.project import DATA, TASKS, write_rows
 
-MISSING = missing_programs()
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "srun")
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+MISSING = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(
@@ -29,7 +38,7 @@ pytestmark = [
     ),
 ]
 LONG_S = 600  # on a busy machine a training needs a minute to start
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SAFETENSORS = "stages/*/adapter_model.safetensors"
 PLAN = """\
 version: 1
@@ -49,35 +58,40 @@ stages:
 launch: {launch}
 """
 ONE = 'data: {path: "the rows.jsonl"}'
-TWO_TASKS = """\
-tasks:
-  - name: legal
-    data: {path: "the rows.jsonl"}
-  - name: hr
-    data: {path: hr.jsonl}"""
+TWO_TASKS = TASKS.replace(DATA, "the rows.jsonl")
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    with running_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
-        cluster.environment |= {
-            "ADVISE_PYTHON": sys.executable,
-            "PYTHONPATH": str(ROOT),
-            "ADVISE_RUNS": "off",
+    """A cluster that is up, and down afterwards."""
+    found = Cluster(tmp_path_factory.mktemp("slurm"))
+    found.write()
+    try:
+        found.start()
+        found.environment |= {
+            "ADVISE_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "ADVISE_RUNS": "off",
             "OMP_NUM_THREADS": "1",
-        }
-        yield cluster
+        }  # fmt: skip
+        yield found
+    finally:
+        found.stop()
+
+
+def plan_in(folder, model, *, data=ONE, steps=150, launch="{device: cpu}"):
+    """A plan file with its data beside it."""
+    write_rows(folder / "the rows.jsonl", 300)
+    write_rows(folder / "hr.jsonl", 310)
+    plan = folder / "plan.yaml"
+    plan.write_text(PLAN.format(model=model, data=data, steps=steps, launch=launch))
+    return plan
 
 
 @pytest.fixture
 def exported(tmp_path, tiny_model):
     """Makes an unpacked bundle of a plan, in a folder with a blank in its name."""
 
-    def make(*, data=ONE, steps=150, launch="{device: cpu}"):
-        write_rows(tmp_path / "the rows.jsonl", 300)
-        write_rows(tmp_path / "hr.jsonl", 310)
-        plan = tmp_path / "plan.yaml"
-        plan.write_text(PLAN.format(model=tiny_model, data=data, steps=steps, launch=launch))
+    def make(**keys):
+        plan = plan_in(tmp_path, tiny_model, **keys)
         job = slurm_job(plan_needs(read_plan(plan), plan))
         return make_bundle(plan, tmp_path / "a job", job=job).folder
 
@@ -96,16 +110,17 @@ def rows(folder, run="shop"):
 
 
 def processes(folder, words):
-    """This job's processes with these words in their command, by the folder they work in."""
+    """This job's processes whose command has this pattern, by the folder they work in."""
     found = []
     for one in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):
             command = (one / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if Path(os.readlink(one / "cwd")) == folder and words in command:
+            if Path(os.readlink(one / "cwd")) == folder and re.search(words, command):
                 found.append(int(one.name))
-        except OSError:
-            continue
     return sorted(found)
+
+
+ADVISE_RUN = r"^(?!srun\b).*-P -m advisor run"
 
 
 def weights(folder, run="shop"):
@@ -117,10 +132,7 @@ def weights(folder, run="shop"):
 def uninterrupted(tmp_path_factory, tiny_model):
     """The weights of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    write_rows(folder / "the rows.jsonl", 300)
-    (folder / "plan.yaml").write_text(
-        PLAN.format(model=tiny_model, data=ONE, steps=150, launch="{device: cpu}")
-    )
+    plan_in(folder, tiny_model)
     subprocess.run(
         [sys.executable, "-m", "advisor", "run", "plan.yaml", "--output", "runs/shop", "--no-judge"],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True,
@@ -139,7 +151,7 @@ def test_a_job_that_is_stopped_or_killed_comes_back_and_ends_the_same(
     wait(lambda: cluster.job(job)["Restarts"] == "1", within_s=LONG_S)
     stopped = rows(folder)
     wait(lambda: rows(folder) >= stopped + 25, within_s=LONG_S)
-    (advise,) = [one for one in processes(folder, "-P -m advisor run") if not is_srun(one)]
+    (advise,) = processes(folder, ADVISE_RUN)
     os.kill(advise, signal.SIGKILL)
     ended = cluster.ended(job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2")
@@ -147,10 +159,6 @@ def test_a_job_that_is_stopped_or_killed_comes_back_and_ends_the_same(
     said = next(folder.glob("*.out")).read_text()
     assert said.count("the job is queued again") == 2
     assert "exit code 130" in said
-
-
-def is_srun(number):
-    return Path(f"/proc/{number}/cmdline").read_bytes().startswith(b"srun")
 
 
 def test_a_lost_machine_is_replaced(cluster, exported, uninterrupted):
@@ -202,19 +210,19 @@ def test_a_failed_training_is_queued_again_once(cluster, exported):
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "5:0", "1")
 
 
-def test_a_cancelled_job_saves_and_does_not_come_back(cluster, exported):
+@pytest.mark.parametrize(
+    ("arguments", "state"), [((), "CANCELLED"), (("--batch", "--signal=INT"), "FAILED")]
+)
+def test_a_cancelled_job_saves_and_does_not_come_back(cluster, exported, arguments, state):
     """Neither by scancel alone, nor with the signal that asks for a checkpoint first."""
-    for arguments, state in (((), "CANCELLED"), (("--batch", "--signal=INT"), "FAILED")):
-        folder = exported(steps=1500)
-        job = start(cluster, folder)
-        wait(lambda folder=folder: rows(folder) >= 25, within_s=LONG_S)
-        cluster.call("scancel", *arguments, job)
-        ended = cluster.ended(job)
-        assert (ended["JobState"], ended["Restarts"]) == (state, "0")
-        assert any((folder / "runs" / "shop").glob("stages/sft/checkpoints/*"))
-        assert json.loads((folder / "runs/shop/run.json").read_text())["status"] == "stopped"
-        shutil.rmtree(folder)
-        folder.with_name("a job.tar.gz").unlink()
+    folder = exported(steps=1500)
+    job = start(cluster, folder)
+    wait(lambda: rows(folder) >= 25, within_s=LONG_S)
+    cluster.call("scancel", *arguments, job)
+    ended = cluster.ended(job)
+    assert (ended["JobState"], ended["Restarts"]) == (state, "0")
+    assert any((folder / "runs" / "shop").glob("stages/sft/checkpoints/*"))
+    assert json.loads((folder / "runs/shop/run.json").read_text())["status"] == "stopped"
 
 
 def test_the_same_job_submitted_twice_trains_once(cluster, exported):
@@ -230,18 +238,13 @@ def test_the_same_job_submitted_twice_trains_once(cluster, exported):
 
 def test_tasks_train_as_an_array(cluster, exported):
     """Each in its own run folder, side by side; a stop reaches the one task that is meant."""
-    folder = exported(data=TWO_TASKS, steps=150)
+    folder = exported(data=TWO_TASKS)
     job = start(cluster, folder)
     wait(lambda: rows(folder, "shop-hr") >= 25 and rows(folder, "shop-legal") >= 1, within_s=LONG_S)
     cluster.call("scancel", "--batch", "--signal=TERM", f"{job}_1")
-    restarts = {}
-    for number in ("0", "1"):
-        wait(
-            lambda number=number: cluster.job(f"{job}_{number}")["JobState"] == "COMPLETED",
-            within_s=LONG_S,
-        )
-        restarts[number] = cluster.job(f"{job}_{number}")["Restarts"]
-    assert restarts == {"0": "0", "1": "1"}
+    ended = [cluster.ended(f"{job}_{number}", within_s=LONG_S) for number in (0, 1)]
+    assert [one["JobState"] for one in ended] == ["COMPLETED"] * 2
+    assert [one["Restarts"] for one in ended] == ["0", "1"]
     for task in ("legal", "hr"):
         record = json.loads((folder / f"runs/shop-{task}/run.json").read_text())
         done = [stage["task"] for stage in record["stages"] if stage["status"] == "done"]
@@ -254,7 +257,7 @@ def test_two_machines_train_one_run_and_resume_it(cluster, exported):
     # The names of these machines are no addresses; those of a cluster's are.
     job = cluster.submit(folder, "--no-judge", MASTER_ADDR="127.0.0.1")
     wait(lambda: rows(folder) >= 25, within_s=LONG_S)
-    both = [one for one in processes(folder, "-P -m advisor run") if not is_srun(one)]
+    both = processes(folder, ADVISE_RUN)
     assert len(both) == 2
     os.kill(both[-1], signal.SIGKILL)
     ended = cluster.ended(job, within_s=LONG_S)
@@ -267,10 +270,8 @@ def test_two_machines_train_one_run_and_resume_it(cluster, exported):
 @pytest.mark.parametrize("gpu_type", [None, "h100", "a100"])
 def test_slurm_takes_the_lines_that_ask_for_gpus(cluster, tmp_path, gpu_type):
     """And refuses a GPU that it does not have before anything is queued."""
-    write_rows(tmp_path / "the rows.jsonl")
-    plan = tmp_path / "plan.yaml"
     launch = "{device: cuda, processes: 2, nodes: 2, strategy: fsdp}"
-    plan.write_text(PLAN.format(model="Qwen/Qwen3-8B", data=ONE, steps=9, launch=launch))
+    plan = plan_in(tmp_path, "Qwen/Qwen3-8B", steps=9, launch=launch)
     script = slurm_job(plan_needs(read_plan(plan), plan), gpu_type).files["job.sbatch"]
     cores = f"--cpus-per-task={min(8, os.cpu_count() or 1)}"
     (tmp_path / "job.sbatch").write_text(script.replace("--cpus-per-task=8", cores))
@@ -293,3 +294,143 @@ def test_a_shells_linter_finds_nothing(exported, data):
         text=True,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout
+
+
+# cred_expire: how long a job that is queued again waits until the old one's credential is void.
+CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CredType=cred/munge
+SlurmUser={user}
+SlurmdUser={user}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=batch_sched_delay=1,sched_interval=1
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=30
+MinJobAge=3600
+GresTypes=gpu
+"""
+NODE = """\
+NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={mib} \
+Gres=gpu:h100:2 State=UNKNOWN
+"""
+
+
+class Cluster:
+    """The daemons, and the commands that ask them."""
+
+    nodes = ("n1", "n2")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def write(self) -> None:
+        """The configuration, with ports that are free now."""
+        user, host = getpass.getuser(), socket.gethostname().partition(".")[0]
+        ports = free_ports(1 + len(self.nodes))
+        mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 * 3 // 4
+        text = CONFIGURATION.format(folder=self.folder, host=host, port=ports[0], user=user)
+        for name, port in zip(self.nodes, ports[1:], strict=True):
+            text += NODE.format(name=name, host=host, port=port, cpus=os.cpu_count(), mib=mib)
+            (self.folder / f"spool-{name}").mkdir()
+        text += f"PartitionName=main Nodes={','.join(self.nodes)} Default=YES State=UP\n"
+        (self.folder / "state").mkdir()
+        (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        # Files stand in for two GPUs: the scheduler gives them away and never opens them.
+        (self.folder / "gres.conf").write_text(
+            "".join(
+                f"NodeName={','.join(self.nodes)} Name=gpu Type=h100 File={file}\n"
+                for file in ("/dev/null", "/dev/zero")
+            )
+        )
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        self.folder.chmod(0o700)
+
+    def start(self) -> None:
+        """All daemons; returns when both machines are idle."""
+        at = {name: self.folder / f"munge.{name}" for name in ("socket", "pid", "log", "seed")}
+        self.call(
+            "munged", "--force", f"--key-file={self.folder / 'munge.key'}",
+            f"--socket={at['socket']}", f"--pid-file={at['pid']}", f"--log-file={at['log']}",
+            f"--seed-file={at['seed']}",
+        )  # fmt: skip
+        self.call("slurmctld")
+        for name in self.nodes:
+            self.call("slurmd", "-N", name)
+        wait(lambda: self.call("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"])
+
+    def stop(self) -> None:
+        """What was started here, by its number."""
+        if (self.folder / "slurmctld.pid").exists():
+            with suppress(subprocess.CalledProcessError):
+                self.call("scancel", f"--user={getpass.getuser()}", "--signal=KILL", "--full")
+        for file in (*self.folder.glob("slurm*.pid"), self.folder / "munge.pid"):
+            kill(file, signal.SIGTERM)
+
+    def call(self, *command: str, cwd: Path | None = None, **more: str) -> str:
+        """What a command prints, with `more` in its environment; raises if it fails."""
+        try:
+            return subprocess.run(
+                command, env=self.environment | more, cwd=cwd, capture_output=True, text=True,
+                timeout=60, check=True,
+            ).stdout  # fmt: skip
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
+
+    def submit(self, folder: Path, *arguments: str, **more: str) -> str:
+        """The number of a job: job.sbatch of the folder."""
+        command = ("sbatch", "--parsable", "job.sbatch", *arguments)
+        return self.call(*command, cwd=folder, **more).strip()
+
+    def job(self, number: str) -> dict[str, str]:
+        """JobState, Restarts, ExitCode, ... of a job."""
+        text = self.call("scontrol", "show", "job", "-o", number)
+        return dict(pair.partition("=")[::2] for pair in text.split() if "=" in pair)
+
+    def ended(self, number: str, *, within_s: float = 600) -> dict[str, str]:
+        """The job, once it has ended."""
+        going = {"PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SUSPENDED"}
+        wait(lambda: self.job(number)["JobState"] not in going, within_s=within_s)
+        return self.job(number)
+
+
+def wait(is_so: Callable[[], bool], *, within_s: float = 60) -> None:
+    """Until it is so. Raises TimeoutError."""
+    end_s = time.monotonic() + within_s
+    while not is_so():
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"not within {within_s:g} s")
+        time.sleep(0.2)
+
+
+def kill(pid_file: Path, number: int) -> None:
+    """A signal to the process that a file names, if it is alive."""
+    with suppress(OSError, ValueError):
+        os.kill(int(pid_file.read_text()), number)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

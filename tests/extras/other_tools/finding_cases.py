@@ -1,6 +1,4 @@
-"""For each rule about a configuration keys with which it speaks and keys with which it is silent,
-beside a small file that is right (BASES).
-"""
+"""For each rule about a configuration, keys (beside BASES) that make it speak or keep silent."""
 
 # What a small file that is right holds. In a case, null takes a key away.
 BASES = {

@@ -1,9 +1,6 @@
-"""A plan becomes another tool's file: nothing is lost but what is named, nothing is overwritten,
-and what the tool cannot hold is refused.
-"""
+"""A plan becomes another tool's file: losses are named, and what it cannot hold is refused."""
 
 import json
-import os
 
 import pytest
 import yaml
@@ -18,8 +15,8 @@ from advisor.ground.errors import InputError
 from advisor.ground.version import __version__
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
-from tests.data.conftest import jsonl
-from tests.render.test_data import GOLDEN
+from tests.conftest import golden
+from tests.data.conftest import BOT, USER, jsonl
 
 QUESTIONS = [(f"What is {a} plus {b}?", f"It is {a + b}.") for a in range(5) for b in range(5)]
 ANSWERS = {
@@ -73,6 +70,11 @@ def stage(objective, update="lora", **keys):
     return {**named, "learning_rate": 2e-4, **keys}
 
 
+def write(tool_id, path, out="out", only=None):
+    """The files of the plan, in a folder beside it."""
+    return write_files(tool_id, path, path.parent / out, only=only)
+
+
 def written_values(folder, name):
     """The file as its tool reads it."""
     return yaml.safe_load((folder / name).read_text("utf-8"))
@@ -83,8 +85,6 @@ def rows_in(folder, name="train"):
     text = (folder / "data" / f"{name}.jsonl").read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
-
-# --------------------------------------------------------------------------- round trip
 
 CHOICES = {
     "learning_rate": [1e-5, 2e-4, 0.001], "epochs": [1.0, 2.5, 3.0], "max_steps": [None, 7],
@@ -105,9 +105,7 @@ LORA_CHOICES = {
 }  # fmt: skip
 
 
-def drawn_of(choices):
-    """One value of each key."""
-    return st.fixed_dictionaries({key: st.sampled_from(some) for key, some in choices.items()})
+# Not in the file itself: the data's split, our own clock, keys of whole runs.
 
 
 # Not in the file itself: the data's split, our own clock, keys of whole runs.
@@ -127,31 +125,28 @@ def test_what_comes_back_from_a_tools_file_is_the_plan_but_for_what_was_named(
     choices = CHOICES | (LORA_CHOICES if update == "lora" else {})
     if objective == "sft":
         choices |= {"packing": [False, True], "loss_on": ["answers", "all"]}
-    keys = drawn.draw(drawn_of(choices))
+    one_of_each = {key: st.sampled_from(some) for key, some in choices.items()}
+    keys = drawn.draw(st.fixed_dictionaries(one_of_each))
     path = plan_file(folder, stage(objective, update) | keys, data=DATA_OF[objective])
     try:
         plan = read_plan(path)
     except InputError:  # keys that do not go together
         reject()
-    done = write_files(tool_id, path, folder / "out", only=None)
-    job, tool = done.jobs[0], tool_named(tool_id)
+    job, tool = write(tool_id, path).jobs[0], tool_named(tool_id)
     values = written_values(folder / "out", tool.file)
-    back = read(
-        tool,
-        {**values, "command": job.command, "data_kind": "text" if objective == "cpt" else "rows"},
-        defaults=tool.defaults_of(job.command),
-    ).ours
+    kind = "text" if objective == "cpt" else "rows"
+    theirs = {**values, "command": job.command, "data_kind": kind}
+    back = read(tool, theirs, defaults=tool.defaults_of(job.command)).ours
     (entry,) = entries(plan)
     usual = usual_values(objective, update)
     named = {one.key for one in job.lost} | ASIDE
-    for key, value in flat_stage(plan, entry.stage).items():
-        if key in named or (key not in back and value == usual.get(key)):
-            continue
-        assert back.get(key) == value, f"{key}: {value} became {back.get(key)}"
+    expected = {
+        key: value
+        for key, value in flat_stage(plan, entry.stage).items()
+        if key not in named and (key in back or value != usual.get(key))
+    }
+    assert {key: back.get(key) for key in expected} == expected
     assert all(tool.has(key, job.command) for key in values)
-
-
-# --------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(("tool_id", "objective"), [(t, o) for t in HELD for o in HELD[t]])
@@ -159,24 +154,11 @@ def test_every_row_is_written_once_and_held_out_rows_are_a_file_of_their_own(
     tool_id, objective, tmp_path
 ):
     """Nothing of the data gets lost on the way."""
-    path = plan_file(tmp_path, stage(objective, holdout=0.2), data=DATA_OF[objective])
-    write_files(tool_id, path, tmp_path / "out", only=None)
+    write(tool_id, plan_file(tmp_path, stage(objective, holdout=0.2), data=DATA_OF[objective]))
     train, test = (rows_in(tmp_path / "out", name) for name in ("train", "test"))
     assert len(train) + len(test) == len(QUESTIONS)
     assert 0 < len(test) < 10
     assert all((asked in str(train)) != (asked in str(test)) for asked, _ in QUESTIONS)
-
-
-def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
-    """What somebody edited stays."""
-    path = plan_file(tmp_path, stage("sft"))
-    write_files("trl", path, tmp_path / "out", only=None)
-    edited = tmp_path / "out" / "trl.yaml"
-    edited.write_text("learning_rate: 1\n")
-    with pytest.raises(InputError, match="nothing is overwritten"):
-        write_files("trl", path, tmp_path / "out", only=None)
-    assert edited.read_text() == "learning_rate: 1\n"
-    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -197,66 +179,61 @@ def test_what_a_tool_cannot_hold_is_refused_with_the_way_out(tool_id, made, said
     """Nothing is written for a plan that the tool would train as another one."""
     path = plan_file(tmp_path, made, data=DATA_OF.get(made["objective"], "pairs"))
     with pytest.raises(InputError, match=said) as raised:
-        write_files(tool_id, path, tmp_path / "out", only=None)
+        write(tool_id, path)
     assert raised.value.exit_code == 2
     assert "--to bundle" in raised.value.faults[0].hint
     assert not (tmp_path / "out").exists()
 
 
 def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
-    """The second stage starts from the merged result of the first."""
+    """The second stage starts from the merged result of the first. What somebody edited stays."""
     path = plan_file(tmp_path, stage("sft"), stage("dpo"), data="preference")
-    write_files("trl", path, tmp_path / "two", only=None)
-    first, second = (
-        written_values(tmp_path / "two", f"trl.{name}.yaml") for name in ("1-sft", "2-dpo")
-    )
+    write("trl", path, "two")
+    files = [tmp_path / "two" / f"trl.{name}.yaml" for name in ("1-sft", "2-dpo")]
+    first, second = (yaml.safe_load(file.read_text("utf-8")) for file in files)
     assert first["output_dir"] == "out/1-sft"
     assert second["model_name_or_path"] == "out/1-sft-merged"
-    assert "merge_and_unload" in (tmp_path / "two" / "trl.2-dpo.yaml").read_text()
+    assert "merge_and_unload" in files[1].read_text()
+    files[0].write_text("learning_rate: 1\n")
+    with pytest.raises(InputError, match="nothing is overwritten"):
+        write("trl", path, "two")
+    assert files[0].read_text() == "learning_rate: 1\n"
+    assert not list(tmp_path.glob(".*"))
     tasks = [{"name": name, "data": {"path": "pairs.jsonl"}} for name in ("legal", "hr")]
     path = plan_file(tmp_path, stage("sft"), tasks=tasks)
-    done = write_files("llamafactory", path, tmp_path / "tasks", only=None)
-    assert [job.file for job in done.jobs] == ["llamafactory.legal.yaml", "llamafactory.hr.yaml"]
+    files = [job.file for job in write("llamafactory", path, "tasks").jobs]
+    assert files == ["llamafactory.legal.yaml", "llamafactory.hr.yaml"]
     info = json.loads((tmp_path / "tasks" / "dataset_info.json").read_text())
     assert set(info) == {"legal", "legal_test", "hr", "hr_test"}
-    alone = write_files("axolotl", path, tmp_path / "one", only="hr")
-    assert [job.file for job in alone.jobs] == ["axolotl.hr.yaml"]
-
-
-def test_a_conversation_with_several_answers_teaches_all_of_them(tmp_path):
-    """TRL gets a row for each answer."""
-    path = plan_file(tmp_path, stage("sft", holdout=0.0), data="chat")
-    write_files("trl", path, tmp_path / "rows", only=None)
-    rows = rows_in(tmp_path / "rows")
-    assert len(rows) == 2 * len(QUESTIONS)
-    assert {len(row["prompt"]) for row in rows} == {2, 4}
-    assert written_values(tmp_path / "rows", "trl.yaml")["completion_only_loss"] is True
+    assert [job.file for job in write("axolotl", path, "one", "hr").jobs] == ["axolotl.hr.yaml"]
 
 
 def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path):
-    """A few are left out with a count; of many, nothing is written."""
+    """A few are left out with a count, many stop the export; TRL gets a row for each answer."""
     path = plan_file(tmp_path, stage("sft", holdout=0.0))
-    asked = {"role": "user", "content": "Add 1 and 2."}
-    answer = {"role": "assistant", "content": "Hi"}
-    called = answer | {"content": "", "tool_calls": [{"function": {"name": "add"}}]}
-    plain, row = ({"messages": [asked, one]} for one in (answer, called))
+    called = {**BOT, "content": "", "tool_calls": [{"function": {"name": "add"}}]}
+    plain, row = ({"messages": [USER, one]} for one in (BOT, called))
     jsonl(tmp_path, [plain] * 30 + [row], "pairs.jsonl")
-    (job,) = write_files("llamafactory", path, tmp_path / "few", only=None).jobs
+    (job,) = write("llamafactory", path, "few").jobs
     assert any("1 rows left out" in note and "tools" in note for note in job.notes)
     jsonl(tmp_path, [plain] * 30 + [row] * 10, "pairs.jsonl")
     with pytest.raises(InputError, match="cannot hold tools"):
-        write_files("llamafactory", path, tmp_path / "many", only=None)
+        write("llamafactory", path, "many")
     assert not (tmp_path / "many").exists()
-    write_files("trl", path, tmp_path / "all", only=None)
+    write("trl", path, "all")
     assert len(rows_in(tmp_path / "all")) == 40
+    write("trl", plan_file(tmp_path, stage("sft", holdout=0.0), data="chat"), "chat")
+    rows = rows_in(tmp_path / "chat")
+    assert len(rows) == 2 * len(QUESTIONS)
+    assert {len(row["prompt"]) for row in rows} == {2, 4}
+    assert written_values(tmp_path / "chat", "trl.yaml")["completion_only_loss"] is True
 
 
 @pytest.mark.parametrize("tool_id", TOOLS)
 def test_trackers_and_the_hub_are_written_in_the_tools_own_words(tool_id, tmp_path):
     """The last stage alone is uploaded, once and privately; nothing is called lost."""
     top = {"trackers": ["wandb"], "push_to": "mia/shop"}
-    path = plan_file(tmp_path, stage("sft"), stage("sft", name="more"), **top)
-    done = write_files(tool_id, path, tmp_path / "out", only=None)
+    done = write(tool_id, plan_file(tmp_path, stage("sft"), stage("sft", name="more"), **top))
     assert not set(top) & {one.key for job in done.jobs for one in job.lost}
     first, last = (job.values for job in done.jobs)
     words = {"report_to": ["wandb"], "push_to_hub": True, "hub_private_repo": True}
@@ -267,29 +244,21 @@ def test_trackers_and_the_hub_are_written_in_the_tools_own_words(tool_id, tmp_pa
     assert "hub_model_id" not in first
 
 
-def test_every_tool_that_is_read_is_written():
-    """One exporter for each tool."""
-    assert set(TOOLS) == set(HELD) <= set(exporters())
-
-
 @pytest.mark.parametrize("tool_id", HELD)
 def test_a_file_looks_as_it_was_looked_at(tool_id, tmp_path):
-    """Header and values of one plan, exactly as they were read and approved."""
+    """Header and values of one plan are exactly as approved, and each tool has an exporter."""
+    assert set(TOOLS) == set(HELD) <= set(exporters())
     made = stage(
         "sft", quantization="nf4", rank=16, alpha=32, weights_dtype="bfloat16", precision="mixed",
         epochs=3, warmup=0.1, scheduler="cosine", micro_batch_size=4, grad_accum=4, seq_len=1024,
         kernels="auto", attention="auto", holdout=0.2,
     )  # fmt: skip
-    path = plan_file(
-        tmp_path, made, data="chat", model="Qwen/Qwen3-8B",
-        launch={"device": "cuda", "processes": 2},
-    )  # fmt: skip
-    done = write_files(tool_id, path, tmp_path / "out", only=None)
+    launch = {"device": "cuda", "processes": 2}
+    done = write(
+        tool_id, plan_file(tmp_path, made, data="chat", model="Qwen/Qwen3-8B", launch=launch)
+    )
     text = (tmp_path / "out" / done.jobs[0].file).read_text().replace(__version__, "VERSION")
     lines = "\n".join(done.lines()).replace(str(tmp_path), "PLACE")
     assert len(done.lines()) <= 12
     page = f"{text}\n# On the screen:\n{lines}\n"
-    golden = GOLDEN / f"written_{tool_id}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(page, encoding="utf-8")
-    assert page == golden.read_text(encoding="utf-8")
+    assert page == golden(f"written_{tool_id}.txt", page)

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,25 +13,22 @@ from advisor.export.exporter import ExportRequest
 from advisor.extras.vllm.folder import NOT_HELD, export, made_beside, why_not_held
 from advisor.ground.errors import InputError
 from tests.export.runs import CHATML, write_adapter, write_run
+from tests.extras.conftest import write_program
 
 
 @pytest.fixture
 def take(tmp_path):
     """Exports tmp_path/run; gives what was said, and the calls of tools."""
 
-    def run_tool(name, *arguments):
-        take.calls.append((name, *arguments))
-        return 0
-
     def take(*, only=None):
-        out = tmp_path / "out"
         wanted = ExportRequest(
-            source=take.run, out=out, only=only, say=take.said.append, run_tool=run_tool
-        )
+            source=take.run, out=tmp_path / "out", only=only, say=take.said.append,
+            run_tool=take.tool,
+        )  # fmt: skip
         assert export(wanted) == 0
-        return out
+        return wanted.out
 
-    take.run, take.said, take.calls = tmp_path / "run", [], []
+    take.run, take.said, take.tool = tmp_path / "run", [], Mock(return_value=0)
     return take
 
 
@@ -45,8 +43,7 @@ def words(folder: Path, *arguments: str) -> list[str]:
     """What the script hands to `vllm`: it runs with a `vllm` that prints its words."""
     place = folder.parent / "bin"
     place.mkdir(exist_ok=True)
-    (place / "vllm").write_text('#!/bin/sh\npwd\nfor word in "$@"; do echo "$word"; done\n')
-    (place / "vllm").chmod(0o755)
+    write_program(place / "vllm", 'pwd\nfor word in "$@"; do echo "$word"; done')
     done = subprocess.run(
         ["/bin/sh", str(folder / "serve.sh"), *arguments],
         capture_output=True, text=True, check=True, env={"PATH": f"{place}:/usr/bin:/bin"},
@@ -57,7 +54,10 @@ def words(folder: Path, *arguments: str) -> list[str]:
 
 
 def test_departments_share_one_base(take, departments):
-    """One server holds the base once and a module for each task, under the task's name."""
+    """One server holds the base, each task's module by name, and every result's end tokens."""
+    for task, ends in (("legal", 2), ("hr", [0, 2])):
+        config = {"eos_token_id": ends, "temperature": 0.5}
+        (departments[task] / "generation_config.json").write_text(json.dumps(config))
     out = take()
     assert words(out, "--port", "9000") == [
         "serve", "org/base", "--enable-lora", "--max-lora-rank", "16", "--max-loras", "2",
@@ -65,22 +65,15 @@ def test_departments_share_one_base(take, departments):
         "legal=adapters/legal", "hr=adapters/hr", "--port", "9000",
     ]  # fmt: skip
     assert (out / "chat_template.jinja").read_text() == CHATML
+    written = json.loads((out / "generation_config.json").read_text())
+    assert written == {"eos_token_id": [2, 0], "temperature": 0.5}
     for task, stage in departments.items():
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             assert (out / "adapters" / task / name).read_bytes() == (stage / name).read_bytes()
-    assert not take.calls
+    assert not take.tool.called
     assert "names, shapes and rank of the tensors of 2 layers" in "\n".join(take.said)
     shutil.rmtree(out)
     assert words(take(only="hr"))[-1] == "hr=adapters/hr"
-
-
-def test_answers_end_where_any_of_the_results_ends_them(take, departments):
-    """The server gets those of every result: the base's own may lack a token."""
-    for task, ends in (("legal", 2), ("hr", [0, 2])):
-        config = {"eos_token_id": ends, "temperature": 0.5}
-        (departments[task] / "generation_config.json").write_text(json.dumps(config))
-    written = json.loads((take() / "generation_config.json").read_text())
-    assert written == {"eos_token_id": [2, 0], "temperature": 0.5}
 
 
 @pytest.mark.parametrize("template", [CHATML, None])
@@ -103,14 +96,15 @@ def test_a_whole_model_is_served_from_its_folder(tmp_path, take):
     assert found[:4] == ["serve", model, "--served-model-name", "shop"]
     assert found[found.index("--dtype") + 1] == "bfloat16"
     assert "--enable-lora" not in found
-    assert not take.calls
+    assert not take.tool.called
 
 
 def test_a_module_that_vllm_cannot_hold_is_merged(take):
     """What the reason is stands on the screen; the merged model lies beside the script."""
     write_adapter(write_run(take.run) / "stages" / "sft", use_dora=True)
     out = take()
-    ((*before, merged, _, device, _, only),) = take.calls
+    take.tool.assert_called_once()
+    *before, merged, _, device, _, only = take.tool.call_args.args
     assert (*before, device, only) == ("merge", str(take.run), "--out", "cpu", "sft")
     assert Path(merged).name == "model"
     assert Path(merged).parent.name.startswith(f".{out.name}.")  # renamed once it is whole
@@ -148,15 +142,6 @@ def test_what_cannot_be_served_is_refused_before_anything_is_written(tmp_path, t
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_written_over(tmp_path, take):
-    """A folder with something in it stays as it is."""
-    write_run(take.run)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(InputError, match="is not empty"):
-        take()
-
-
 @pytest.mark.parametrize(
     ("config", "match"),
     [
@@ -178,12 +163,11 @@ def test_keys_that_vllm_passes_over_are_reasons_to_merge(tmp_path, config, match
     assert "cannot be read" in str(why_not_held(tmp_path, own))
 
 
-def test_what_ends_an_export_leaves_nothing_behind(tmp_path):
-    """A folder is whole or not there: a full disk or Ctrl-C takes the half away."""
-    out = tmp_path / "served"
+def test_what_ends_an_export_leaves_nothing_behind(tmp_path, take):
+    """A folder is whole or not there after a full disk or Ctrl-C; what was in it stays."""
 
     def stopped():
-        with made_beside(out) as work:
+        with made_beside(tmp_path / "served") as work:
             work.mkdir()
             (work / "half").write_text("x")
             raise KeyboardInterrupt
@@ -191,3 +175,8 @@ def test_what_ends_an_export_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert list(tmp_path.iterdir()) == []
+    write_run(take.run)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(InputError, match="is not empty"):
+        take()

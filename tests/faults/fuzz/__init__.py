@@ -1,3 +1,1 @@
-"""A fuzzer that knows the structure of what `advise` reads: answers, plans, rules, data, model folders,
-records of runs, checkpoints, specs, methods and arguments.
-"""
+"""A fuzzer that knows the structure of every kind of file and argument that `advise` reads."""

@@ -8,8 +8,6 @@ finding, and so is one call that computes for more than five seconds. Files that
 told apart by their reader (safetensors, Parquet) are mutated as bytes, the others by their structure.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -41,18 +39,17 @@ with atheris.instrument_imports(include=["advisor", "trainers.keep.checkpoint_st
     from advisor.ruleset.load import load_rules
     from trainers.keep import checkpoint_store  # noqa: F401 - to be instrumented
 
-from tests.faults.fuzz import forks, seeds
+from tests.faults.fuzz import seeds
 from tests.faults.fuzz.mutate import Mutator
-from tests.faults.fuzz.run import KEPT, finished_run
-from tests.faults.table import Row, print_rows
+from tests.faults.fuzz.run import KEPT, fill, finished_run
+from tests.faults.table import IN_MEMORY, Row, print_rows
 
 LARGEST = 20_000  # bytes of an input
 NEWER = f"{seeds.CHECKPOINTS}/checkpoint-6/complete.json"
 
 
 def specs_of(path: Path) -> None:
-    text = path.read_text("utf-8", errors="replace")
-    run_specs(text, find_model=lambda *_, **__: (None, []))
+    run_specs(path.read_text("utf-8", errors="replace"), find_model=lambda *_, **__: (None, []))
 
 
 def header_of(path: Path) -> None:
@@ -62,8 +59,7 @@ def header_of(path: Path) -> None:
 
 def checkpoint_of(path: Path) -> None:
     folder = path.parents[2]
-    content = path.read_bytes()
-    forks.fill(folder, seeds.checkpoint_files() | {NEWER: content})
+    fill(folder, seeds.checkpoint_files() | {NEWER: path.read_bytes()})
     seeds.checkpoint_store(folder).newest(lambda text: None)
 
 
@@ -95,9 +91,7 @@ def readers(run: seeds.Files) -> list[Reader]:
 
 
 class Guided:
-    """Calls a reader with what libFuzzer gives, and keeps what must not be: one finding for each
-    place in our code.
-    """
+    """Calls a reader with what libFuzzer gives, and keeps one finding a place in our code."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -139,11 +133,10 @@ class Guided:
         return (number + text)[:most]
 
     def one(self, data: bytes) -> None:
-        """Read it."""
         name, file, read, _ = self.readers[data[0] % len(self.readers)] if data else self.readers[0]
         self.tried[name] += 1
         place = self.folder / "case"
-        forks.fill(place, {file: data[1:]})
+        fill(place, {file: data[1:]})
         began = time.process_time()
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -154,7 +147,7 @@ class Guided:
             raise
         except BaseException as error:
             self.keep(name, data[1:], "".join(traceback.format_exception(error)))
-        if time.process_time() - began > forks.CPU_S:
+        if time.process_time() - began > seeds.CPU_S:
             self.keep(name, data[1:], f"slow: {time.process_time() - began:.1f} s")
 
     def keep(self, name: str, content: bytes, what: str) -> None:
@@ -163,23 +156,19 @@ class Guided:
         if place not in self.found:
             kept = KEPT / f"guided-{name}-{len(self.found)}"
             kept.parent.mkdir(parents=True, exist_ok=True)
-            forks.fill(kept, {"file": content, "output": what.encode(errors="replace")})
+            fill(kept, {"file": content, "output": what.encode(errors="replace")})
             wrong = [what.strip().splitlines()[-1][:160], place[-160:], str(kept)]
             self.found[place] = Row(fault="fuzzed input", where=name, wrong=wrong)
 
     def rows(self) -> list[Row]:
-        bad = Counter(row.where for row in self.found.values())
-        sound = [
-            Row(fault="fuzzed input", where=name, count=count - bad[name])
-            for name, count in self.tried.items()
-        ]
-        return [*sound, *self.found.values()]
+        sound = self.tried - Counter(row.where for row in self.found.values())
+        about = [{"where": name, "count": count} for name, count in sound.items()]
+        return [*(Row(fault="fuzzed input", **one) for one in about), *self.found.values()]
 
 
 def main() -> None:
     seed, count = map(int, sys.argv[1:])
-    shared = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
     os.environ |= {"HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub")}
     guided = Guided(folder)
 

@@ -1,7 +1,5 @@
 """Mutations: of a value (answers, plans, records), of the text that holds it, and of plain bytes."""
 
-from __future__ import annotations
-
 import copy
 import datetime
 import json
@@ -30,6 +28,10 @@ TEXTS = [item for item in ODD if isinstance(item, str)]
 NAMES = (
     "name", "model", "data", "stages", "version", "path", "id", "type", "value", "messages", "__class__",
 )  # fmt: skip
+# What is done to a node; some more often.
+CHANGES = (
+    "replace", "replace", "replace", "near", "drop", "repeat", "rename", "splice", "splice", "wrap", "add",
+)  # fmt: skip
 DEPTHS = (2, 5, 30)
 # Deeper nesting would be too much for the mutator itself: it is put in when the text is written.
 DEEP = re.compile(r"""["']?@@deep(\d+)@@["']?""")
@@ -48,22 +50,53 @@ class Mutator:
     def value(self, value: Any, pool: Sequence[Any]) -> Any:
         """The value with a few of its nodes changed; `pool` holds others of its kind, for splices."""
         result = [copy.deepcopy(value)]  # so that the root has a place too
-        changes = (
-            *(self._replace, self._replace, self._replace, self._near, self._drop, self._repeat),
-            *(self._rename, self._splice, self._splice, self._wrap, self._add),
-        )
         for _ in range(self.dice.choice((1, 1, 1, 2, 2, 3, 6))):
-            holder, key = self.dice.choice(list(places_of(result)))
-            self.dice.choice(changes)(holder, key, pool)
+            self._change(*self.dice.choice(list(places_of(result))), pool)
             if not result:
                 result = [None]
         return result[0]
 
-    def _replace(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        holder[key] = copy.deepcopy(self.dice.choice(ODD))
+    def _change(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        """Change one node, in a way that is drawn."""
+        dice, old = self.dice, holder[key]
+        match dice.choice(CHANGES):
+            case "replace":
+                holder[key] = self._odd()
+            case "near":
+                holder[key] = self.near(old)
+            case "drop":
+                del holder[key]
+            case "repeat" if isinstance(holder, list):
+                holder[key:key] = [copy.deepcopy(old)] * dice.choice((1, 2, 40, 300))
+            case "repeat":
+                count = dice.choice((1, 2, 40, 40))
+                holder.update({f"{key}{number}": copy.deepcopy(old) for number in range(count)})
+            case "rename" if isinstance(holder, dict):
+                name = dice.choice((*NAMES, *SCALARS, self.text(str(key))))
+                holder[name] = holder.pop(key)
+            case "rename":
+                holder[key] = {str(key): old}
+            case "splice":
+                holder[key] = self._part(pool)[1]
+            case "wrap" if dice.random() < 0.4:
+                holder[key] = f"@@deep{dice.choice(DEEPER)}@@"
+            case "wrap":
+                for _ in range(dice.choice(DEPTHS)):
+                    holder[key] = [holder[key]] if dice.random() < 0.5 else {"a": holder[key]}
+            case "add" if isinstance(old, dict):
+                old.update([self._part(pool)])
+            case "add" if isinstance(old, list):
+                old.append(self._part(pool)[1])
+            case "add":
+                holder[key] = [old, self._odd()]
 
-    def _near(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        holder[key] = self.near(holder[key])
+    def _odd(self) -> Any:
+        return copy.deepcopy(self.dice.choice(ODD))
+
+    def _part(self, pool: Sequence[Any]) -> tuple[Any, Any]:
+        """(key, value) of any place in any value of the pool; the key of a list is a number."""
+        holder, key = self.dice.choice(list(places_of([self.dice.choice(pool)])))
+        return key, copy.deepcopy(holder[key])
 
     def near(self, old: Any) -> Any:
         """A value of the same type, near to another one."""
@@ -85,57 +118,12 @@ class Mutator:
         return old
 
     def text(self, old: str) -> str:
-        """A text like another one."""
         at = self.dice.randrange(len(old) + 1)
         odd = self.dice.choice(TEXTS)
         changed = (
             old[:at] + odd + old[at:], old[:at], old[at:], old * 2, old.upper(), old + "\n", odd + old,
         )  # fmt: skip
         return self.dice.choice(changed)
-
-    def _drop(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        del holder[key]
-
-    def _repeat(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        times = self.dice.choice((1, 2, 40, 300))
-        if isinstance(holder, list):
-            holder[key:key] = [copy.deepcopy(holder[key])] * times
-        else:
-            for number in range(min(times, 40)):
-                holder[f"{key}{number}"] = copy.deepcopy(holder[key])
-
-    def _rename(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        if isinstance(holder, dict):
-            name = self.dice.choice((*NAMES, *SCALARS, self.text(str(key))))
-            holder[name] = holder.pop(key)
-        else:
-            holder[key] = {str(key): holder[key]}
-
-    def _splice(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        holder[key] = self._part(pool)[1]
-
-    def _part(self, pool: Sequence[Any]) -> tuple[Any, Any]:
-        """(key, value) of any place in any value of the pool; the key of a list is a number."""
-        holder, key = self.dice.choice(list(places_of([self.dice.choice(pool)])))
-        return key, copy.deepcopy(holder[key])
-
-    def _add(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        (inner, other), target = self._part(pool), holder[key]
-        if isinstance(target, dict):
-            target[inner] = other
-        elif isinstance(target, list):
-            target.append(other)
-        else:
-            holder[key] = [target, copy.deepcopy(self.dice.choice(ODD))]
-
-    def _wrap(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        if self.dice.random() < 0.4:
-            holder[key] = f"@@deep{self.dice.choice(DEEPER)}@@"
-            return
-        value = holder[key]
-        for _ in range(self.dice.choice(DEPTHS)):
-            value = [value] if self.dice.random() < 0.5 else {"a": value}
-        holder[key] = value
 
     # ------------------------------------------------------------------ texts and bytes
 
@@ -145,8 +133,8 @@ class Mutator:
         text = json.dumps(
             plain(value), indent=indent, ensure_ascii=self.dice.random() < 0.5, default=str
         )
-        text = deepened(text)
-        return text.encode("utf-8", "surrogatepass" if self.dice.random() < 0.5 else "replace")
+        errors = "surrogatepass" if self.dice.random() < 0.5 else "replace"
+        return deepened(text).encode("utf-8", errors)
 
     def as_yaml(self, value: Any) -> bytes:
         """YAML, in block or in flow style; JSON where YAML cannot hold it."""
@@ -203,8 +191,7 @@ def places_of(root: Any) -> Iterator[tuple[Any, Any]]:
     left = [root]
     while left:
         holder = left.pop()
-        keys = range(len(holder)) if isinstance(holder, list) else list(holder)
-        for key in keys:
+        for key in range(len(holder)) if isinstance(holder, list) else list(holder):
             yield holder, key
             if isinstance(holder[key], list | dict):
                 left.append(holder[key])

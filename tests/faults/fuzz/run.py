@@ -3,56 +3,236 @@
     python -m tests.faults.fuzz.run SEED COUNT [TARGET]
 
 prints a row for each finding and one for each kind of input. Each finding is kept in a folder, with
-the command in a file `command`.
+the command in a file `command`. A fork is fast, since everything is loaded before, and safe, since it
+has limits, and tells of every file that it writes and every connection that it tries.
 """
 
-from __future__ import annotations
-
+import gc
 import io
+import json
 import os
 import random
 import re
+import resource
+import select
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from tests.faults.fuzz import forks
 from tests.faults.fuzz.mutate import Mutator
-from tests.faults.fuzz.seeds import ADVICE, Files, Target, around, targets
-from tests.faults.table import ROOT, Row, print_rows
+from tests.faults.fuzz.seeds import Files, Target, advise_main, around, targets
+from tests.faults.table import IN_MEMORY, ROOT, Row, print_rows
 
 KEPT = Path(os.environ.get("ADVISE_FAULTS_KEPT") or tempfile.gettempdir(), "advise-faults-found")
+FILE_BYTES = 256 * 2**20
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = (
+    "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod",
+    "shutil.rmtree", "shutil.move", "shutil.copyfile", "shutil.copytree",
+)  # fmt: skip
+COPIES = ("shutil.copyfile", "shutil.copytree")
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind")
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+# Where rules that were read once are kept (advisor/ground/yaml_files.py), before HOME changes here.
+KEPT_RULES = os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "finetune-advisor"
+)
+FREE = ("/dev/null", "/dev/tty", "/proc/self")
 
 
-def advise_main() -> None:
-    from advisor.cli import main
-
-    main()
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Case:
     """One input, and the command that reads it."""
 
-    what: str  # kind of input
+    of: Target
     files: Files
     arguments: Sequence[str]
-    codes: Sequence[int] = ADVICE
-    env: Mapping[str, str] = field(default_factory=dict)
-    run: Callable[[], object] = advise_main
-    program: str = "advise"
-    limits: forks.Limits = field(default_factory=forks.Limits)
-    cpu_s: float = forks.CPU_S
-    usual: str = "$^"  # pattern of what is no fault of this kind of input
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended."""
+
+    code: int  # negative: the signal that ended it
+    out: bytes
+    err: bytes
+    cpu_s: float
+    hung: bool
+    told: Sequence[str]  # writes outside its folder, connections, programs started
+    changed: Sequence[str]  # files in its folder that are new, other or gone
+
+
+def call(case: Case, folder: Path) -> Outcome:
+    """What the case's command does in a fork, in this folder."""
+    before = snapshot(folder)
+    texts = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err", "told")]
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            os.environ.update(case.of.env)
+            sys.argv = ["advise", *case.arguments]
+            code = _in_child(case, folder, texts)
+        finally:
+            os._exit(code)
+    waiter = os.pidfd_open(pid)
+    hung = not select.select([waiter], [], [], case.of.most_wall_s)[0]
+    if hung:
+        os.kill(pid, signal.SIGKILL)
+    _, status, used = os.wait4(pid, 0)
+    os.close(waiter)
+    out, err, told = (text.read_bytes() if text.exists() else b"" for text in texts)
+    for text in texts:
+        text.unlink(missing_ok=True)
+    after = snapshot(folder)
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    return Outcome(
+        code=os.waitstatus_to_exitcode(status), out=out, err=err, hung=hung,
+        cpu_s=used.ru_utime + used.ru_stime, changed=changed,
+        told=told.decode(errors="replace").splitlines(),
+    )  # fmt: skip
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Name -> content of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def fill(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make the folder anew, with these files."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _in_child(case: Case, folder: Path, texts: Sequence[Path]) -> int:
+    os.setsid()
+    streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in texts]
+    sources = (os.open(os.devnull, os.O_RDONLY), *streams)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.dup2(sources[number], number)
+        mode = "w" if number else "r"
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+    resource.setrlimit(resource.RLIMIT_CPU, (case.of.most_cpu_s, case.of.most_cpu_s + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (case.of.most_bytes, case.of.most_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    os.chdir(folder)
+    _tell_of(folder, streams[2])
+    code = 0
+    try:
+        case.of.run()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 1 if left.code else 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if isinstance(origin, str) and Path(origin).is_relative_to(folder):
+            os.write(streams[2], f"imported {name} from its input\n".encode())
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:
+        code = 98
+    return code
+
+
+def _tell_of(folder: Path, stream: int) -> None:
+    """Write a line for each file that is written elsewhere, each connection, each program."""
+    caches = folder.parent / "home"  # where advise may keep what it has read
+    inside = (str(folder.resolve()), str(caches.resolve()), KEPT_RULES, *FREE)
+    is_busy = False
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal is_busy
+        if is_busy:
+            return
+        is_busy = True
+        try:
+            told = [str(arguments)[:200]] if event in (*NETWORK, *STARTS) else []
+            paths = map(os.path.abspath, _written(event, arguments))
+            told += [path for path in paths if not path.startswith(inside)]
+            for text in told:
+                os.write(stream, f"{event} {text}\n".encode(errors="replace"))
+        finally:
+            is_busy = False
+
+    sys.addaudithook(hook)
+
+
+def _written(event: str, arguments: tuple[Any, ...]) -> list[str]:
+    """The paths that an event changes."""
+    paths = arguments[event in COPIES : 2] if event in CHANGES else ()  # a copy reads the first
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
+        paths = arguments[:1]
+    return [os.fsdecode(one) for one in paths if isinstance(one, str | bytes | os.PathLike)]
+
+
+def settle() -> None:
+    """Before the first fork: collect garbage once, and leave what is loaded alone."""
+    gc.collect()
+    gc.freeze()
+
+
+# --------------------------------------------------------------------------- what must not be
+
+# All but tab and newline; a terminal acts on them. C1 controls are characters of UTF-8 here.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
+REFUSED = 2
+
+
+def faults(outcome: Outcome, case: Case) -> list[str]:
+    """What was not as promised; the first word says of which kind it is."""
+    output = outcome.out + outcome.err
+    text = output.decode(errors="replace")
+    control = CONTROL.search(text)
+    around = text[max(0, control.start() - 30) : control.end() + 10] if control else ""
+    changed = outcome.changed if outcome.code == REFUSED else ()
+    words = list(case.arguments)
+    asked = words[: words.index("--")] if "--" in words else words
+    checks = {
+        "hang: it did not end": outcome.hung,
+        f"exit code {outcome.code}": not outcome.hung and outcome.code not in case.of.codes,
+        f"slow: {outcome.cpu_s:.1f} s of computing": outcome.cpu_s > case.of.cpu_s,
+        "traceback": "Traceback (most recent call last)" in text,
+        f"control character in the output: {around!r}": control,
+        "output is no UTF-8": output.decode(errors="ignore").encode() != output,
+        **{f"outside: {line}": True for line in outcome.told[:3]},
+        f"changed although refused: {', '.join(changed[:3])}": changed,
+        "silent": outcome.code in (2, 3, 4, 5) and not output.strip(),
+    }
+    found = [what for what, is_so in checks.items() if is_so]
+    if "--json" in asked and not outcome.hung and not {"-h", "--help", "--version"} & set(asked):
+        try:
+            json.loads(outcome.out, parse_constant=lambda name: json.loads(f"not JSON: {name}"))
+        except RecursionError:
+            pass
+        except ValueError as error:
+            found.append(f"standard output is no JSON: {error}")
+    return [one for one in found if not re.match(case.of.usual, one)]
+
+
+# --------------------------------------------------------------------------- inputs
 
 
 def draw(target: Target, dice: random.Random) -> Case:
@@ -60,31 +240,27 @@ def draw(target: Target, dice: random.Random) -> Case:
     mutator = Mutator(dice)
     seed = dice.choice(target.seeds)
     form = dice.choice(target.forms)
-    arguments = list(dice.choice(target.commands))
+    arguments = dice.choice(target.commands).split()
     name, content = target.file, b""
-    if form == "arguments":
-        arguments = mutated_arguments(seed, mutator, dice)
-    elif form == "file":
-        ending, content = seed
-        name = f"{name}{ending}"
-        content = mutator.data(content, [other for _, other in target.seeds])
-        arguments = [name if word == "DATA" else word for word in arguments]
-    elif form == "bytes":
-        content = mutator.data(seed, target.seeds)
-    elif form == "rows":
-        rows = mutator.value(seed, target.seeds)
-        lines = rows if isinstance(rows, list) else [rows]
-        content = b"".join(mutator.as_json(row).replace(b"\n", b" ") + b"\n" for row in lines[:400])
-    else:
-        value = mutator.value(seed, target.seeds)
-        content = mutator.as_yaml(value) if form == "yaml" else mutator.as_json(value)
+    match form:
+        case "arguments":
+            arguments = mutated_arguments(seed, mutator, dice)
+        case "file":
+            name += seed[0]
+            content = mutator.data(seed[1], [other for _, other in target.seeds])
+            arguments = [name if word == "DATA" else word for word in arguments]
+        case "bytes":
+            content = mutator.data(seed, target.seeds)
+        case "rows":
+            rows = mutator.value(seed, target.seeds)
+            lines = map(mutator.as_json, rows[:400] if isinstance(rows, list) else [rows])
+            content = b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines)
+        case "yaml" | "json":
+            value = mutator.value(seed, target.seeds)
+            content = mutator.as_yaml(value) if form == "yaml" else mutator.as_json(value)
     if form in ("yaml", "json", "rows") and dice.random() < 0.15:
         content = mutator.data(content, [content])
-    files = target.around | ({name: content} if name else {})
-    return Case(
-        what=target.name, files=files, arguments=arguments, codes=target.codes, env=target.env,
-        run=target.run or advise_main,
-    )  # fmt: skip
+    return Case(target, target.around | ({name: content} if name else {}), arguments)
 
 
 def mutated_arguments(words: Sequence[str], mutator: Mutator, dice: random.Random) -> list[str]:
@@ -92,14 +268,9 @@ def mutated_arguments(words: Sequence[str], mutator: Mutator, dice: random.Rando
     result = list(words)
     for _ in range(dice.choice((1, 1, 2, 3))):
         at = dice.randrange(len(result))
-        kind = dice.random()
-        if kind < 0.55:
-            result[at] = mutator.text(result[at])
-        elif kind < 0.7:
-            del result[at]
-        else:
-            word = result[at] if kind < 0.8 else mutator.text(dice.choice(words))
-            result.insert(at, word)
+        word, other = result[at], mutator.text(dice.choice(words))
+        changed, twice, before = [mutator.text(word)], [word, word], [other, word]
+        result[at : at + 1] = dice.choice([changed] * 11 + [[]] * 3 + [twice] * 2 + [before] * 4)
         result = result or ["--json"]
     safe = [word.replace("\0", "").encode("utf-8", "replace").decode()[:20_000] for word in result]
     return safe if safe[0] != "demo" else ["rules"]
@@ -110,48 +281,41 @@ def cases(
 ) -> Iterator[Case]:
     """So many inputs; first what reads rules and methods anew, before anything is loaded for good."""
     drawn = dice.choices(chosen, [target.weight for target in chosen], k=count)
-    is_warm = False
-    for target in sorted(drawn, key=lambda target: not target.cold):
-        if not target.cold and not is_warm:
-            warm(chosen, folder / "warm")
-            is_warm = True
-        yield draw(target, dice)
+    yield from (draw(target, dice) for target in drawn if target.cold)
+    warm(chosen, folder / "warm")
+    yield from (draw(target, dice) for target in drawn if not target.cold)
 
 
 def warm(chosen: Sequence[Target], folder: Path) -> None:
     """Read rules and catalogues once, so that the forks need not."""
-    forks.fill(folder, around())
-    argv, nothing = sys.argv, io.StringIO()
-    commands = [command for target in chosen if not target.cold for command in target.commands]
+    fill(folder, around())
+    nothing = io.StringIO()
+    commands = [words.split() for target in chosen if not target.cold for words in target.commands]
     with chdir(folder), redirect_stdout(nothing), redirect_stderr(nothing):
         for command in commands:
             if command and command[0] not in ("chat", "export", "checkpoint"):
-                sys.argv = ["advise", *command]
-                with suppress(SystemExit, Exception):
+                words = ["advise", *command]
+                with mock.patch.object(sys, "argv", words), suppress(SystemExit, Exception):
                     advise_main()
-    sys.argv = argv
     shutil.rmtree(folder)
-    forks.settle()
+    settle()
 
 
 def fuzz(tried: Iterable[Case], folder: Path, name: str) -> list[Row]:
     """Rows of inputs that are tried one after the other in a folder; findings are kept by name."""
-    forks.settle()
+    settle()
     counts: Counter[str] = Counter()
     found = []
     for number, case in enumerate(tried):
         place = folder / "case"
-        forks.fill(place, case.files)
-        outcome = forks.call(
-            case.run, place, arguments=case.arguments, env=case.env, limits=case.limits
-        )
-        faults = forks.faults(outcome, case.arguments, case.codes, cpu_s=case.cpu_s)
-        if faults := [one for one in faults if not re.match(case.usual, one)]:
+        fill(place, case.files)
+        outcome = call(case, place)
+        if broken := faults(outcome, case):
             kept = keep(f"{name}-{number}", case, outcome)
-            wrong = [*faults, last_line(outcome.err), str(kept)]
-            found.append(Row(fault="fuzzed input", where=case.what, moment=name, wrong=wrong))
+            wrong = [*broken, last_line(outcome.err), str(kept)]
+            found.append(Row(fault="fuzzed input", where=case.of.name, moment=name, wrong=wrong))
         else:
-            counts[case.what] += 1
+            counts[case.of.name] += 1
     sound = [
         Row(fault="fuzzed input", where=what, moment=name, count=count)
         for what, count in counts.items()
@@ -159,12 +323,12 @@ def fuzz(tried: Iterable[Case], folder: Path, name: str) -> list[Row]:
     return [*sound, *found]
 
 
-def keep(name: str, case: Case, outcome: forks.Outcome) -> Path:
+def keep(name: str, case: Case, outcome: Outcome) -> Path:
     """Keep an input with its command and its output; where."""
     kept = KEPT / name
     kept.parent.mkdir(parents=True, exist_ok=True)
-    forks.fill(kept, case.files)
-    command = f"{case.program} {shlex.join(case.arguments)}\n"
+    fill(kept, case.files)
+    command = f"{case.of.program} {shlex.join(case.arguments)}\n"
     (kept / "command").write_text(command, errors="replace")
     (kept / "output").write_bytes(outcome.out[-4000:] + b"\n-----\n" + outcome.err[-6000:])
     return kept
@@ -172,8 +336,7 @@ def keep(name: str, case: Case, outcome: forks.Outcome) -> Path:
 
 def last_line(text: bytes) -> str:
     lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
-    first = next((line for line in lines if "bug in advise" in line), None)
-    return (first or (lines[-1] if lines else ""))[:200]
+    return next((line for line in lines if "bug in advise" in line), (lines or [""])[-1])[:200]
 
 
 def finished_run(folder: Path) -> Files:
@@ -182,7 +345,7 @@ def finished_run(folder: Path) -> Files:
     from advisor.render.report import write_report
     from tests.launch.conftest import MACHINE, STAND_IN
 
-    forks.fill(folder, around())
+    fill(folder, around())
     with chdir(folder):
         run_plan(
             "plan.yaml", Options(output="run", hardware=MACHINE, trainers=STAND_IN, say=lambda text: None,
@@ -229,8 +392,7 @@ def read_results(name: str, *arguments: str, **_: Any) -> subprocess.CompletedPr
 
 def main() -> None:
     seed, count, *only = sys.argv[1:]
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
         folder = Path(name)
         every = targets(finished_run(folder / "made"))
         shutil.rmtree(folder / "made")

@@ -1,7 +1,5 @@
 """What is mutated: sound files of every kind that `advise` reads, and how it is asked to read them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pyarrow import Table
+from pyarrow.parquet import write_table
 
 from tests.fake_model import llama_tensors
 from tests.faults.kills.scenes import DATA, PLANS, REWARD, plan_text
@@ -27,8 +27,15 @@ CONFIG: dict[str, Any] = LARGER | {
     "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 2, "vocab_size": 32,
 }  # fmt: skip
+CPU_S = 5.0
 ADVICE = (0, 2, 3, 4)
 RUN = (*ADVICE, 5, 130)
+
+
+def advise_main() -> None:
+    from advisor.cli import main
+
+    main()
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,19 @@ class Target:
     seeds: Sequence[Any]  # values, or bytes where there is no structure to keep
     forms: Sequence[str]  # json, yaml: how a value is written
     file: str  # the name of the mutated file; of data: without its ending
-    commands: Sequence[Sequence[str]]
+    commands: Sequence[str]
     around: Files = field(default_factory=dict)  # sound files beside it
     codes: Sequence[int] = ADVICE
     weight: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     cold: bool = False  # rules and methods are read anew
-    run: Callable[[], object] | None = None  # instead of advise's own main
+    run: Callable[[], object] = advise_main
+    program: str = "advise"
+    most_cpu_s: int = 15  # more than these ends it
+    most_wall_s: float = 60.0
+    most_bytes: int = 4 * 2**30
+    cpu_s: float = CPU_S  # more is a fault
+    usual: str = "$^"  # pattern of what is no fault of this kind of input
 
 
 def jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -111,7 +124,6 @@ CONFIGURATIONS: list[dict[str, Any]] = [
         "datasets": [{"path": "json", "data_files": "chats.jsonl"}], "dtype": "bfloat16",
     },
 ]  # fmt: skip
-METHOD_FILES = ("rules/objectives/orpo.yaml", "rules/updates/ia3.yaml")
 ARGUMENTS = (
     ("--json", "--task", "qa", "--budget", "usd=20,hours=6", "--gpu", "RTX 4090", "--gpus", "2"),
     ("--json", "--data", "chats.jsonl", "--model", "./model", "--signal", "prompting_tried"),
@@ -134,46 +146,35 @@ def rows_of(kind: str, count: int = 12) -> list[dict[str, Any]]:
 def plans() -> list[dict[str, Any]]:
     """The plans of the kills, with a model that is beside them, and one with keys of every kind."""
     found = [{"version": 1, **yaml.safe_load(plan_text(objective))} for objective in PLANS]
-    rich = json.loads(json.dumps(found[0]))
-    rich["stages"][0] |= RICH
-    rich |= {"template": {"enable_thinking": False}, "launch": {"device": "cpu", "processes": 1}}
-    return [*found, rich]
+    rich = {"template": {"enable_thinking": False}, "launch": {"device": "cpu", "processes": 1}}
+    return [*found, found[0] | rich | {"stages": [found[0]["stages"][0] | RICH]}]
 
 
 def rules() -> list[dict[str, Any]]:
-    found = [yaml.safe_load((ROOT / "examples/acme/acme.yaml").read_text())]
-    for tables in found[0]["tables"].values():
-        tables[:] = tables[:2]
-    return found
+    found = yaml.safe_load((ROOT / "examples/acme/acme.yaml").read_text())
+    return [found | {"tables": {name: rows[:2] for name, rows in found["tables"].items()}}]
 
 
 def data_files() -> list[tuple[str, bytes]]:
     """(ending, content) of data of every kind and form."""
     chats, pairs, votes = map(rows_of, ("chats", "pairs", "votes"))
     table = io.StringIO()
-    writer = csv.DictWriter(table, ["question", "answer"])
-    writer.writeheader()
-    for n in range(12):
-        writer.writerow({"question": f"What is {n}, please?", "answer": f"It is {n}.\nOf course."})
+    rows = ((f"What is {n}, please?", f"It is {n}.\nOf course.") for n in range(12))
+    csv.writer(table).writerows([("question", "answer"), *rows])
     sharegpt = [
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}
     ]
-    found = [
+    packed = io.BytesIO()
+    write_table(Table.from_pylist(pairs), packed)
+    return [
         *((".jsonl", jsonl(rows)) for rows in (chats, pairs, votes)),
         (".json", json.dumps(sharegpt * 8).encode()),
         (".json", json.dumps({"data": pairs}).encode()),
         (".csv", table.getvalue().encode()),
         (".tsv", table.getvalue().replace(",", "\t").encode()),
         (".txt", "\n\n".join(f"The shop sells tea number {n}." for n in range(40)).encode()),
+        (".parquet", packed.getvalue()),
     ]
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        return found
-    packed = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(pairs), packed)
-    return [*found, (".parquet", packed.getvalue())]
 
 
 def safetensors() -> bytes:
@@ -187,33 +188,30 @@ def safetensors() -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(end)
 
 
-def tokenizer() -> dict[str, Any]:
-    return {
-        "version": "1.0",
-        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<|im_end|>": 2}, "merges": []},
-        "added_tokens": [{"id": 2, "content": "<|im_end|>", "special": True}],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
-    }
+TOKENIZER: dict[str, Any] = {
+    "version": "1.0",
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<|im_end|>": 2}, "merges": []},
+    "added_tokens": [{"id": 2, "content": "<|im_end|>", "special": True}],
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+}
 
 
 # Two whole checkpoints, of which the newer gets a mutated file.
 CHECKPOINTS = "checkpoints"
 SAVED = (3, 6)
-RANDOM_STATE = "random_state_0.safetensors"
 SAVED_FILES = {
     "adapter_model.safetensors": b"weights of step %d " * 20,
-    RANDOM_STATE: b'{"map": [[{"value": "python"}, {"value": %d}]]}',
+    "random_state_0.safetensors": b'{"map": [[{"value": "python"}, {"value": %d}]]}',
     "trainer_state.json": b'{"global_step": %d, "log_history": [{"loss": 1.5}], "epoch": 0.5}',
 }
 
 
 def checkpoint_store(folder: Path) -> CheckpointStore:
     """The store of the checkpoints below a folder."""
-    parts = {"base_model": "b", "rows": "r"}
-    settings = {"learning_rate": 1e-4, "seed": 42}
-    return CheckpointStore(
-        folder / CHECKPOINTS, Dependencies(parts=parts, settings=settings), {"torch": "2.13.0"}
+    needs = Dependencies(
+        parts={"base_model": "b", "rows": "r"}, settings={"learning_rate": 1e-4, "seed": 42}
     )
+    return CheckpointStore(folder / CHECKPOINTS, needs, {"torch": "2.13.0"})
 
 
 @cache
@@ -235,10 +233,8 @@ def checkpoint_files() -> dict[str, bytes]:
 
 def checkpoint_records() -> list[dict[str, Any]]:
     """complete.json of both."""
-    files = checkpoint_files()
-    return [
-        json.loads(files[f"{CHECKPOINTS}/checkpoint-{step}/{COMPLETE}"]) for step in reversed(SAVED)
-    ]
+    names = (f"{CHECKPOINTS}/checkpoint-{step}/{COMPLETE}" for step in reversed(SAVED))
+    return [json.loads(checkpoint_files()[name]) for name in names]
 
 
 def read_checkpoint() -> None:
@@ -262,7 +258,7 @@ def around() -> Files:
     return {
         "model/config.json": json.dumps(CONFIG).encode(),
         "model/model.safetensors": safetensors(),
-        "model/tokenizer.json": json.dumps(tokenizer()).encode(),
+        "model/tokenizer.json": json.dumps(TOKENIZER).encode(),
         **{f"{name}.jsonl": jsonl(rows_of(name)) for name in ("chats", "pairs", "votes", "texts")},
         "own.py": REWARD.encode(),
         "plan.yaml": yaml.safe_dump(plans()[0], sort_keys=False).encode(),
@@ -273,102 +269,105 @@ def targets(run_folder: Files) -> list[Target]:
     """Everything that is fuzzed. `run_folder` holds the files of a finished run named `run`."""
     beside = around()
     record = json.loads(run_folder["run/run.json"])
-    methods = [yaml.safe_load((ROOT / name).read_text()) for name in METHOD_FILES]
+    methods = [
+        yaml.safe_load((ROOT / name).read_text())
+        for name in ("rules/objectives/orpo.yaml", "rules/updates/ia3.yaml")
+    ]
     both = ("json", "yaml", "yaml")
     with_run = {**beside, **run_folder}
     return [
         Target(
             "answers", ANSWERS, both, "answers.yaml",
-            [("--json", "--answers", "answers.yaml"), ("--answers", "answers.yaml")],
+            ["--json --answers answers.yaml", "--answers answers.yaml"],
             beside, weight=5,
         ),
         Target(
             "plan", plans(), both, "plan.yaml",
             [
-                ("estimate", "plan.yaml"),
-                ("estimate", "plan.yaml", "--json"),
-                ("run", "plan.yaml", "--output", "out"),
-                ("run", "plan.yaml", "--output", "out", "--json"),
-                ("export", "plan.yaml", "--to", "bundle"),
-                ("export", "plan.yaml", "--to", "trl"),
-                ("export", "plan.yaml", "--to", "llamafactory"),
-                ("export", "plan.yaml", "--to", "axolotl"),
+                "estimate plan.yaml",
+                "estimate plan.yaml --json",
+                "run plan.yaml --output out",
+                "run plan.yaml --output out --json",
+                "export plan.yaml --to bundle",
+                "export plan.yaml --to trl",
+                "export plan.yaml --to llamafactory",
+                "export plan.yaml --to axolotl",
             ],
             beside, codes=RUN, weight=7,
         ),
         Target(
             "rules", rules(), ("yaml", "yaml", "json"), "own.yaml",
-            [("--json", "--task", "qa", "--rules", "own.yaml"), ("rules", "--rules", "own.yaml")],
+            ["--json --task qa --rules own.yaml", "rules --rules own.yaml"],
             beside, weight=2, cold=True,
         ),
         Target(
             "data rows", [rows_of(kind, 6) for kind in ("chats", "pairs", "votes")], ("rows",), "data.jsonl",
-            [("check", "data.jsonl"), ("check", "data.jsonl", "--json"), ("--json", "--data", "data.jsonl")],
+            ["check data.jsonl", "check data.jsonl --json", "--json --data data.jsonl"],
             beside, weight=5,
         ),
         Target(
             "data file", data_files(), ("file",), "data",
-            [("check", "DATA"), ("check", "DATA", "--json"), ("--json", "--task", "qa", "--data", "DATA")],
+            ["check DATA", "check DATA --json", "--json --task qa --data DATA"],
             beside, weight=6,
         ),
         Target(
             "configuration of another tool", CONFIGURATIONS, both, "config.yaml",
-            [("check", "config.yaml"), ("check", "config.yaml", "--json")],
+            ["check config.yaml", "check config.yaml --json"],
             beside, weight=2,
         ),
         Target(
             "config.json", [CONFIG], ("json",), "model/config.json",
             [
-                ("--json", "--task", "qa", "--model", "./model"),
-                ("estimate", "plan.yaml"),
-                ("run", "plan.yaml", "--output", "out"),
+                "--json --task qa --model ./model",
+                "estimate plan.yaml",
+                "run plan.yaml --output out",
             ],
             beside, codes=RUN, weight=4,
         ),
         Target(
             "model file", [safetensors()[:-1500], safetensors()], ("bytes",), "model/model.safetensors",
-            [("estimate", "plan.yaml"), ("run", "plan.yaml", "--output", "out")],
+            ["estimate plan.yaml", "run plan.yaml --output out"],
             beside, codes=RUN, weight=1,
         ),
         Target(
-            "tokenizer", [tokenizer()], ("json",), "model/tokenizer.json",
-            [("check", "chats.jsonl", "--model", "./model"), ("run", "plan.yaml", "--output", "out")],
+            "tokenizer", [TOKENIZER], ("json",), "model/tokenizer.json",
+            ["check chats.jsonl --model ./model", "run plan.yaml --output out"],
             beside, codes=RUN, weight=1,
         ),
         Target(
             "run.json", [record], ("json",), "run/run.json",
             [
-                ("run", "plan.yaml", "--output", "run"),
-                ("run", "run"),
-                ("run", "plan.yaml", "--output", "run", "--json"),
-                ("chat", "run"),
-                ("export", "run", "--to", "merged"),
+                "run plan.yaml --output run",
+                "run run",
+                "run plan.yaml --output run --json",
+                "chat run",
+                "export run --to merged",
             ],
             with_run, codes=RUN, weight=5,
         ),
         Target(
             "checkpoint", checkpoint_records(), ("json",), "checkpoints/checkpoint-6/complete.json",
-            [("checkpoint",)], checkpoint_files(), codes=(0,), weight=2, run=read_checkpoint,
+            ["checkpoint"], checkpoint_files(), codes=(0,), weight=2, run=read_checkpoint,
         ),
         *(
             Target(
                 "checkpoint", [content.replace(b"%d", b"6")], ("bytes",), f"checkpoints/checkpoint-6/{name}",
-                [("checkpoint",)], checkpoint_files(), codes=(0,), weight=1, run=read_checkpoint,
+                ["checkpoint"], checkpoint_files(), codes=(0,), weight=1, run=read_checkpoint,
             )
             for name, content in SAVED_FILES.items()
         ),
         Target(
             "specs", SPECS, ("json",), "specs.json",
-            [("estimate", "--json", "--specs", "specs.json"), ("estimate", "--specs", "specs.json")],
+            ["estimate --json --specs specs.json", "estimate --specs specs.json"],
             beside, weight=4,
         ),
         Target(
             "methods", methods, ("yaml", "yaml", "json"), "methods/rules/objectives/own.yaml",
-            [("rules", "lora"), ("estimate", "plan.yaml"), ("--json", "--task", "qa")],
+            ["rules lora", "estimate plan.yaml", "--json --task qa"],
             beside, env={"ADVISE_METHODS": "methods"}, weight=1, cold=True,
         ),
         Target(
             "arguments", [list(words) for words in ARGUMENTS], ("arguments",), "",
-            [()], with_run, codes=RUN, weight=6,
+            [""], with_run, codes=RUN, weight=6,
         ),
     ]  # fmt: skip

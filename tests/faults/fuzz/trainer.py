@@ -1,12 +1,9 @@
-"""The trainer with values of TRL's and PEFT's own keys that nobody expects: each field of their
-configurations, with odd values, for one step on a tiny model.
+"""The trainer with odd values in each field of TRL's and PEFT's configurations, for one step.
 
     python -m tests.faults.fuzz.trainer SEED COUNT
 
 Needs torch, which is loaded once; each input is trained in a fork.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import os
@@ -19,13 +16,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.faults.fuzz import forks
 from tests.faults.fuzz.mutate import Mutator
 from tests.faults.fuzz.run import Case, fuzz
+from tests.faults.fuzz.seeds import Target
 from tests.faults.kills.scenes import DATA, fill, write_rows
 from tests.faults.table import print_rows
 
-LIMITS = forks.Limits(cpu_s=60, wall_s=240.0, memory_bytes=24 * 2**30)
 STAGE = {
     "update": "lora", "rank": 4, "learning_rate": 1e-3, "micro_batch_size": 2, "seq_len": 64,
     "holdout": 0,
@@ -46,6 +42,20 @@ OWN = (
 Field = tuple[dataclasses.Field[Any], Any]  # with its type
 
 
+def train() -> None:
+    from trainers.__main__ import main
+
+    raise SystemExit(main(sys.argv[1:]))
+
+
+TARGET = Target(
+    "trl and peft values", (), (), "plan.yaml", (), codes=(0, 2, 4, 5), run=train,
+    program="python -m trainers", most_cpu_s=60, most_wall_s=240.0, most_bytes=24 * 2**30,
+    cpu_s=40.0,  # the fork, a model, a step and the checks of its result
+    usual=USUAL,
+)  # fmt: skip
+
+
 def cases(project: Path, dice: random.Random, count: int) -> Iterator[Case]:
     """Plans with odd values of one to three keys each, for one step."""
     mutator = Mutator(dice)
@@ -61,15 +71,8 @@ def cases(project: Path, dice: random.Random, count: int) -> Iterator[Case]:
             stage.setdefault(kind, {})[field.name] = fitting(field, hint, mutator)
         data = {"path": str(project / f"{ROWS[name]}.jsonl")}
         plan = {"name": "shop", "model": str(project / "model"), "data": data, "stages": [stage]}
-        yield Case(
-            what="trl and peft values", files={"plan.yaml": mutator.as_yaml(plan)}, codes=(0, 2, 4, 5),
-            arguments=[
-                name, "plan.yaml", "--stage", name, "--run", "out", "--max-steps", "1", "--no-judge",
-            ],
-            run=train, program="python -m trainers", limits=LIMITS,
-            cpu_s=40.0,  # the fork, a model, a step and the checks of its result
-            usual=USUAL,
-        )  # fmt: skip
+        words = f"{name} plan.yaml --stage {name} --run out --max-steps 1 --no-judge"
+        yield Case(TARGET, {"plan.yaml": mutator.as_yaml(plan)}, words.split())
 
 
 @cache
@@ -95,12 +98,8 @@ def fitting(field: dataclasses.Field[Any], hint: Any, mutator: Mutator) -> Any:
     """A value, four times of five one of the right type."""
     from trainers.step.settings import fits
 
-    value = odd_value(field, mutator)
-    for _ in range(40 if mutator.dice.random() < 0.8 else 0):
-        if fits(value, hint):
-            break
-        value = odd_value(field, mutator)
-    return value
+    drawn = [odd_value(field, mutator) for _ in range(40 if mutator.dice.random() < 0.8 else 1)]
+    return next((value for value in drawn if fits(value, hint)), drawn[-1])
 
 
 def odd_value(field: dataclasses.Field[Any], mutator: Mutator) -> Any:
@@ -113,12 +112,6 @@ def odd_value(field: dataclasses.Field[Any], mutator: Mutator) -> Any:
     if kind < 0.8 and is_plain:
         return mutator.near(default)
     return mutator.value(default if is_plain else 1, [1, "x"])
-
-
-def train() -> None:
-    from trainers.__main__ import main
-
-    raise SystemExit(main(sys.argv[1:]))
 
 
 def main() -> None:

@@ -1,9 +1,4 @@
-"""Schedules of faults from seeds, and how many were survived:
-
-python -m tests.faults.simulator.simulate FIRST COUNT
-"""
-
-from __future__ import annotations
+"""Survive schedules of faults from seeds: python -m tests.faults.simulator.simulate FIRST COUNT."""
 
 import shutil
 import sys
@@ -11,10 +6,11 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -35,9 +31,8 @@ from advisor.plan.model import Plan
 from advisor.record.run import ERROR
 from advisor.record.run import FinishedRun as RunValue
 from advisor.record.stage import ErrorRecord, Expected
-from tests.faults.simulator.disk import Crash
-from tests.faults.simulator.world import STEPS, Violation, World, promise
-from tests.faults.table import Row, print_rows
+from tests.faults.simulator.world import STEPS, Crash, Violation, World, promise
+from tests.faults.table import IN_MEMORY, Row, print_rows
 from trainers.job.files import write_json
 from trainers.job.job import make_job
 
@@ -65,16 +60,10 @@ class Counts:
 
 
 def simulate(seeds: Iterable[int], *, stop_early: bool = False) -> Counts:
-    """Run the schedule of each seed, in memory where the machine has such a place.
-
-    Args:
-        stop_early: End with the first violation.
-    """
+    """Run the schedule of each seed, in memory where the machine has such a place."""
     counts = Counts()
-    memory = Path("/dev/shm")
-    place = memory if memory.is_dir() else None
     with (
-        tempfile.TemporaryDirectory(prefix="advise-simulated-", dir=place) as name,
+        tempfile.TemporaryDirectory(prefix="advise-simulated-", dir=IN_MEMORY) as name,
         light_launcher(),
     ):
         for seed in seeds:
@@ -116,17 +105,17 @@ class Schedule:
     def strike(self, kind: str) -> None:
         """One attempt that something stops, unless it is over before."""
         self.faults.append(kind)
-        disk = self.world.disk
-        disk.restart()
-        if kind == "full disk":
-            disk.room = self.random.randrange(BYTES)
-        elif kind == "signal":
-            self.world.stops_in = self.random.randrange(1, 2 * STEPS)
-        else:
-            disk.crash_at = self.random.randrange(1, OPERATIONS)
+        disk, limits = self.world.disk, {}
+        match kind:
+            case "full disk":
+                limits = {"room": self.random.randrange(BYTES)}
+            case "signal":
+                self.world.stops_in = self.random.randrange(1, 2 * STEPS)
+            case _:
+                limits = {"crash_at": self.random.randrange(1, OPERATIONS)}
         self.world.tries_second_writer = self.random.random() < 0.1
         try:
-            self.attempt()
+            self.attempt(**limits)
         except Crash:
             if kind == "power cut":
                 disk.cut_power()
@@ -140,23 +129,22 @@ class Schedule:
             disk.sync_everything()  # a while later
 
     def change(self, kind: str) -> None:
-        """Something happens between two attempts."""
         world = self.world
-        if kind == "moved project":
-            world.move()
-        elif kind == "damaged checkpoint":
-            if len(world.done) == 2 or not world.damage_newest():
+        has_begun = (world.run / "run.json").is_file()
+        match kind:
+            case "moved project":
+                world.move()
+            case "damaged checkpoint" if len(world.done) == 2 or not world.damage_newest():
                 return
-        elif kind == "other weights":
-            if not world.run.joinpath("run.json").is_file() or world.is_trained():
+            case "other weights" if not has_begun or world.is_trained():
                 return  # nothing would be trained with them
-            self.refuse_other_weights()
+            case "other weights":
+                self.refuse_other_weights()
         self.faults.append(kind)
 
     def refuse_other_weights(self) -> None:
         world = self.world
         world.swap_weights(world.random.randbytes(len(world.base)))
-        world.disk.restart()
         try:
             self.attempt()
             raise Violation("a run went on with other weights in the base model")
@@ -168,7 +156,6 @@ class Schedule:
         """A finished run with a damaged result is not called finished; its user follows the advice."""
         world = self.world
         path = world.damage_result()
-        world.disk.restart()
         try:
             self.attempt()
         except InputError as error:
@@ -179,7 +166,6 @@ class Schedule:
 
     def attempt_until_finished(self) -> None:
         for _ in range(MOST_ATTEMPTS):
-            self.world.disk.restart()
             try:
                 ended = self.attempt()
             except AdviseError as error:
@@ -188,10 +174,9 @@ class Schedule:
                 break
         self.world.check_finished()
 
-    def attempt(self) -> RunValue:
-        """One call of `advise run`."""
-        world = self.world
-        accept = RecordKeeper.accept
+    def attempt(self, **limits: int) -> RunValue:
+        world, accept = self.world, RecordKeeper.accept
+        world.disk.restart(**limits)
 
         def accepted(keeper: RecordKeeper, name: str, *args: Any, **keys: Any) -> None:
             accept(keeper, name, *args, **keys)
@@ -222,10 +207,9 @@ class Starter(Struct, frozen=True):
             job = make_job(plan, stage=entry.stage.name, run=folder, folder=folder)
             try:
                 self.world.train(job)
-            except (AdviseError, OSError) as found:
-                error = found
-                if isinstance(found, OSError):
-                    error = MachineNotReady(f"{found.filename}: {found.strerror}")
+            except (AdviseError, OSError) as error:
+                if isinstance(error, OSError):
+                    error = MachineNotReady(f"{error.filename}: {error.strerror}")
                 with suppress(AdviseError):
                     write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
                 return Ended(error.exit_code, isinstance(error, Stopped))
@@ -236,19 +220,17 @@ class Starter(Struct, frozen=True):
 def light_launcher() -> Iterator[None]:
     """The launcher without what looks at the machine: a schedule takes hundredths of a second."""
     stubs = {
-        "shape": None,
-        "gpus": ChosenGpus(),
-        "used": MACHINE,
-        "past": (NO_RUNS, ()),
+        "shape": None, "gpus": ChosenGpus(), "used": MACHINE, "past": (NO_RUNS, ()),
         "expected": defaultdict(Expected),
-    }
-    with ExitStack() as stack:
-        for name, stub in stubs.items():
-            stack.enter_context(mock.patch.object(Call, name, stub))
-        stack.enter_context(mock.patch.object(run, "run_checks", return_value=Checked()))
-        stack.enter_context(mock.patch.object(futures, "ThreadPoolExecutor", OneThread))
-        stack.enter_context(mock.patch.object(prepare, "read_plan", plan_in))
-        stack.enter_context(mock.patch.object(record_keeper, "RESERVE_BYTES", 99))
+    }  # fmt: skip
+    one_thread = nullcontext(SimpleNamespace(map=map))
+    with (
+        mock.patch.multiple(Call, **stubs),
+        mock.patch.object(run, "run_checks", return_value=Checked()),
+        mock.patch.object(futures, "ThreadPoolExecutor", return_value=one_thread),
+        mock.patch.object(prepare, "read_plan", plan_in),
+        mock.patch.object(record_keeper, "RESERVE_BYTES", 99),
+    ):
         yield
 
 
@@ -260,28 +242,15 @@ def plan_in(path: Path) -> Plan:
     return PLANS[text]
 
 
-class OneThread:
-    """Runs in this thread what would be run in several."""
-
-    def __init__(self, *_: Any) -> None: ...
-    def __enter__(self) -> OneThread:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-    def map(self, function: Any, *values: Any) -> Iterator[Any]:
-        return map(function, *values)
-
-
 def main() -> None:
     """Print what the schedules of so many seeds came to, from a first one on."""
     first, count = map(int, sys.argv[1:])
     counts = simulate(range(first, first + count))
     for kind, tried in counts.faults.items():
         about: dict[str, Any] = {"fault": f"simulated {kind}", "where": "stand-in trainer"}
-        survived = counts.survived[kind]
-        print_rows([Row(**about, count=survived)])
-        if tried > survived:
-            print_rows([Row(**about, count=tried - survived, wrong=counts.violations)])
+        lost = tried - counts.survived[kind]
+        broken = [Row(**about, count=lost, wrong=counts.violations)] if lost else []
+        print_rows([Row(**about, count=tried - lost), *broken])
 
 
 if __name__ == "__main__":

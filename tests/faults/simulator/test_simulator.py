@@ -9,8 +9,8 @@ from advisor.launch import earlier, prepare, run
 from advisor.plan.entries import path_from, with_paths
 from advisor.record import content
 from tests.faults.simulator import world
-from tests.faults.simulator.disk import File, SimulatedDisk
 from tests.faults.simulator.simulate import DAMAGES, FINISHED, STRIKES, simulate
+from tests.faults.simulator.world import File, SimulatedDisk
 from trainers.keep.checkpoint_store import CheckpointStore
 
 

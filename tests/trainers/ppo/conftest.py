@@ -1,6 +1,7 @@
-"""PPO stages on a toy model, trained in this process."""
+"""PPO stages on a toy model, trained in this process, and random modules as stages save them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tests.conftest import CHATML
 from tests.trainers.alignment import QUESTIONS, stage_with
 from tests.trainers.conftest import apart, job_in
-from tests.trainers.runs import write_rows
+from tests.trainers.runs import lines_of, write_rows
 from trainers.job.job import Job
 
 SCORES = '''
@@ -56,9 +57,7 @@ TOY = {
 
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a random two-layer Llama that knows thirty characters: of its answers about a
-    thirtieth is the letter x.
-    """
+    """A random two-layer Llama of thirty characters: about a thirtieth of its answers is x."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -100,9 +99,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(toy_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of a ppo stage on the toy model: keys of the stage, of the job after `job_`; `before`
-    holds earlier stages.
-    """
+    """A ppo stage's job after the stages `before`: keys are the stage's, with `job_` the job's."""
     (tmp_path / "scores.py").write_text(SCORES)
 
     def build(*, before: Any = (), **keys: Any) -> Job:
@@ -111,3 +108,51 @@ def make(toy_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
         return job_in(tmp_path, stages, **{"model": toy_model, "data": chats, **job})
 
     return build
+
+
+# --------------------------------------------------------------------------- modules
+
+UPDATES = {
+    "lora": {"rank": 4, "alpha": 8},
+    "adapter": {"rank": None, "alpha": None, "bottleneck": 8},
+    "prefix": {"rank": None, "alpha": None, "prefix_tokens": 4},
+    "full": {"rank": None, "alpha": None},
+}
+
+
+def save_module(base: Path, folder: Path, update: str, *, seed: int, scores: int) -> Path:
+    """A random module or whole model with the base's tokenizer, which scores if it has `scores`."""
+    import torch
+    from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    from advisor.peft_adapter import BottleneckConfig
+
+    heads = {"num_layers": 2, "num_attention_heads": 2, "token_dim": 16}
+    configs = {
+        "lora": partial(LoraConfig, r=4, lora_alpha=8, target_modules="all-linear"),
+        "adapter": partial(BottleneckConfig, bottleneck=8, placement="houlsby"),
+        "prefix": partial(PrefixTuningConfig, num_virtual_tokens=4, **heads),
+    }
+    torch.manual_seed(seed)
+    extra = {"num_labels": int(scores)} if scores else {}
+    loader = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    model: Any = loader.from_pretrained(base, dtype=torch.float32, **extra)
+    if update != "full":
+        model = get_peft_model(
+            model, configs[update](task_type="SEQ_CLS" if scores else "CAUSAL_LM")
+        )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    timed = ("tokens_per_s", "elapsed_s", "memory_bytes", "writing_s", "learning_s")
+    lines = lines_of(run / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key not in timed} for line in lines]

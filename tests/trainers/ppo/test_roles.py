@@ -6,11 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftModel
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advisor.ground.errors import InputError
-from tests.trainers.ppo.modules import UPDATES, save_module
+from tests.trainers.ppo.conftest import UPDATES, save_module
+from tests.trainers.rollouts.vllm_stand_in import scored
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens
 from trainers.ppo.rollout import batches_of
 from trainers.rollouts import Answers
@@ -28,34 +29,26 @@ CPU = torch.device("cpu")
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def batch():
-    (found,) = batches_of(TEXTS, 3, pad_id=0, device="cpu")
+def batch(texts=TEXTS):
+    (found,) = batches_of(texts, 3, pad_id=0, device="cpu")
     return found
 
 
 def alone_log_probs(model):
     """What a plain model finds for each answer token, text by text without padding."""
-    found = []
-    for row in batch().rows:
-        prompt, answer = TEXTS.prompts[row], TEXTS.ids[row]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].float()
-        table = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-        found.append(table[range(len(answer)), answer])
-    return torch.cat(found)
+    found = scored(model.eval(), TEXTS, 1.0)
+    return torch.tensor([one for row in batch().rows for one in found[row]])
 
 
 def alone_scores(model):
     texts = [torch.tensor([[*TEXTS.prompts[row], *TEXTS.ids[row]]]) for row in batch().rows]
     with torch.no_grad():
-        return torch.stack([model(input_ids=text).logits[0, 0] for text in texts])
+        return torch.stack([model.eval()(input_ids=text).logits[0, 0] for text in texts])
 
 
 @pytest.fixture
 def built(make, toy_model, tmp_path):
-    """`built(update, sft, rm)`: the roles, and what was said of them, of a stage that starts from a
-    random SFT module and has a random reward model, each of such an update or, without one, none.
-    """
+    """`built(update, sft, rm)`: a stage's roles on modules of these updates, and what was said."""
 
     def build(update, sft, rm, **keys):
         start = sft and save_module(toy_model, tmp_path / "sft", sft, seed=1, scores=False)
@@ -93,23 +86,22 @@ def check_said(roles, said, scored=None):
             roles.values(batch())
 
 
-@pytest.mark.parametrize("update", ["lora", "adapter", "prefix"])
-def test_roles_on_one_base_are_the_models_they_stand_for(built, toy_model, tmp_path, update):
-    """Reference and policy say what the SFT module loaded alone says, the reward what the reward
-    module loaded alone says. A step of policy and value changes both; reference and reward stay to
-    the bit, and so does the base.
-    """
-    roles, notes = built(update, update, update)
+@pytest.mark.parametrize(
+    ("update", "keys"),
+    [("lora", {}), ("adapter", {}), ("prefix", {}), ("lora", {"quantization": "nf4"})],
+    ids=["lora", "adapter", "prefix", "4-bit"],
+)
+def test_roles_on_one_base_are_the_models_they_stand_for(built, make, tmp_path, update, keys):
+    """Each role says what its module says alone; a step changes policy and value, nothing else."""
+    roles, notes = built(update, update, update, **keys)
     assert notes == ["policy, reference, reward and value share one base"]
     assert len(roles.models()) == 1
-    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
-    said = alone_log_probs(loaded.eval())
-    loaded = AutoPeftModelForSequenceClassification.from_pretrained(
-        tmp_path / "rm", num_labels=1, dtype=torch.float32
-    )
-    check_said(roles, said, alone_scores(loaded.eval()))
-    base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
-    assert (said - alone_log_probs(base.eval())).abs().max() > 0.01
+    job = make(**keys)
+    base = alone_log_probs(load_base(job, CPU))
+    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, CPU), tmp_path / "sft"))
+    scoring = load_base(job, CPU, head="SequenceClassification", num_labels=1)
+    check_said(roles, said, alone_scores(PeftModel.from_pretrained(scoring, tmp_path / "rm")))
+    assert (said - base).abs().max() > 0.01
 
     def all_said():
         with torch.no_grad():
@@ -117,85 +109,50 @@ def test_roles_on_one_base_are_the_models_they_stand_for(built, toy_model, tmp_p
             return says | {VALUE: roles.values(batch()), REWARD: roles.scores(batch())}
 
     before = all_said()
-    for role in (POLICY, VALUE):
-        for parameter in roles.trained(role).values():
-            parameter.requires_grad_(True)
-    loss = roles.log_probs(POLICY, batch(), 1.0)[0].sum()
-    loss.backward()
+    trained = [
+        one.requires_grad_() for role in (POLICY, VALUE) for one in roles.trained(role).values()
+    ]
+    roles.log_probs(POLICY, batch(), 1.0)[0].sum().backward()
     roles.values(batch()).sum().backward()
-    trained = [parameter for role in (POLICY, VALUE) for parameter in roles.trained(role).values()]
     assert all(parameter.grad is not None for parameter in trained)
     torch.optim.SGD(trained, lr=0.01).step()
-    after = all_said()
-    for role in (REFERENCE, REWARD):
-        assert torch.equal(before[role], after[role])
-    for role in (POLICY, VALUE):
-        assert not torch.equal(before[role], after[role])
-
-
-def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(built, make, tmp_path):
-    """On one nf4 base as on one of 16 or 32 bits: the reference is the SFT module on such a base,
-    the reward is the reward module on one.
-    """
-    pytest.importorskip("bitsandbytes")
-    roles, notes = built("lora", "lora", "lora", quantization="nf4")
-    assert notes == ["policy, reference, reward and value share one base"]
-    job = make(quantization="nf4")
-    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, CPU), tmp_path / "sft").eval())
-    base = load_base(job, CPU, head="SequenceClassification", num_labels=1)
-    check_said(roles, said, alone_scores(PeftModel.from_pretrained(base, tmp_path / "rm").eval()))
+    stayed = [role for role, said in all_said().items() if torch.equal(before[role], said)]
+    assert stayed == [REFERENCE, REWARD]
 
 
 def test_the_value_starts_as_the_reward_model(built):
     """The value at the place where the reward model reads its score is that score."""
     roles, _ = built("lora", "lora", "lora")
+    texts = [[*prompt, *ids] for prompt, ids in zip(TEXTS.prompts, TEXTS.ids, strict=True)]
     # Of an answer the last value stands before its last token: cut there, a text is scored where
     # its last value was.
-    shorter = Answers(
-        [[*prompt, *answer[:-1]] for prompt, answer in zip(TEXTS.prompts, TEXTS.ids, strict=True)],
-        [[3]] * 3,
-        [False] * 3,
-    )
-    (one,) = batches_of(shorter, 3, pad_id=0, device="cpu")
-    cut = Answers(
-        [prompt[:-1] for prompt in shorter.prompts],
-        [[prompt[-1]] for prompt in shorter.prompts],
-        [False] * 3,
-    )
-    (other,) = batches_of(cut, 3, pad_id=0, device="cpu")
+    values = Answers([text[:-1] for text in texts], [[3]] * 3, [False] * 3)
+    scores = Answers([text[:-2] for text in texts], [text[-2:-1] for text in texts], [False] * 3)
     with torch.no_grad():
-        torch.testing.assert_close(roles.values(one), roles.scores(other), **EXACT)
+        found, wanted = roles.values(batch(values)), roles.scores(batch(scores))
+    torch.testing.assert_close(found, wanted, **EXACT)
 
 
 def test_without_a_module_to_start_from_the_base_is_the_reference(built, toy_model):
-    """A new module on the base: the reference is the base alone, and the policy begins there."""
-    roles, _ = built("lora", None, "lora")
+    """A reward model that was trained whole keeps its own base, and the log says so."""
+    roles, notes = built("lora", None, "full")
     base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
-    check_said(roles, alone_log_probs(base.eval()))
-
-
-def test_update_full_takes_four_models(built, tmp_path):
-    """Policy and reference are the SFT model, reward and value the reward model, four in memory;
-    and that is said.
-    """
-    roles, notes = built("full", "full", "full")
-    assert notes == ["4 models in memory: policy, reference, reward, value"]
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
-    check_said(roles, alone_log_probs(loaded.eval()))
-    with torch.no_grad():
-        assert roles.values(batch()).shape == (14,)
-
-
-def test_a_reward_model_of_another_kind_is_loaded_beside(built):
-    """A reward model that was trained whole keeps its own base, while the others share theirs; that
-    is said.
-    """
-    roles, notes = built("lora", "lora", "full")
+    check_said(roles, alone_log_probs(base))
     assert "loaded beside" in notes[0]
     assert len(roles.models()) == 2
     assert roles.parts[REWARD].head is None
     with torch.no_grad():
         assert (roles.values(batch()) == 0).all()
+
+
+def test_update_full_takes_four_models(built, tmp_path):
+    """Policy and reference are the SFT model, reward and value the reward model; that is said."""
+    roles, notes = built("full", "full", "full")
+    assert notes == ["4 models in memory: policy, reference, reward, value"]
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
+    check_said(roles, alone_log_probs(loaded))
+    with torch.no_grad():
+        assert roles.values(batch()).shape == (14,)
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(make, tiny_model, tmp_path):
@@ -206,11 +163,8 @@ def test_a_reward_model_of_another_tokenizer_is_refused(make, tiny_model, tmp_pa
 
 
 def test_the_score_is_read_at_the_last_token_that_is_no_padding():
-    """Padding and end token the same: the one before the end; no padding token: the last of the
-    text.
-    """
+    """Padding and end token the same: the one before the end; no padding token: the last one."""
     ids = torch.tensor([[5, 6, 2, 2], [7, 2, 8, 9]])
     attention = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
-    assert last_tokens(ids, attention, 2).tolist() == [1, 3]
-    assert last_tokens(ids, attention, None).tolist() == [2, 3]
-    assert last_tokens(ids, attention, 0).tolist() == [2, 3]
+    found = {pad: last_tokens(ids, attention, pad).tolist() for pad in (2, None, 0)}
+    assert found == {2: [1, 3], None: [2, 3], 0: [2, 3]}

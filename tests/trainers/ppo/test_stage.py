@@ -1,10 +1,10 @@
-"""A PPO stage from plan to result: it learns, resumes, and says what goes wrong."""
+"""A PPO stage from plan to result: it learns, resumes, runs in parts, and says what goes wrong."""
 
-import json
 import os
 import signal
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,24 +12,24 @@ from msgspec import structs
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file
-
 from advisor.ground.errors import InputError, Stopped, TrainingFailed
 from advisor.ground.signals import receiving
 from advisor.launch import Options, run_plan
 from advisor.plan.keys import key_specs
 from advisor.plan.write import plan_text
+from advisor.record.files import trained_record
 from advisor.record.stage import Adjusted, Adjustment
 from advisor.render.report import report_page
-from tests.trainers.alignment import stage_of
-from tests.trainers.ppo.modules import UPDATES, metrics, save_module
-from tests.trainers.runs import lines_of, torchrun, write_rows
-from tests.trainers.runs import result_of as result
-from tests.trainers.two_rewards import OWN, TWO, check_two_rewards
-from trainers.job.job import JUDGE
+from tests.trainers.alignment import OWN, TWO, check_two_rewards, stage_of
+from tests.trainers.ppo.conftest import UPDATES, metrics, save_module
+from tests.trainers.runs import lines_of, result_of, torchrun, trained, weights, write_rows
+from tests.trainers.test_stopping import without_clock
+from trainers.evaluation.pairs import RewardEvaluator
+from trainers.job.files import read_json, write_json
+from trainers.job.job import JUDGE, TRAIN
 from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.ppo import loop, objective, roles, train
 from trainers.ppo import math as formulas
-from trainers.ppo import roles, train
 from trainers.ppo.learning import Learner
 from trainers.ppo.loop import PPOTrainer
 from trainers.ppo.objective import PPO
@@ -45,38 +45,32 @@ def learned(job):
     return rewards[0], sum(rewards[-3:]) / 3
 
 
-def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
-    """Share of the letter x in the answers: from under 0.1 to over 0.8 in fourteen updates; KL is
-    reported, held-out prompts gain too.
-    """
-    job = make(max_steps=14, holdout=0.2)
-    train(job)
+WHOLE = {"update": "full", "learning_rate": 1e-3, "value_learning_rate": 1e-3, **UPDATES["full"]}
+
+
+@pytest.mark.parametrize(
+    ("steps", "keys"),
+    [(14, {}), pytest.param(20, WHOLE, marks=pytest.mark.slow)],
+    ids=["lora", "full"],
+)
+def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(steps, keys, make):
+    """The share of the letter x rises from under 0.1 to over 0.8 in fourteen updates."""
+    job = make(max_steps=steps, holdout=0.2, **keys)
+    found = trained(job)
     first, last = learned(job)
     assert first < 0.1
     assert last > 0.8
     lines = metrics(job.run)
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert lines[-1]["kl"] > 0.5
-    found = result(job)
     reward = found["evaluation"]["metrics"]["reward"]
     assert reward["word"] == "better"
     assert reward["interval"][0] > 0.5
     sample = found["evaluation"]["samples"][0]
     assert "x" in sample["tuned"]
     assert sample["reward_after"] > sample["reward_before"]
-    assert found["steps"] == 14
-    assert found["resolved"]["one_base"] is True
-
-
-@pytest.mark.slow
-def test_it_learns_with_all_weights(make):
-    """The toy task by full fine-tuning."""
-    rates = {"learning_rate": 1e-3, "value_learning_rate": 1e-3}
-    job = make(max_steps=20, update="full", job_judge=False, **UPDATES["full"], **rates)
-    train(job)
-    first, last = learned(job)
-    assert first < 0.1
-    assert last > 0.8
+    assert found["steps"] == steps
+    assert (found["resolved"]["one_base"] is True) is not bool(keys)
 
 
 @pytest.mark.parametrize(
@@ -86,19 +80,16 @@ def test_it_learns_with_all_weights(make):
 def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(
     make, monkeypatch, update, precision
 ):
-    """Two updates under each scheme; the checks on the saved module or model pass. Under autocast
-    too, values and scores have every digit.
-    """
+    """Values and scores have every digit, under autocast too."""
     kinds = set()
     real = roles.apply_head
     monkeypatch.setattr(
         roles, "apply_head", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
     )
     keys = {**UPDATES[update], "update": update, "precision": precision}
-    job = make(**keys, micro_batch_size=4, grad_accum=1)
-    train(job)
+    result = trained(make(**keys, micro_batch_size=4, grad_accum=1))
     assert kinds == {torch.float32}
-    checks = {check["name"]: check for check in result(job)["checks"]}
+    checks = {check["name"]: check for check in result["checks"]}
     saved = checks["saved-model-is-the-trained-one"]
     assert saved["ok"]
     assert "(limit 0.001)" in saved["text"]
@@ -106,26 +97,20 @@ def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(
 
 
 def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
-    """Before any step the policy is the one that wrote: no token's probability differs by a bit,
-    with recomputed activations too.
-    """
-    first = []  # of each update: what its first minibatch returns
+    """Before any step no token's probability differs by a bit, with recomputed activations too."""
+    moved, first = [], []  # of each minibatch; where those of an update begin
     real, learn = Learner.gradients, Learner.learn
 
     def gradients(self, *given):
         found = real(self, *given)
-        first[-1].append(found["step_kl"])
+        moved.append(found["step_kl"])
         return found
 
-    def begin(self, experience):
-        first.append([])
-        return learn(self, experience)
-
-    monkeypatch.setattr(Learner, "learn", begin)
+    monkeypatch.setattr(Learner, "learn", lambda *given: first.append(len(moved)) or learn(*given))
     monkeypatch.setattr(Learner, "gradients", gradients)
     for keys in ({}, {"gradient_checkpointing": True, "minibatches": 3}):
         train(make(max_steps=2, job_judge=False, **keys))
-    assert [update[0] for update in first] == [0.0] * 4
+    assert [moved[place] for place in first] == [0.0] * 4
 
 
 RESUMED = {
@@ -139,10 +124,7 @@ RESUMED = {
 
 
 def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkeypatch):
-    """Stopped right behind its first checkpoint: the next call goes on from there, and every number
-    of every update is that of an unbroken run, and so is every answer in rollouts.jsonl; held-out
-    answers are compared with those before any training.
-    """
+    """Every number, and every answer in rollouts.jsonl, is that of an unbroken run."""
     keys = {**RESUMED, "max_steps": 4, "reward": "scores.py:early"}
     whole = make(**keys, job_run=tmp_path / "whole")
     train(whole)
@@ -161,16 +143,15 @@ def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkey
     assert len(metrics(broken.run)) < keys["max_steps"]
     train(broken)
     assert metrics(broken.run) == metrics(whole.run)
-    assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
-    written = [(job.output / "rollouts.jsonl").read_bytes() for job in (broken, whole)]
-    assert written[0] == written[1]
+    ends = [result_of(job)["evaluation"]["metrics"] for job in (broken, whole)]
+    assert ends[0] == ends[1]
+    files = [job.output / "rollouts.jsonl" for job in (broken, whole)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw_8bit"])
 def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatch, optimizer):
-    """A signal in an update: it is finished and saved, though no checkpoint was due, and the next
-    call goes on from there to the weights of an unbroken run, under any optimizer.
-    """
+    """An update is finished and saved though no checkpoint was due, under any optimizer."""
     keys = {
         **RESUMED, "max_steps": 3, "save_steps": 9, "job_judge": False, "holdout": 0,
         "optimizer": optimizer,
@@ -179,9 +160,9 @@ def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatc
     train(whole)
     real = PPOTrainer.update
 
-    def update(self, prompts, **options):
+    def update(*prompts, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, prompts, **options)
+        return real(*prompts, **options)
 
     with monkeypatch.context() as patch, receiving(broken.process.stop.receive):
         patch.setattr(PPOTrainer, "update", update)
@@ -196,22 +177,19 @@ def test_a_long_run_writes_some_of_its_lines(make, monkeypatch):
     """The first ones, which guards compare with, every n-th, and the last."""
     monkeypatch.setattr("trainers.step.settings.MOST_LINES", 1)
     job = make(max_steps=7, save_steps=7, grad_accum=1, job_judge=False, holdout=0)
-    train(job)
+    loss = trained(job)["loss_last"]
     assert [line["step"] for line in metrics(job.run)] == [1, 2, 3, 6, 7]
-    assert result(job)["loss_last"] == metrics(job.run)[-1]["loss"]
+    assert loss == metrics(job.run)[-1]["loss"]
 
 
 def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypatch):
-    """The same score for every answer, and hardly an answer that ends: after five updates a trial
-    warns of both.
-    """
+    """One score for every answer, and hardly one that ends: after five updates it warns of both."""
     monkeypatch.setattr(  # the model draws all of its tokens about equally often
         "trainers.ppo.objective.stop_ids", lambda model: [model.config.vocab_size - 1]
     )
     keys = {"max_steps": 6, "job_max_steps": 6, "grad_accum": 1, "job_judge": False}
-    job = make(reward="scores.py:same", **keys)
-    train(job)
-    told = {check["name"]: check for check in result(job)["checks"]}
+    result = trained(make(reward="scores.py:same", **keys))
+    told = {check["name"]: check for check in result["checks"]}
     assert not told["rollouts-constant-reward"]["ok"]
     assert "got the same reward (0.5)" in told["rollouts-constant-reward"]["text"]
     assert "response_tokens" in told["rollouts-cut"]["text"]
@@ -219,8 +197,7 @@ def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypa
 
 def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
     """A loss that is not finite ends training with nothing saved from it, in a trial too."""
-    real = formulas.value_losses
-    monkeypatch.setattr(formulas, "value_losses", lambda *values: real(*values) * float("nan"))
+    monkeypatch.setattr(formulas, "value_losses", lambda value, *_: value * float("nan"))
     job = make(job_judge=False, job_max_steps=2)
     with pytest.raises(TrainingFailed, match="the loss became nan at step 1"):
         train(job)
@@ -228,9 +205,7 @@ def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
 
 
 def test_a_step_whose_scaled_gradient_is_infinite_is_left_out(make, monkeypatch):
-    """In float16 the scaler tries smaller scales: the run goes on, and its line says what became of
-    the gradient.
-    """
+    """In float16 the scaler tries smaller scales: the run goes on; its line has the gradient."""
     monkeypatch.setattr("trainers.step.settings.autocast_dtype", lambda *_: "float16")
     scaler = partial(torch.amp.GradScaler, init_scale=2.0**127, backoff_factor=2.0**-119)
     monkeypatch.setattr(torch.amp, "GradScaler", scaler)
@@ -242,9 +217,7 @@ def test_a_step_whose_scaled_gradient_is_infinite_is_left_out(make, monkeypatch)
 
 
 def test_as_many_answers_fit_whichever_role_was_used_last(make):
-    """The engine counts the optimizer of policy and value from the start: a run that resumes draws
-    the same random numbers.
-    """
+    """The engine counts both optimizers from the start, so a resumed run draws the same numbers."""
     with Parts("ppo", shown=False) as parts:
         ppo = build_stage(load_stage(make(job_judge=False), PPO(), parts), processes=1).trainer
     trained = [one for role in (POLICY, VALUE) for one in ppo.roles.trained(role).values()]
@@ -260,35 +233,29 @@ def test_a_policy_far_from_its_start_stops_the_run(make):
 
 
 def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
-    """dry_run.json holds peak memory, the time of an update, and the tokens of the longest batch
-    with answers of full length; no module is saved.
-    """
-    tokens = []
+    """Memory, time and tokens are those of the longest batch with answers of full length."""
+    found = []
     for answer in (6, 12):
         job = make(job_dry_run=True, max_steps=20, response_tokens=answer)
         train(job)
-        found = json.loads((job.output / "dry_run.json").read_text())
-        tokens.append(found["batch_tokens"])
-    assert found["measured"]["peak_bytes"] > 0
-    assert found["measured"]["step_s"] > 0
-    assert found["steps"] == 20
-    assert tokens[1] - tokens[0] == 16 * (12 - 6)  # a micro-batch of 16 prompts
+        found.append(read_json(job.output / "dry_run.json"))
+    assert found[1]["measured"]["peak_bytes"] > 0
+    assert found[1]["measured"]["step_s"] > 0
+    assert found[1]["steps"] == 20
+    # A micro-batch of 16 prompts.
+    assert found[1]["batch_tokens"] - found[0]["batch_tokens"] == 16 * (12 - 6)
     assert not list(job.output.glob("*.safetensors"))
 
 
 def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_path):
-    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm and of a function,
-    all on one base; the policy alone is saved.
-    """
-    base, lora = Path(make().base_model), UPDATES["lora"]
-    for name, seed, scores in (("sft", 1, False), ("rm", 2, True)):
-        folder = tmp_path / "run" / "stages" / name
-        save_module(base, folder, "lora", seed=seed, scores=scores)
+    """sft > rm > ppo share one base, a function scores too, and the policy alone is saved."""
+    base, lora, stages = Path(make().base_model), UPDATES["lora"], tmp_path / "run" / "stages"
+    save_module(base, stages / "sft", "lora", seed=1, scores=False)
+    save_module(base, stages / "rm", "lora", seed=2, scores=True)
     before = [stage_of(name, **lora) for name in ("sft", "rm")]
     rewards = [{"reward": "scores.py:share", "weight": 2}, {"reward_model": "rm"}]
     job = make(before=before, start_from="sft", reward=None, rewards=rewards, **lora)
-    train(job)
-    resolved = result(job)["resolved"]
+    resolved = trained(job)["resolved"]
     words = "weighted sum: 2 x the user's own code: scores.py:share; 1 x the model rm"
     assert resolved["reward"].endswith(words)
     for line in lines_of(job.output / "rollouts.jsonl"):
@@ -296,8 +263,7 @@ def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_pa
         assert model not in (0.0, own)
         assert line["reward"] == pytest.approx(2 * own + model, abs=1e-4)
     assert resolved["start_from"].endswith("stages/sft")
-    saved = [path.name for path in job.output.glob("*.safetensors")]
-    assert saved == ["adapter_model.safetensors"]
+    assert [path.name for path in job.output.glob("*.safetensors")] == ["adapter_model.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -328,10 +294,7 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, text):
 
 @pytest.mark.slow
 def test_two_processes_learn_like_one(make, tmp_path):
-    """Two gloo processes on the CPU, each with half the prompts of an update: the same task is
-    learned, with the same weights in both. They share out the held-out prompts on their way, and
-    another process judges what they saved.
-    """
+    """Both end with the same weights, share held-out prompts, and another process judges them."""
     alone = make(max_steps=11, grad_accum=2, job_judge=False)
     train(alone)
     job = make(max_steps=11, grad_accum=1, holdout=0.1, job_run=tmp_path / "two")
@@ -342,45 +305,35 @@ def test_two_processes_learn_like_one(make, tmp_path):
     assert first < 0.1
     assert last > 0.8
     assert last == pytest.approx(one, abs=0.15)
-    looked = [line for line in metrics(job.run) if "holdout_wins" in line]
-    assert len(looked) == 3
-    assert looked[-1]["holdout_wins"] == 6
-    train(replace(job, part=JUDGE))
-    found = result(job)
+    wins = [line["holdout_wins"] for line in metrics(job.run) if "holdout_wins" in line]
+    assert len(wins) == 3
+    assert wins[-1] == 6
+    found = trained(replace(job, part=JUDGE))
     assert found["resolved"]["prompts_an_update"] == 32
     assert found["evaluation"]["metrics"]["reward"]["word"] == "better"
 
 
 def test_an_update_that_starts_again_in_parts_learns_the_same(make, tmp_path, monkeypatch):
     """Parts of the same minibatches of the same answers give the same weights but for rounding."""
-
-    def at_once(self, rows, limit):
-        return len(rows)  # fewer would draw other random numbers
-
-    monkeypatch.setattr(TransformersEngine, "rows_at_once", at_once)
+    # Fewer at once would draw other random numbers.
+    monkeypatch.setattr(TransformersEngine, "rows_at_once", lambda self, rows, limit: len(rows))
     keys = {"max_steps": 1, "warmup": 0.0, "job_judge": False, "grad_accum": 2, "minibatches": 2}
     whole, parts = (make(**keys, job_run=tmp_path / name) for name in ("whole", "parts"))
     train(whole)
     size = parts.stage.micro_batch_size
     kept = Adjusted(adjusted=(Adjustment(micro_batch_size=size // 4, grad_accum=4),))
     parts.output.mkdir(parents=True)
-    (parts.output / "adjusted.json").write_text(json.dumps(kept.to_dict()))
+    write_json(parts.output / "adjusted.json", kept.to_dict())
     train(parts)
-    found, wanted = (load_file(job.output / "adapter_model.safetensors") for job in (parts, whole))
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-5)
 
 
 def test_ppo_learns_from_two_rewards(make, tmp_path):
     """Each reward is logged, sampled and recorded; a score that is missing is left out."""
     (tmp_path / "own.py").write_text(OWN)
     job = make(rewards=TWO, reward=None, verifier=None, max_steps=3, response_tokens=6)
-    train(job)
-    rollouts = check_two_rewards(job, result(job))
-    assert sum(line["advantage"] for line in rollouts) != 0
+    assert sum(line["advantage"] for line in check_two_rewards(job, trained(job))) != 0
 
-
-# --------------------------------------------------------------------------- every key
 
 BASE = {
     "max_steps": 3,
@@ -442,15 +395,10 @@ def test_every_key_changes_the_run(make, tmp_path):
 
     plain = numbers("plain")
     assert numbers("again") == plain
-    same = []
-    for key, value in OTHER.items():
-        keys = {key: value, **({"reward": None} if key == "verifier" else {})}
-        if numbers(key, **keys) == plain:
-            same.append(key)
-    assert same == []
+    changed = {key: {key: value} for key, value in OTHER.items()}
+    changed["verifier"]["reward"] = None
+    assert [key for key, keys in changed.items() if numbers(key, **keys) == plain] == []
 
-
-# --------------------------------------------------------------------------- a chain
 
 KEYS = "update: lora, rank: 4, max_steps: 6, micro_batch_size: 4, seq_len: 96, holdout: 0.2"
 PLAN = f"""\
@@ -467,15 +415,12 @@ stages:
 
 @pytest.mark.smoke
 def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
-    """--only runs one stage; PPO asks for the stages it needs by name; a last call of all does what
-    is left.
-    """
+    """--only runs one stage; PPO asks for those it needs by name; a last call does what is left."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    names = [a + b for a in "abcdefgh" for b in "klmno"]
     rows = [
         {"prompt": f"where is {name}", "chosen": f"{name} is here", "rejected": f"no {name}"}
-        for name in names
+        for name in (a + b for a in "abcdefgh" for b in "klmno")
     ]
     write_rows(tmp_path / "pairs.jsonl", rows)
     (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(toy_model)))
@@ -483,21 +428,17 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
     def ran(**options):
         return run_plan("plan.yaml", Options(output="run", **options)).record
 
-    def statuses(record):
-        return [(stage.name, stage.status) for stage in record.stages]
-
     with pytest.raises(InputError, match="starts from sft"):
         ran(only="ppo", judge=False)
-    assert statuses(ran(only="sft", judge=False)) == [
-        ("sft", "done"), ("rm", "pending"), ("ppo", "pending"),
-    ]  # fmt: skip
+    statuses = {stage.name: stage.status for stage in ran(only="sft", judge=False).stages}
+    assert statuses == {"sft": "done", "rm": "pending", "ppo": "pending"}
     with pytest.raises(InputError, match="is scored by rm"):
         ran(only="ppo", judge=False)
     assert ran(only="ppo", dry_run=True).stages[0].why == "needs rm, which is not trained yet"
     ran(only="rm")
     assert ran(only="ppo", dry_run=True).stages[0].measured.peak_bytes > 0
     done = ran()
-    assert statuses(done) == [("sft", "done"), ("rm", "done"), ("ppo", "done")]
+    assert [stage.status for stage in done.stages] == ["done"] * 3
     resolved = done.resolved["ppo"]
     assert resolved.start_from.endswith("stages/sft")
     assert resolved.extra["reward"] == "the reward is the model rm"
@@ -506,3 +447,51 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
     assert "pair_accuracy" in done.stages[1].evaluation.metrics
     report = report_page(done, folder=Path("run"), plan_text="", metrics=())
     assert "the reward is the model rm" in report
+
+
+def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch):
+    """The training evaluates only on its way, and the judging comes to the same numbers."""
+    keys = {"max_steps": 3, "holdout": 0.2}
+    one = make(job_run=tmp_path / "one", **keys)
+    train(one)
+    measured = []
+    original = RewardEvaluator._measure
+
+    def measure(self, **keys):
+        measured.append(self.job.part)
+        return original(self, **keys)
+
+    monkeypatch.setattr(RewardEvaluator, "_measure", measure)
+    two = make(job_run=tmp_path / "two", **keys)
+    train(replace(two, part=TRAIN))
+    assert not measured
+    assert trained_record(two.output).is_file()
+    train(replace(two, part=JUDGE))
+    assert measured == [JUDGE, JUDGE]
+    assert without_clock(two) == without_clock(one)
+    assert not trained_record(two.output).exists()
+
+    def wins(job):
+        return [(line["holdout_wins"], line["holdout_losses"]) for line in metrics(job.run)[:-1]]
+
+    assert len(wins(one)) == 2
+    assert wins(two) == wins(one)
+
+
+def test_processes_share_the_prompts_that_are_answered_on_the_way(make, monkeypatch):
+    """Each counts with the others, and an unchanged policy neither wins nor loses."""
+    job = replace(make(holdout=0.2), part=TRAIN)
+    with Parts("ppo", shown=False) as parts:
+        loaded = load_stage(job, PPO(), parts)
+    monkeypatch.setattr(objective, "process_count", lambda: 5)
+    shares = []
+    for rank in range(5):
+        monkeypatch.setattr(objective, "process_rank", lambda rank=rank: rank)
+        ppo = build_stage(loaded, processes=1).trainer
+        shares.append([row.number for row in ppo.held_out])
+        ppo.scores_before = ppo.held_out_scores()
+        assert ppo.look() == {"holdout_wins": 0, "holdout_losses": 0}
+    assert sorted(chain(*shares)) == [row.number for row in loaded.data.holdout]
+    assert len(shares[0]) == 3
+    monkeypatch.setattr(loop, "over_processes", lambda *_: [7.0, 2.0])
+    assert ppo.look() == {"holdout_wins": 7, "holdout_losses": 2}

@@ -1,6 +1,5 @@
 """The engine `vllm`, against a server of our own that speaks vLLM's addresses and generates."""
 
-import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,9 @@ from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch, VLLMServer
 from advisor.plan.vllm import ServerNeeds, VLLMClient
 from tests.trainers.alignment import keys_of
-from tests.trainers.pretend_gpu import pretend_gpu
+from tests.trainers.pretend_gpu import note, pretend_gpu
 from tests.trainers.rollouts.vllm_stand_in import StandIn, scored
 from tests.trainers.runs import metrics, trained
-from trainers.ppo.math import importance_weights
 from trainers.rollouts import Sampling
 from trainers.rollouts.vllm_engine import OpenServer, VLLMEngine, open_server, write_weights
 
@@ -51,17 +49,14 @@ def changed(model, part):
 
 @pytest.mark.parametrize("sends", ["adapter", "weights"])
 def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_model, tmp_path):
-    """Their log-probabilities are those of the policy before and after a step; the folders that
-    the weights travelled in are removed.
-    """
+    """Their log-probabilities are the policy's, and folders that carried weights are removed."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     part = "mlp.up_proj"
     if sends == "adapter":
         config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
         model, part = get_peft_model(model, config), "lora_B"
-    client = VLLMClient(server.url, 30)
-    found, note = open_server(client, needs(tiny_model), stage="x")
+    found, note = open_server(VLLMClient(server.url, 30), needs(tiny_model), stage="x")
     assert note == f"answers come from vLLM 0.33.0 at {server.url}"
     engine = VLLMEngine(found, lambda: nullcontext(model), sends=sends, run=tmp_path, stage="x")
     for _ in range(2):
@@ -83,26 +78,22 @@ def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_mode
 
 
 def test_whole_weights_leave_the_gpu_one_by_one(tiny_model, tmp_path, monkeypatch):
-    """Rounded to bfloat16 on their way to the host, they take the room of one tensor on the GPU,
-    and tied ones are written once.
-    """
-    with pretend_gpu() as calls:
+    """Rounded on their way, weights take one tensor's room on the GPU, and tied ones go once."""
+    with pretend_gpu():
         model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).to("cuda")
         largest = max(one.numel() for one in model.parameters())
-        storages, extra, peaks = calls.storages, {}, [0]
+        extra, peaks = {}, [0]
         own = {one.untyped_storage().data_ptr() for one in model.parameters()}
-        real = storages.note
 
-        def note(tensor, device):
-            real(tensor, device)
+        def noted(tensor, device):
+            note(tensor, device)
             storage = tensor.untyped_storage()
             extra.pop(storage.data_ptr(), None)
             if device.type == "cuda" and storage.data_ptr() not in own:
                 extra[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
-            held = [size for alive, size in extra.values() if not alive.expired()]
-            peaks.append(sum(held))
+            peaks.append(sum(size for alive, size in extra.values() if not alive.expired()))
 
-        monkeypatch.setattr(storages, "note", note)
+        monkeypatch.setattr("tests.trainers.pretend_gpu.note", noted)
         write_weights(model, tmp_path)
     # One tensor in bfloat16; its copy for the host is noted as the GPU's for a moment.
     assert max(peaks) <= 2 * 2 * largest
@@ -128,17 +119,17 @@ def test_whole_weights_leave_the_gpu_one_by_one(tiny_model, tmp_path, monkeypatc
 def test_a_server_that_lacks_something_is_refused_before_anything_loads(
     wrong, expected, server, tiny_model
 ):
-    """The message names the server, what it lacks, the line that starts a fitting one, and the
-    engine that needs none.
-    """
+    """The message names what it lacks, the line that starts one, and the engine that needs none."""
     for name, value in wrong.items():
         setattr(server, name, value)
     with pytest.raises(MachineNotReady, match=expected) as error:
         open_server(VLLMClient(server.url, 5), needs(tiny_model), stage="x")
-    text = str(error.value)
-    assert f"stage x: the vLLM server at {server.url} " in text
-    assert f"vllm serve {tiny_model} --max-model-len 64" in text
-    assert "rollouts: transformers" in text
+    wanted = (
+        f"stage x: the vLLM server at {server.url} ",
+        f"vllm serve {tiny_model} --max-model-len 64",
+        "rollouts: transformers",
+    )
+    assert [words for words in wanted if words not in str(error.value)] == []
 
 
 def test_a_newer_server_is_taken_and_named(server, tiny_model):
@@ -160,9 +151,6 @@ def test_a_server_that_takes_too_long_or_redirects_is_a_fault(server, tiny_model
         open_server(VLLMClient(server.url, 5), needs(tiny_model), stage="x")
 
 
-# --------------------------------------------------------------------------- stages
-
-
 @pytest.fixture
 def stage(align, server):
     """A stage of three steps whose answers come from the server."""
@@ -181,9 +169,7 @@ def stage(align, server):
     ("name", "update"), [("grpo", "full"), ("rloo", "lora"), ("ppo", "lora"), ("ppo", "full")]
 )
 def test_a_stage_learns_from_the_answers_of_a_server(name, update, stage, server):
-    """The weights reach the server in every step: its probabilities are the trainer's, although a
-    step moves them far. The gradient is not zero, and the adapter and its folder are gone.
-    """
+    """The server gets the weights of every step, though a step moves its probabilities far."""
     full = update == "full"
     job = stage(name, update)
     trained(job)
@@ -201,9 +187,7 @@ def test_a_stage_learns_from_the_answers_of_a_server(name, update, stage, server
 
 @pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
 def test_answers_of_another_policy_are_corrected_and_counted(name, stage, server):
-    """A server whose probabilities are a seventh of the trainer's: the mismatch is recorded, and
-    the importance weights are cut.
-    """
+    """A server with a seventh of our probabilities has a recorded mismatch and cut weights."""
     server.shifted = -2.0
     job = stage(name, job_max_steps=1)
     trained(job)
@@ -214,21 +198,8 @@ def test_answers_of_another_policy_are_corrected_and_counted(name, stage, server
         assert line["grad_norm"] == 0
 
 
-def test_importance_weights_are_ratios_up_to_two():
-    """exp(0.5), no knowledge, cut at 2, and nothing beyond the end of an answer."""
-    old = torch.tensor([[-1.0, -1.0, -1.0, 0.0]])
-    drawn = torch.tensor([[-1.5, math.nan, -3.0, 9.0]])
-    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
-    weights, mismatch, capped = importance_weights(old, drawn, mask)
-    assert weights.tolist() == [[pytest.approx(math.exp(0.5)), 1.0, 2.0, 0.0]]
-    assert mismatch.item() == pytest.approx((0.5 + 0 + 2.0) / 3)
-    assert capped.item() == pytest.approx(1 / 3)
-
-
 def test_a_server_that_dies_ends_the_run_which_resumes(stage, server):
-    """The error names stage and server, the checkpoint stays, and the same call with a server that
-    runs again goes on behind it.
-    """
+    """The error names stage and server, and the same call goes on once a server runs again."""
     server.dies_at = 9  # each step asks for the answers to four prompts in four requests
     job = stage("ppo", save_steps=1)
     with pytest.raises(TrainingFailed, match=r"stage ppo: the vLLM server at .* does not answer"):

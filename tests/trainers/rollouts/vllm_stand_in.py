@@ -1,9 +1,4 @@
-"""A server that answers as `vllm serve` 0.33 does, and really generates: with transformers, on the
-CPU. It loads adapters and weights from the folders it is given, so that a test sees the whole way
-of an answer and of the weights behind it.
-
-In a test: `StandIn(folder)`; as a program, under the name that vLLM has: `write_environment`.
-"""
+"""A server that answers as `vllm serve` 0.33 does, and really generates, with transformers."""
 
 import json
 import sys
@@ -24,12 +19,7 @@ PATHS = (
 
 
 class StandIn:
-    """One server, as a context manager. What it does wrong is set before or while it runs.
-
-    Args:
-        model: The folder of the base.
-        arguments: Of `vllm serve`, which say what it takes.
-    """
+    """One server of the base `model`, as a context manager; set what it does wrong at any time."""
 
     def __init__(self, model, arguments=(), port=0):
         from transformers import AutoModelForCausalLM
@@ -52,12 +42,11 @@ class StandIn:
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                stand_in.answer(self, None)
-
             def do_POST(self):
                 length = int(self.headers.get("Content-Length") or 0)
                 stand_in.answer(self, json.loads(self.rfile.read(length) or b"{}"))
+
+            do_GET = do_POST
 
             def log_message(self, *_):
                 pass
@@ -208,13 +197,7 @@ def scored(model, answers, temperature):
 
 
 def write_environment(folder, root, *, version="0.33.0", code=""):
-    """The interpreter of an environment with a vLLM of that version, which is this stand-in.
-
-    Args:
-        folder: Where to write it.
-        root: The checkout, which the program imports.
-        code: Runs before the server starts.
-    """
+    """An interpreter whose vLLM is this stand-in of `root`; `code` runs before it serves."""
     package = folder / "vllm" / "entrypoints" / "cli"
     package.mkdir(parents=True)
     for path in (package, package.parent, package.parent.parent):

@@ -25,12 +25,12 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("objective", choices=["sft", "dpo"])
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--max-steps", type=int)
-    for name in ("stage", "task", "part"):
-        parser.add_argument(f"--{name}")
-    for name in ("dry-run", "no-judge"):
-        parser.add_argument(f"--{name}", action="store_true")
+    flag = {"action": "store_true"}
+    for name, keys in (
+        ("run", {"type": Path}), ("max-steps", {"type": int}), ("stage", {}), ("task", {}),
+        ("part", {}), ("dry-run", flag), ("no-judge", flag),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", **keys)
     args = parser.parse_args()
     plan = read_plan(args.plan)
     stage = plan.stage(args.stage)
@@ -44,7 +44,9 @@ def main():
     if mode.startswith("parts"):
         in_parts(folder, args.part, mode)
     if mode.startswith("room-") and micro_batch(folder, stage) > int(mode.rpartition("-")[2]):
-        (folder / "doing.json").write_text(json.dumps({"doing": os.environ["STAND_IN_DOING"]}))
+        (folder / "doing.json").write_text(
+            json.dumps({"doing": os.environ.get("STAND_IN_DOING", "training")})
+        )
         line = {"stage": "sft", "task": args.task, "step": 3}
         (args.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
         mode = "sigkill" if "killed" in mode else "no room"
@@ -53,10 +55,8 @@ def main():
     match mode:
         case "wait":
             wait(folder)
-        case "sigkill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "segfault":
-            os.kill(os.getpid(), signal.SIGSEGV)
+        case "sigkill" | "segfault":
+            os.kill(os.getpid(), signal.SIGKILL if mode == "sigkill" else signal.SIGSEGV)
         case "crash":
             sys.exit(1)
         case "disk":
@@ -65,10 +65,7 @@ def main():
     if SEVERAL and RANK != "0":
         return
     text = json.dumps(result(args, folder, stage, str(resolve_path(args.plan, plan.model))))
-    if mode == "nan":
-        text = text.replace("1.5", "NaN")
-    if mode == "half":
-        text = text[: len(text) // 2]
+    text = {"nan": text.replace("1.5", "NaN"), "half": text[: len(text) // 2]}.get(mode, text)
     if mode != "no-result":
         (folder / "result.json").write_text(text)
 
@@ -85,13 +82,13 @@ FAILURES = {
 
 
 def note(folder, args):
-    """How it was started."""
     seen = {
         "cwd": os.getcwd(), "argv": sys.argv, "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "path": sys.path[:2], "file": __file__, "pid": os.getpid(), "rank": RANK or None,
     }  # fmt: skip
-    for name in ("WORLD_SIZE", "LOCAL_RANK", "GLOO_SOCKET_IFNAME"):
-        seen[name] = os.environ.get(name)
+    seen |= {
+        name: os.environ.get(name) for name in ("WORLD_SIZE", "LOCAL_RANK", "GLOO_SOCKET_IFNAME")
+    }
     (folder / f"seen{RANK}.json").write_text(json.dumps(seen))
     (folder / "pid").write_text(str(os.getpid()))
     if args.dry_run:
@@ -102,7 +99,6 @@ def note(folder, args):
 
 
 def result(args, folder, stage, base):
-    """What result.json says."""
     found = {
         "status": "done", "steps": args.max_steps or 10, "loss_first": 3.0, "loss_last": 1.5,
         "duration_s": 2.0,
@@ -119,11 +115,11 @@ def result(args, folder, stage, base):
     }  # fmt: skip
     if "STAND_IN_CHECKS" in os.environ:  # whether each check passed
         passed = json.loads(os.environ["STAND_IN_CHECKS"])
+        found["verdict"] = {"ok": all(passed)}
         found["checks"] = [
             {"name": f"c{number}", "ok": ok, "text": f"check {number} of the result"}
             for number, ok in enumerate(passed)
         ]
-        found["verdict"] = {"ok": all(passed)}
     return found | {"files": save(folder, base)}
 
 
@@ -166,15 +162,12 @@ def save(folder, base):
 
 def micro_batch(folder, stage):
     """As the plan says, or as it was adjusted."""
-    path = folder / "adjusted.json"
-    if not path.exists():
-        return stage.micro_batch_size
-    return json.loads(path.read_text())["adjusted"][-1]["micro_batch_size"]
+    if (path := folder / "adjusted.json").exists():
+        return json.loads(path.read_text())["adjusted"][-1]["micro_batch_size"]
+    return stage.micro_batch_size
 
 
 def wait(folder):
-    """Until somebody stops it."""
-
     def stop(number, frame):
         with open(folder / "signals", "a") as file:
             file.write(f"{number}\n")
@@ -185,8 +178,7 @@ def wait(folder):
     signal.signal(signal.SIGINT, stop)
     (folder / "checkpoints").mkdir(exist_ok=True)
     (folder / f"ready{RANK if SEVERAL else ''}").write_text("")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    for _ in range(1200):
         time.sleep(0.05)
 
 

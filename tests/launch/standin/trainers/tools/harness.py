@@ -1,6 +1,4 @@
-"""Stands in for the process that asks the benchmarks: STAND_IN_SCORES holds the share of right
-answers, by name of the model; `fails` and `stopped` say how it ends instead.
-"""
+"""Stands in for the benchmarks: STAND_IN_SCORES has scores by model, `fails` or `stopped`."""
 
 import json
 import os
