@@ -65,7 +65,7 @@ def advise(home, *arguments, cwd, code=0):
 
 LIGHT = (
     *("charset_normalizer", "click", "msgspec", "yaml", "_yaml", "questionary", "prompt_toolkit"),
-    *("wcwidth", "rich", "markdown_it", "mdurl", "pygments", "pynvml.py"),
+    *("wcwidth", "rich", "markdown_it", "mdurl", "pygments", "phonenumbers", "pynvml.py"),
 )
 
 

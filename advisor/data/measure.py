@@ -44,7 +44,7 @@ class Depth(Struct, frozen=True, kw_only=True):
 
     full: bool = False  # count the tokens of every row, not of a sample; reads every row
     whole: bool = False  # read every row of a large file, not its beginning
-    thorough: bool = False  # look for rows nearly the same and for personal numbers, too
+    thorough: bool = False  # look for rows that are nearly the same, too
     strict: bool = True  # raise if nothing can be trained; `advise check` prints the profile
     # rows that must not stand in the data; all of the data is then read
     evaluation: str | os.PathLike[str] | None = None

@@ -28,8 +28,7 @@ class Subject(Struct, kw_only=True):
 
     kind: str
     format: str = ""
-    # look for rows that are nearly the same and for personal numbers, too: about 10 microseconds a
-    # row
+    # look for rows that are nearly the same, too: about 10 microseconds a row
     thorough: bool = False
     evaluation: DataSet | None = None  # rows that must not stand in the data
     seq_len: int | None = None

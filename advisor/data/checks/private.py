@@ -7,34 +7,25 @@ trained on.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-
-from msgspec import Struct
+from collections.abc import Iterator
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, findings_of
+from advisor.data.checks.personal import (
+    EMAIL,
+    NUMBERS,
+    PHONE,
+    TOLD,
+    PhoneFinder,
+    PrivateKind,
+    may_be_dialled,
+)
 from advisor.ground.types import DataFinding
 
 # Expressions are compiled where they are needed: nearly no data need any.
-DIGITS = r"[0-9][0-9 .()/-]{7,}[0-9]"  # every number looked for
+DIGITS = r"[0-9][0-9 .()/-]{2,}[0-9]"  # every number that may tell something
+LONG_CHARS = 8  # of the shortest card, account or telephone
+BEFORE_CHARS = 72  # where a word may say what a number is, or an account begins
 PLACEHOLDER = r"(?i)xxx|your|placeholder|changeme|redacted|\*\*\*|<|>|\{|\$"
-
-
-def _luhn(text: str) -> bool:
-    digits = [int(character) for character in text if character.isdigit()]
-    if not 13 <= len(digits) <= 19 or len(set(digits)) < 2:
-        return False
-    doubled = [
-        digit if index % 2 == 0 else sum(divmod(2 * digit, 10))
-        for index, digit in enumerate(reversed(digits))
-    ]
-    return sum(doubled) % 10 == 0
-
-
-def _iban(text: str) -> bool:
-    bare = text.replace(" ", "")
-    if not 15 <= len(bare) <= 34:
-        return False
-    return int("".join(str(int(character, 36)) for character in bare[4:] + bare[:4])) % 97 == 1
 
 
 def _is_key(text: str) -> bool:
@@ -55,16 +46,6 @@ def _is_password(text: str) -> bool:
         and not re.search(PLACEHOLDER, value)
         and not value.endswith((")", "(", ";", ","))
     )
-
-
-class PrivateKind(Struct, frozen=True):
-    """One sort of secret or personal datum."""
-
-    id: str
-    name: str
-    needs: tuple[str, ...]  # a text without any of these cannot hold one
-    pattern: str
-    holds: Callable[[str], bool] = bool
 
 
 KINDS = (
@@ -107,45 +88,7 @@ KINDS = (
         r"\b\w{2,10}://[^\s/:@]{1,60}:[^\s/:@]{3,60}@[\w.-]+",
         _is_key,
     ),
-    PrivateKind(
-        "personal-data-email",
-        "e-mail addresses",
-        ("@",),
-        r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}",
-    ),
-)
-# Looked for if asked, in texts with a number of some length: they cost most of the time.
-NUMBER = ("",)
-NUMBERS = (
-    PrivateKind(
-        "personal-data-card-number",
-        "payment card numbers",
-        NUMBER,
-        r"(?<![\d.+-])(?:3[47]\d\d([ -]?)\d{6}\1\d{5}|(?:4\d|5[1-5]|2[2-7]|6[05]|35)\d\d([ -]?)"
-        r"\d{4}\2\d{4}\2\d{4})(?!\.?\d|-\d)",
-        _luhn,
-    ),
-    PrivateKind(
-        "personal-data-iban",
-        "bank accounts (IBAN)",
-        NUMBER,
-        r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
-        _iban,
-    ),
-    PrivateKind(
-        "personal-data-social-security-number",
-        "US social security numbers",
-        NUMBER,
-        r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])",
-    ),
-    PrivateKind(
-        "personal-data-phone",
-        "telephone numbers",
-        NUMBER,
-        r"(?<![\d.+-])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,5}\)?[ ./-]?){1,4}\d{3,8}|\(\d{3}\) ?\d{3}[ .-]"
-        r"\d{4}|\d{3}[.-]\d{3}[.-]\d{4})(?![\d.-]?\d)",
-        lambda text: 9 <= sum(map(str.isdigit, text)) <= 15,
-    ),
+    EMAIL,
 )
 
 
@@ -161,35 +104,55 @@ class PrivateData(RowCheck):
     def __init__(self, about: Subject) -> None:
         super().__init__(about)
         self.shown: dict[str, str] = {}
+        self.latest: dict[str, int] = {}  # by the kind: the last row with one
+        self.phones = PhoneFinder()
 
     def see(self, row: SeenRow) -> None:
         text = row.text
         self._search(KINDS, text, row.number)
-        if self.about.thorough and re.search(DIGITS, text):
-            self._search(NUMBERS, text, row.number)
+        dialled = None
+        for number in re.finditer(DIGITS, text):
+            start, end = number.span()
+            before = text[max(0, start - BEFORE_CHARS) : end]
+            self._search(TOLD, before, row.number, before.lower())
+            if end - start > LONG_CHARS:
+                self._search(NUMBERS, before + text[end : end + BEFORE_CHARS], row.number)
+                if dialled is None and may_be_dialled(text[start - 1 : start], text[start:end]):
+                    dialled = start
+        if dialled is not None and (found := self.phones.find(text, dialled)):
+            self._note(PHONE, found, row.number)
 
-    def _search(self, kinds: tuple[PrivateKind, ...], text: str, row: int) -> None:
+    def _search(self, kinds: tuple[PrivateKind, ...], text: str, row: int, low: str = "") -> None:
         for kind in kinds:
             for sign in kind.needs:
-                if sign in text:
+                if sign in (low or text):
                     break
             else:  # nearly always
                 continue
-            found = (match[0] for match in re.finditer(kind.pattern, text))
-            first = next(filter(kind.holds, found), None)
-            if first is not None:
-                self.tallies[kind.id].add(row)
-                self.shown.setdefault(kind.id, mask(first, kind.id))
+            for match in re.finditer(kind.pattern, text):
+                found = match.groupdict().get("value") or match[0]
+                if kind.holds(found):
+                    self._note(kind.id, found, row)
+                    break
+
+    def _note(self, kind: str, found: str, row: int) -> None:
+        if self.latest.get(kind) != row:
+            self.latest[kind] = row
+            self.tallies[kind].add(row)
+            self.shown.setdefault(kind, mask(found, kind))
 
     def findings(self) -> Iterator[DataFinding]:
-        for kind in (*KINDS, *NUMBERS):
-            tally = self.tallies[kind.id]
+        for kind in (*KINDS, *TOLD, *NUMBERS):
+            tally, phones = self.tallies[kind.id], self.phones
             risk = (
                 "take them out and change them: a model repeats what it was trained on"
                 if kind.id.startswith("secret")
                 else "a model may repeat them"
             )
             what = f"what looks like {kind.name}, such as {self.shown.get(kind.id)}: {risk}"
+            if kind.id == PHONE and phones.looked_at < phones.rows:
+                left = phones.rows - phones.looked_at
+                what += f"; {left:,} more rows with long numbers were not looked at"
             yield from findings_of(tally, kind.id, "warning", f"{tally.in_words} with {what}")
 
 

@@ -117,25 +117,28 @@ class Repeats(RowCheck):
 
     def __init__(self, about: Subject) -> None:
         super().__init__(about)
-        self.first: dict[int, int] = {}  # a row (normalised, if thorough) -> the first such row
+        self.rows: set[int] = set()
+        self.plain: set[int] = set()  # of those, normalised
         self.asked: set[int] = set()
         self.compared_all = True
         self.sample: RandomSample[tuple[int, tuple[int, ...]]] = RandomSample(SAMPLED_ROWS, state=2)
 
     def see(self, row: SeenRow) -> None:
         key, asked = keys_of(row, self.about.kind)
-        example, typed = row.example, key
-        if self.about.thorough:
-            typed = hash((row.plain, example.good, example.answer))
-        first = self.first.get(typed)
-        if first is not None:
-            self.tallies[SAME if first == key else NEARLY].add(example.row)
+        example = row.example
+        if key in self.rows:
+            self.tallies[SAME].add(example.row)
             return
-        if len(self.first) >= COMPARED_ROWS:
+        if len(self.rows) >= COMPARED_ROWS:
             self.compared_all = False
             return
-        self.first[typed] = key
+        self.rows.add(key)
         if self.about.thorough:
+            plain = hash((row.plain, example.good, example.answer))
+            if plain in self.plain:
+                self.tallies[NEARLY].add(example.row)
+                return
+            self.plain.add(plain)
             self.sample.offer(lambda: (example.row, sketch(row.plain)))
         if asked is not None and self.about.kind == "paired":
             if asked in self.asked:
