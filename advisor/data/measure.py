@@ -85,7 +85,8 @@ def profile(
         exact=depth.full and count_tokens is not None,
     )
     reads_all = depth.full or depth.whole
-    is_large = source.size_bytes > (QUICK_BYTES // 4 if source.is_gzipped else QUICK_BYTES)
+    is_packed = source.is_gzipped or source.container == "excel"
+    is_large = source.size_bytes > (QUICK_BYTES // 4 if is_packed else QUICK_BYTES)
     most_rows = QUICK_ROWS if is_large and not reads_all and beside is None else None
     seen, lengths = checks(about), Lengths(count_tokens, depth.full)
     faults, skipped = Faults(), SkippedRows()
@@ -207,6 +208,10 @@ def _row_count(source: DataSource, read: int) -> tuple[int, bool]:
     """Rows of a file that was read in part, and whether that is exact."""
     if source.container == "parquet":
         return sum(map(parquet_rows, source.files)), True
+    if source.container == "excel":
+        from advisor.data.read.excel import count_rows
+
+        return max(read, sum(map(count_rows, source.files))), False
     is_small = source.container == "jsonl" and source.size_bytes <= COUNT_BYTES
     if is_small and not source.is_gzipped:
         return sum(map(_lines, source.files)), True
@@ -283,7 +288,7 @@ def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> Iterator[Data
         files.setdefault(said, []).append(shown)
     for said, names in files.items():
         text = f"{said}: read as such" + (f" ({len(names)} files)" if len(names) > 1 else "")
-        yield finding("read-as", "note", text, len(names))
+        yield finding("read-as", "warning" if "not read" in said else "note", text, len(names))
 
 
 def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> Iterator[DataFinding]:

@@ -25,7 +25,7 @@ from advisor.ground.errors import Fault, InputError, refuse
 CONTAINERS = {
     ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv",
     ".tab": "csv", ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text",
-    ".parquet": "parquet", ".arrow": "arrow",
+    ".parquet": "parquet", ".arrow": "arrow", ".xlsx": "excel",
 }  # fmt: skip
 # A row is held in memory as a whole: a small packed file could ask for all there is.
 MOST_ROW_BYTES = 256 << 20
@@ -48,7 +48,7 @@ class DataFile(Struct, frozen=True, kw_only=True):
 
     path: Path
     shown: str  # as messages name it
-    container: str  # json | jsonl | csv | text | parquet | arrow
+    container: str  # json | jsonl | csv | text | parquet | arrow | excel
     gzipped: bool = False
     encoding: str = "utf-8"  # utf-16 or utf-32 if its first bytes tell
     size_bytes: int

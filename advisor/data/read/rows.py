@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby, islice
 from typing import Any
 
+from advisor.data.read.header import column_names, header_fault
 from advisor.data.read.json_rows import json_rows, jsonl_rows
 from advisor.data.read.lines import DataFile, Faults, read_lines
 from advisor.data.read.source import DataSource, find_data
@@ -73,7 +73,6 @@ def with_columns(row: Any) -> Any:
 # --------------------------------------------------------------------------- CSV
 
 DELIMITER_LINES = 20  # that are looked at for what separates their values
-MOST_NAME_CHARS = 100  # of a column
 SEPARATORS = {";": "semicolon", "\t": "tab", "|": "bar"}  # said if they stand for the comma
 # What Python's reader says of a broken record -> what to say of it, and what to do.
 CSV_FAULTS = {
@@ -121,13 +120,8 @@ def csv_rows(file: DataFile, faults: Faults) -> Rows:
         if not record:
             continue
         if not header:
-            header = _names(record)
-            stated = Counter(filter(None, map(str.strip, record)))
-            twice = sorted(name for name, count in stated.items() if count > 1)
-            what = f"two columns are called {', '.join(twice)}" if twice else ""
-            if any(len(name) > MOST_NAME_CHARS or name[:1] in "[{" for name in header):
-                what = "a row stands in the first line, in place of the names of the columns"
-            if what:
+            header = column_names(record)
+            if what := header_fault(record):
                 hint = "the first line must name the columns, each by its own short name"
                 faults.add(f"{file.shown}:{started}", started, what, hint)
                 return
@@ -144,14 +138,6 @@ def csv_rows(file: DataFile, faults: Faults) -> Rows:
             if len(record) > len(header)
             else "every line needs all columns; an empty one still has its comma",
         )
-
-
-def _names(header: list[str]) -> list[str]:
-    """The names of columns. A nameless first one is what pandas writes for its index."""
-    return [
-        name.strip() or (f"column_{place}" if place > 1 else "index")
-        for place, name in enumerate(header, 1)
-    ]
 
 
 def delimiter_of(lines: Sequence[str]) -> str:
@@ -302,6 +288,12 @@ def parquet_rows(file: DataFile) -> int:
     return int(pyarrow.parquet.ParquetFile(file.path).metadata.num_rows)
 
 
+def _excel_rows(file: DataFile, faults: Faults) -> Rows:
+    from advisor.data.read.excel import excel_rows
+
+    return excel_rows(file, faults)
+
+
 READERS: dict[str, Callable[[DataFile, Faults], Rows]] = {
     "json": json_rows,
     "jsonl": jsonl_rows,
@@ -309,4 +301,5 @@ READERS: dict[str, Callable[[DataFile, Faults], Rows]] = {
     "text": text_rows,
     "parquet": arrow_rows,
     "arrow": arrow_rows,
+    "excel": _excel_rows,
 }

@@ -28,26 +28,35 @@ from advisor.ground.errors import InputError
 from advisor.ground.files import folder_name
 
 READABLE = (
-    "readable: .json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of"
-    " one of them"
+    "readable: .json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .xlsx, .parquet, or a"
+    " folder of one of them"
 )
 IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic"}
-DOCUMENTS = {".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".ppt", ".pptx", ".html", ".htm"}
-PANDOC = {".docx", ".odt", ".rtf", ".epub"}  # the documents that it reads
+# Ending -> the command that makes a text or a CSV file of it: PATH, and TEXT in its place.
+PANDOC = "pandoc -t plain PATH -o TEXT"
+COMMANDS = {
+    ".pdf": "pdftotext PATH TEXT",
+    **dict.fromkeys((".docx", ".odt", ".rtf", ".epub", ".html", ".htm"), PANDOC),
+    **dict.fromkeys((".doc",), "soffice --headless --convert-to txt:Text --outdir FOLDER PATH"),
+    **dict.fromkeys((".ppt", ".pptx"), "soffice --headless --convert-to pdf --outdir FOLDER PATH"),
+    **dict.fromkeys(
+        (".xlsx", ".xls", ".ods"), "soffice --headless --convert-to csv --outdir FOLDER PATH"
+    ),
+}
 TABLES = {".xlsx", ".xls", ".ods"}
+DOCUMENTS = {*COMMANDS} - TABLES
 IMAGES_HELP = "a model that reads and writes text learns nothing from images"
 # What is no data -> its endings, the first bytes of its files, and how to get rows from it.
 OTHER_FILES = {
     "a PDF or text document": (
         DOCUMENTS,
         (b"%PDF",),
-        "extract the text first, one .txt file a document; pdftotext does it for PDF, pandoc for"
-        " others",
+        "extract the text first, one .txt file a document",
     ),
     "an Office document or an archive": (
         TABLES,
         (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"),
-        "open it and save it as CSV (UTF-8), or export the rows as JSONL",
+        "open it and save it as CSV (UTF-8)",
     ),
     "an image": (IMAGES, (b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), IMAGES_HELP),
     "a packed file or a database": (
@@ -56,6 +65,7 @@ OTHER_FILES = {
         "unpack or export it first",
     ),
 }
+EXCEL, OLD_OFFICE = ".xlsx", b"\xd0\xcf\x11\xe0"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
 HEAD_BYTES = 4096
@@ -63,7 +73,8 @@ HEAD_BYTES = 4096
 CONTROLS = tuple(bytes([code]) for code in (*range(1, 9), *range(14, 26), 28, 29, 30, 31))
 MOST_CONTROLS = 0.02
 MOST_FILES = 50_000  # below one folder
-OFFERED, MOST_OFFERED = (".jsonl", ".csv", ".tsv", ".parquet"), 8  # where no file is named yet
+OFFERED = (".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")  # where no file is named yet
+MOST_OFFERED = 8
 BESIDE_DATA = (
     "readme", "license", "licence", "notice", "citation", "changelog", "dataset_infos",
     "dataset_info",
@@ -234,11 +245,11 @@ def _look_at(where: Path, shown: str, status: os.stat_result | None = None) -> D
     if container is None:
         what = f"unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}"
         raise InputError(what, READABLE, "rename it by what it holds, or export it", where=shown)
-    if container not in ("parquet", "arrow") and 4 * text.count("\0") > len(text):
+    if container not in ("parquet", "arrow", "excel") and 4 * text.count("\0") > len(text):
         what = "this is a binary file, or UTF-16 without a byte order mark"
         raise InputError(what, READABLE, "save text as UTF-8", where=shown)
     controls = sum(map(head.count, CONTROLS)) if encoding == "utf-8" else 0
-    if container not in ("parquet", "arrow") and controls > MOST_CONTROLS * len(head):
+    if container not in ("parquet", "arrow", "excel") and controls > MOST_CONTROLS * len(head):
         hint = "name the file that holds the examples"
         raise InputError("this is not a text file", READABLE, hint, where=shown)
     return DataFile(
@@ -264,17 +275,29 @@ def _refuse_other_files(head: bytes, text: str, suffix: str, shown: str) -> None
         raise InputError("this is an HTML page, not data", where=shown, hint=hint)
     others = OTHER_FILES.items()
     for what, (suffixes, starts, hint) in sorted(others, key=lambda one: suffix not in one[1][0]):
-        if suffix in suffixes or head.startswith(starts):
-            raise InputError(f"this is {what}", READABLE, _text_of(shown) or hint, where=shown)
+        if suffix != EXCEL and (suffix in suffixes or head.startswith(starts)):
+            raise InputError(f"this is {what}", READABLE, _way(hint, [suffix], shown), where=shown)
+    if suffix == EXCEL and head.startswith(OLD_OFFICE):
+        what = "this Excel file has a password, or is of the old form with a new ending"
+        hint = "open it, and save it as .xlsx without a password, or as CSV (UTF-8)"
+        raise InputError(what, READABLE, hint, where=shown)
 
 
-def _text_of(shown: str) -> str:
-    """The next step for one document: the line that makes a text of it; empty if no tool does."""
-    name, text = shlex.quote(shown), shlex.quote(os.path.splitext(shown)[0] + ".txt")
-    suffix = ending(Path(shown))
-    line = f"pandoc -t plain {name} -o {text}" if suffix in PANDOC else ""
-    line = f"pdftotext {name} {text}" if suffix == ".pdf" else line
-    return f"extract the text first:\n    {line}" if line else ""
+def _way(hint: str, suffixes: Iterable[str], shown: str, *, below: bool = False) -> str:
+    """What to do with a file that cannot be read, and the command for just this file, or for all of
+    these endings below a folder.
+    """
+    commands = []
+    for suffix in sorted({*suffixes} & {*COMMANDS}):
+        folder, text = os.path.dirname(shown) or ".", f"{os.path.splitext(shown)[0]}.txt"
+        places = {"PATH": shown, "TEXT": text, "FOLDER": folder}
+        if below:
+            places = {"PATH": "{}", "TEXT": "{}.txt", "FOLDER": shown}
+        words = [places.get(word, word) for word in COMMANDS[suffix].split()]
+        if below:
+            words = ["find", shown, "-iname", f"*{suffix}", "-exec", *words, ";"]
+        commands.append(shlex.join(words))
+    return "\n    ".join([f"{hint}:", *commands]) if commands else hint
 
 
 def _head(where: Path, shown: str) -> tuple[bytes, bool]:
@@ -337,6 +360,10 @@ def _folder(where: Path, shown: str) -> DataSource:
             files[name] = _look_at(path, os.path.join(shown, name), status)
     if not files:
         raise _no_data(others, unreadable, shown)
+    if any(file.container != "excel" for file in files.values()):  # tables beside the data
+        excel = [name for name, file in files.items() if file.container == "excel"]
+        others.update({EXCEL: len(excel)} if excel else {})
+        files = {name: file for name, file in files.items() if name not in excel}
     left = [*unreadable]
     _refuse_missing_parts(files, shown)
     if (where / "dataset_dict.json").is_file():
@@ -359,7 +386,9 @@ def _folder(where: Path, shown: str) -> DataSource:
     notes = [f"left out: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"] if left else []
     for suffixes, _, hint in OTHER_FILES.values():
         if counted := [f"{others[name]:,} {name}" for name in sorted(others) if name in suffixes]:
-            notes.append(f"not read: {', '.join(counted)}; {hint}")
+            way = _way(hint, suffixes & {*others}, shown, below=True)
+            way = way.replace(":\n    ", ": ").replace("\n    ", "; ")
+            notes.append(f"not read: {', '.join(counted)}; {way}")
     train = {name: file for name, file in files.items() if FOR_TRAINING.search(name.lower())}
     rest = [name for name in files if name not in train]
     if train and rest and all(FOR_EVALUATION.search(name.lower()) for name in rest):
@@ -385,7 +414,11 @@ def _no_data(others: Counter[str], unreadable: Sequence[str], shown: str) -> Inp
     counted = [f"{count} {suffix}" for suffix, count in others.most_common(5)]
     found = ", ".join([*counted, *unreadable[:5]])
     what = f"no data file in this folder ({f'found {found}' if found else 'it is empty'})"
-    hints = (hint for suffixes, _, hint in OTHER_FILES.values() if suffixes & {*others})
+    hints = (
+        _way(hint, suffixes & {*others}, shown, below=True)
+        for suffixes, _, hint in OTHER_FILES.values()
+        if suffixes & {*others}
+    )
     hint = next(hints, "name the file that holds the examples")
     return InputError(what, READABLE, hint, where=shown)
 

@@ -185,7 +185,11 @@ def _write_folder(
         _copy_unchanged(source, folder / name)
     # The plan may be edited on the other machine, and the script too: they have no sums.
     comments = comments_of(text_of(plan_path), name=str(plan_path))
-    needed = ("train", *(extras()[name].INSTALLS for name in contents.plan.extras))
+    has_excel = any(str(name).lower().endswith(".xlsx") for name in contents.files)
+    needed = (
+        *("train", "office" if has_excel else ""),
+        *(extras()[name].INSTALLS for name in contents.plan.extras),
+    )
     script = fill_template(SCRIPT, {"DEVICE": contents.plan.launch.device})
     texts = {
         PLAN_FILE: plan_text(contents.plan, comments, name=PLAN_FILE),
