@@ -1,5 +1,7 @@
 """Rows: what of them is learned, their length, the hold-out split, how they are kept and read."""
 
+import random
+from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 
@@ -11,7 +13,14 @@ from msgspec import structs
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.conftest import examples
-from tests.trainers.fitting import fit_rows, in_memory, sequence, split_rows, tokenise
+from tests.trainers.fitting import (
+    fit_rows,
+    in_memory,
+    prepare_stage_rows,
+    sequence,
+    split_rows,
+    tokenise,
+)
 from trainers.rows import IGNORED, Prepared, Row, Templater, dataset_columns, pack, stage_rows
 from trainers.rows.preference import Feedback, feedback_columns
 from trainers.rows.row import cut_row, ids_of, normalise_text, split_text
@@ -386,3 +395,47 @@ def test_rows_of_a_trainer_are_not_filtered():
     assert made[:]["number"] == [1, 2, 3]
     with pytest.raises(TypeError, match="chosen already"):
         made.filter(lambda row: False)
+
+
+WORDS = [f"word{number}" for number in range(500)]
+
+
+def told(seed: int, length: int) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=length))
+
+
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    {
+        # 40 rows, each with a copy in which the last words of question and answer differ.
+        "copies": (
+            [
+                (f"{told(n, 30)} {end}?", f"{told(n + 1000, 20)} {end}")
+                for n in range(40)
+                for end in "ab"
+            ],
+            "80 of 80 rows are nearly the same as others: they are held out together, or trained"
+            " on together",
+        ),
+        "templated": (
+            [(f"{told(1, 40)} number {n}?", f"It is {n}.") for n in range(80)],
+            "80 of 80 rows are nearly the same as others, too many to keep apart",
+        ),
+        "different": ([(told(n, 30), told(n + 1000, 20)) for n in range(1, 81)], None),
+    }.values(),
+    ids=["copies", "templated", "different"],
+)
+def test_rows_that_are_nearly_the_same_are_held_out_together(tokenizer, rows, note):
+    """With other words in a few places they would flatter the result; where all rows are alike it
+    is said, and rows are held out all the same. The order of the file changes nothing.
+    """
+    data = [chat(*turns, row=number) for number, turns in enumerate(rows, 1)]
+    settings = {"seq_len": 512, "truncation": "stop", "holdout": 0.2, "seed": 3}
+    found = prepare_stage_rows(data, Templater(tokenizer), **settings)
+    assert len(found.holdout) == 16
+    said = [line for line in found.notes if "nearly the same" in line]
+    assert [line.startswith(note) for line in said] == ([True] if note else [])
+    copies = Counter((row.number - 1) // 2 for row in found.holdout)
+    assert note is None or "too many" in note or {*copies.values()} == {2}
+    turned = prepare_stage_rows(data[::-1], Templater(tokenizer), **settings)
+    assert {row.number for row in turned.holdout} == {row.number for row in found.holdout}

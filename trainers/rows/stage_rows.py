@@ -10,8 +10,9 @@ workers are forks, as those of torch's data loaders are: they start at once and 
 memory, where a new process would import torch with transformers (350 MB, seconds); elsewhere there
 are none. They use neither the GPU nor threads.
 
-Rows that say or ask the same stay on one side, and the split depends on content and seed alone. Of
-each row only eight bytes of a digest of its question and eight of its text are looked at. Two
+Rows that say or ask the same, or nearly the same, stay on one side, and the split depends on
+content and seed alone. Of each row eight bytes of a digest of its question and eight of its text
+are looked at, and of the first hundred thousand the smallest hashes of their word sequences. Two
 different ones among ten million agree with a probability of 3 in a million, and would then only
 stay on one side.
 """
@@ -25,12 +26,14 @@ import signal
 import sys
 import threading
 import warnings
+from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic
@@ -38,6 +41,7 @@ from typing import Any, Generic
 import numpy
 
 from advisor.data import Example, SkippedRows, content_digest, find_data, read_examples, recognise
+from advisor.data.checks.repeats import KEPT_TOGETHER, alike, normalise, sketch
 from advisor.data.example import FEWEST_GROUPS, question_mark, text_mark
 from advisor.data.examples import Tally
 from advisor.data.read.hub import is_hub_id
@@ -138,11 +142,15 @@ class Chunk:
     notes: Counter[str] = field(default_factory=Counter)
     turn_ends: set[int] = field(default_factory=set)
     plain_template: bool = False  # given to the tokenizer, which had none
+    sketches: dict[int, array[int]] = field(
+        default_factory=dict
+    )  # of what a text says, by its mark
     batch: Any = None  # an Arrow record batch of their rows, within seq_len
 
     def add(self, later: Chunk) -> None:
         """Count also what later examples give, without their rows."""
         self.numbers += later.numbers
+        self.sketches |= later.sketches
         self.left.merge(later.left)
         self.counts.update(later.counts)
         self.notes.update(later.notes)
@@ -186,6 +194,8 @@ class Preparation:
             mark = 0 if kind.mark is None else mark_of(kind.mark(row))
             marks = question_mark(row.key, limits.seed), text_mark(row.text, limits.seed), mark
             numbers.append((row.number, *marks, row.tokens, len(pieces), outcome))
+            if row.number <= KEPT_TOGETHER:
+                found.sketches[marks[1]] = array("I", sketch(normalise(own_words(row))))
             rows.extend(pieces)
             found.counts["talks"] += not getattr(row, "document", False)
         found.numbers += numpy.array(numbers, NUMBERS).tobytes()
@@ -251,12 +261,7 @@ class Preparation:
         fit = fit_record(of[keep] if again else of, kind, limits)
         pieces, used = of["pieces"], keep & (of["pieces"] > 0)
         held = numpy.zeros(len(of), bool)
-        held[used] = held_out_mask(
-            of if used.all() else of[used],
-            self.holdout,
-            blank=question_mark("", limits.seed),
-            strata=of["mark"][used] if kind.stratified else None,
-        )
+        held[used], about_alike = self._held_out(of if used.all() else of[used], found.sketches)
         disagreement = templater.thoughts_note(found.counts["answered"], found.counts["thoughtful"])
         notes = [
             *templater.remarks,
@@ -264,6 +269,7 @@ class Preparation:
             *found.left.lines(),
             *reviewed,
             *fit.pop("notes"),
+            *([about_alike] if about_alike else []),
             *(f"{Tally(count).in_words}: {text}" for text, count in found.notes.items()),
         ]
         if self.holdout > 0 and not held.any():
@@ -283,6 +289,34 @@ class Preparation:
             "plain_template": templater.gave_template,
         }
         return numpy.concatenate([train, holdout]), about
+
+    def _held_out(self, rows: Array, sketches: Mapping[int, Sequence[int]]) -> tuple[Array, str]:
+        """Which rows to hold out, and what to say of rows that are nearly the same.
+
+        They stay on one side, unless most rows are alike, as those of a template are: then too
+        little would be left to hold out, or nothing of what most rows are like.
+        """
+        blank = question_mark("", self.limits.seed)
+        strata = rows["mark"] if self.kind.stratified else None
+        split = partial(held_out_mask, rows, self.holdout, blank=blank, strata=strata)
+        held = split()
+        if len(rows) > KEPT_TOGETHER or not held.any():
+            return held, ""
+        groups = _groups(rows["question"], rows["text"], int(rows["pieces"].sum()), blank)
+        pairs = alike(sketches.items())
+        together = united(groups, rows["text"], pairs)
+        if together is groups:
+            return held, ""
+        found = numpy.isin(rows["text"], numpy.array(pairs, "u8"))
+        alike_rows = f"{int(found.sum()):,} of {len(rows):,} rows are nearly the same as others"
+        kept = split(groups=together)
+        largest = numpy.unique(together, return_counts=True)[1].max()
+        if 2 * largest > len(rows) or 2 * kept.sum() < held.sum():
+            return held, (
+                f"{alike_rows}, too many to keep apart: rows that are held out resemble rows that"
+                " are trained on, so that the comparison flatters the result"
+            )
+        return kept, f"{alike_rows}: they are held out together, or trained on together"
 
     def read(self, path: Path, digest: str) -> Prepared[Any] | None:
         """What was written, or None if there is nothing or it is not as it was written.
@@ -308,7 +342,39 @@ def contrary_rows(rows: Array) -> list[int]:
     return rows["number"][several[text_of]].tolist()
 
 
-def held_out_mask(rows: Array, share: float, *, blank: int, strata: Array | None = None) -> Array:
+def own_words(row: Any) -> str:
+    """What a row of any kind asks and answers, without the system text that all have in common."""
+    answers = (getattr(row, name, "") for name in ("expected", "chosen", "rejected"))
+    return " ".join([row.key, *(text for text in answers if isinstance(text, str))])
+
+
+def united(groups: Array, texts: Array, pairs: Iterable[tuple[int, int]]) -> Array:
+    """The groups, with those in one that hold a pair of texts; the same array if there are none."""
+    group_of = dict(zip(texts.tolist(), groups.tolist(), strict=True))
+    above: dict[int, int] = {}
+
+    def first(group: int) -> int:
+        while (up := above.get(group, group)) != group:
+            above[group] = above.get(up, up)
+            group = up
+        return group
+
+    for pair in pairs:
+        if group_of.keys() >= {*pair}:
+            least, most = sorted(first(group_of[text]) for text in pair)
+            if least != most:
+                above[most] = least
+    return numpy.array([*map(first, groups.tolist())], groups.dtype) if above else groups
+
+
+def held_out_mask(
+    rows: Array,
+    share: float,
+    *,
+    blank: int,
+    strata: Array | None = None,
+    groups: Array | None = None,
+) -> Array:
     """Which rows to hold out.
 
     Args:
@@ -317,9 +383,11 @@ def held_out_mask(rows: Array, share: float, *, blank: int, strata: Array | None
         share: The share of sequences to hold out.
         blank: The mark of no question at all.
         strata: A number for the stratum of each row (a class), of which the same share is held out.
+        groups: The mark of the group of each row; default: of those that say or ask the same.
     """
     sizes = rows["pieces"]
-    groups = _groups(rows["question"], rows["text"], int(sizes.sum()), blank)
+    if groups is None:
+        groups = _groups(rows["question"], rows["text"], int(sizes.sum()), blank)
     # Sorted by their marks, which is the order in which groups are held out.
     names, firsts, group_of = numpy.unique(groups, return_index=True, return_inverse=True)
     group_sizes = numpy.bincount(group_of, weights=sizes, minlength=len(names)).astype(numpy.int64)

@@ -9,7 +9,7 @@ each row stand for it; rows that share one of the four smallest are compared.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from advisor.data.checks import RandomSample, RowCheck, SeenRow, Subject, finding, findings_of
@@ -20,6 +20,7 @@ from advisor.ground.types import DataFinding
 # different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat
 COMPARED_ROWS = 1_500_000
 SAMPLED_ROWS = 5_000
+KEPT_TOGETHER = 100_000  # rows of a stage up to which those that are alike stay on one side
 SAME, NEARLY, CONFLICT = "duplicate-rows", "near-duplicate-rows", "same-request-other-answer"
 HOW = {SAME: "row word for word", NEARLY: "row but for capitals, spaces or punctuation"}
 WORDS = 3
@@ -57,7 +58,7 @@ def sketch(text: bytes) -> tuple[int, ...]:
     return tuple(sorted(hashes)[:KEPT_HASHES])
 
 
-def resemblance(left: tuple[int, ...], right: tuple[int, ...]) -> float:
+def resemblance(left: Sequence[int], right: Sequence[int]) -> float:
     """Share of word sequences that two rows have in common, by the smallest hashes of both."""
     ours, theirs = set(left), set(right)
     both, either = ours & theirs, ours | theirs
@@ -67,19 +68,21 @@ def resemblance(left: tuple[int, ...], right: tuple[int, ...]) -> float:
     return sum(value in both for value in smallest) / len(smallest)
 
 
-def alike(sampled: list[tuple[int, tuple[int, ...]]]) -> list[tuple[int, int]]:
+def alike(sampled: Iterable[tuple[int, Sequence[int]]]) -> list[tuple[int, int]]:
     """(row, the earlier row it resembles) of rows with their hashes, each later row once."""
     places: dict[int, list[int]] = {}
     pairs: list[tuple[int, int]] = []
     ordered = sorted(sampled)
     for index, (row, hashes) in enumerate(ordered):
-        keys = [places.setdefault(key, []) for key in hashes[:KEYS]]
+        ours, keys = set(hashes), [places.setdefault(key, []) for key in hashes[:KEYS]]
         for other in dict.fromkeys(other for others in keys for other in others):
             earlier, theirs = ordered[other]
             # Rows of very different length cannot be alike: no need to look.
             if (
                 ALIKE * len(theirs) <= len(hashes)
                 and ALIKE * len(hashes) <= len(theirs)
+                # Cheap, and so for all that are alike.
+                and ALIKE * max(len(hashes), len(theirs)) <= len(ours.intersection(theirs))
                 and resemblance(theirs, hashes) >= ALIKE
             ):
                 pairs.append((row, earlier))
@@ -172,5 +175,7 @@ class Repeats(RowCheck):
             f"{similar.in_words}{where} with four fifths of the wording of an earlier row"
             f" ({few}{', ...' if len(pairs) > 3 else ''})"
         )
+        if self.about.rows <= KEPT_TOGETHER:
+            text += "; a run holds such rows out together, or none of them"
         severity = "warning" if len(pairs) > 0.05 * looked else "note"
         yield finding("similar-rows", severity, text, similar)
