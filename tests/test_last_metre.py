@@ -11,8 +11,12 @@ from urllib.request import pathname2url
 
 import pytest
 
+from advisor import advise
+from advisor.commands.output import console
 from advisor.data.read.source import typed_path
 from advisor.plan.read import read_plan
+from advisor.render.terminal import print_advice, print_whole_answer
+from advisor.render.words import without_flags
 from tests.conftest import PAIRS
 from tests.wizard.scripted import ScriptedUi, answers_of, known
 
@@ -328,3 +332,40 @@ def test_what_is_printed_has_no_placeholders(call, tmp_path, typed, said):
     _, out, err = call(*shlex.split(typed))
     assert said in out + err
     assert not PLACEHOLDER.findall(out + err)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    {
+        "'qwen 7b' read as Qwen/Qwen2.5-7B; --model names another.": "'qwen 7b' read as"
+        " Qwen/Qwen2.5-7B.",
+        "It is not known: `--gpu` says which.": "It is not known.",
+        "Unsure of the depth (--depth) or a teacher (--teacher).": "Unsure of the depth or a"
+        " teacher.",
+        "switched off (template: {thinking: false}), for use": "switched off, for use",
+        "try a few steps: `advise run --max-steps 5`. It is slow.": "try a few steps. It is slow.",
+        "Qwen3.5 is new; no flag - or dash -- here.": "Qwen3.5 is new; no flag - or dash -- here.",
+    }.items(),
+)
+def test_who_answers_questions_reads_no_flags(text, asked):
+    """What the page of the questions leaves out is the clause that helps only who types flags."""
+    assert without_flags(text) == asked
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_page_of_the_questions_has_no_flags(whole, capsys):
+    """Neither the first screen nor the reasons behind it, beside commands to paste."""
+    answers = {
+        "task": "qa",
+        "model": "qwen 7b",
+        "gpu": "H100 SXM5 80GB",
+        "data": {"kind": "paired"},
+    }
+    found, out = advise(answers), console()
+    if whole:
+        print_whole_answer(found, out, words=without_flags)
+    else:
+        print_advice(found, out, read_in="menu")
+    said = [line for line in capsys.readouterr().out.splitlines() if "advise " not in line]
+    assert "read as Qwen/Qwen2.5-7B-Instruct" in " ".join(said)
+    assert not [line for line in said if re.search(r'--[a-z]|\{[^"]', line)]

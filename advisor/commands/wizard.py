@@ -43,6 +43,7 @@ from advisor.render.answer.page import page_of, steps_section
 from advisor.render.answer.why import obstacles, why
 from advisor.render.blocks import Section
 from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer
+from advisor.render.words import without_flags
 from advisor.ruleset.model import Ruleset
 from advisor.situation.build import examples_of, model_folder, situation_of
 from advisor.situation.names import look_up_name
@@ -166,7 +167,7 @@ class Menu:
         return Actions(
             show=self.show,
             show_all=lambda outcome: print_whole_answer(
-                outcome.advice, self.out, plan_path=outcome.plan_path
+                outcome.advice, self.out, plan_path=outcome.plan_path, words=without_flags
             ),
             next_steps=lambda outcome: self.show_part(outcome, steps_section),
             why=lambda outcome: self.show_part(outcome, obstacles, why),
@@ -210,7 +211,9 @@ class Menu:
         """Print sections of the whole answer."""
         shown = (part(outcome.advice) for part in parts)
         sections = tuple(section for section in shown if section.blocks)
-        print_page(replace(page_of(outcome.advice), sections=sections), self.out)
+        print_page(
+            replace(page_of(outcome.advice), sections=sections), self.out, words=without_flags
+        )
 
     def train(
         self, outcome: WizardOutcome, settings: dict[str, Any], *, offers: bool | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich import box
@@ -16,8 +16,9 @@ from advisor.render.answer.page import LABEL, LINES, Page, first_screen, page_of
 from advisor.render.answer.rivals import canonical, named_methods
 from advisor.render.answer.why import answer_words, reason_items
 from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph
-from advisor.render.words import meaning_of, memory_words
+from advisor.render.words import meaning_of, memory_words, without_flags
 
+Words = Callable[[str], str]
 STYLES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
 WIDE_TABLE = 100  # columns from which on a table is one
 MENU_LINES = 9  # of the wizard's menu on a small screen, and of what keeps a plan from being run
@@ -58,10 +59,11 @@ def print_advice(
         lines=min(LINES, console.height - MENU_LINES) if read_in == "menu" else LINES,
         with_steps=with_steps,
     )
-    _put(console, first.answer, "bold")
+    words = without_flags if read_in == "menu" else str
+    _put(console, words(first.answer), "bold")
     console.print()
     for label, items in first.labelled.items():
-        _print_labelled(label, items, console)
+        _print_labelled(label, items, console, words)
     console.print()
     if with_steps:
         for step in first.steps:
@@ -72,16 +74,18 @@ def print_advice(
     _put(console, f"{warnings}, sources and other methods: {WHOLE[read_in]}", "dim")
 
 
-def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | None = None) -> None:
+def print_whole_answer(
+    advice: Advice, console: Console, *, plan_path: str | None = None, words: Words = str
+) -> None:
     """Print everything that is said of an answer, the next steps last."""
-    print_page(page_of(advice, plan_path=plan_path), console)
+    print_page(page_of(advice, plan_path=plan_path), console, words=words)
 
 
-def _print_labelled(name: str, items: Sequence[Item], console: Console) -> None:
+def _print_labelled(name: str, items: Sequence[Item], console: Console, words: Words) -> None:
     bullet = "- " if len(items) > 1 else ""
     for place, item in enumerate(items):
         label = f"{'' if place else name:<{LABEL}}"
-        _put(console, item.text, STYLES[item.tone], lead=f"{label}{bullet}")
+        _put(console, words(item.text), STYLES[item.tone], lead=f"{label}{bullet}")
 
 
 def _print_commands(commands: Iterable[str], console: Console, lead: str) -> None:
@@ -89,13 +93,17 @@ def _print_commands(commands: Iterable[str], console: Console, lead: str) -> Non
         console.print(rich_text(f"{lead}{command}", console, "bold"), soft_wrap=True)
 
 
-def print_page(page: Page, console: Console) -> None:
-    """Print the answer and every section."""
-    _put(console, page.first.answer, "bold")
+def print_page(page: Page, console: Console, *, words: Words = str) -> None:
+    """Print the answer and every section.
+
+    Args:
+        words: What a text is for those who read it here; default: as it is.
+    """
+    _put(console, words(page.first.answer), "bold")
     for section in page.sections:
         _print_title(console, section.title)
         for block in section.blocks:
-            _print_block(block, console)
+            _print_block(block, console, words)
 
 
 def print_candidate(
@@ -125,17 +133,17 @@ def _print_title(console: Console, title: str) -> None:
     console.print(rich_text(title, console, "bold underline"))
 
 
-def _print_block(block: Block, console: Console) -> None:
+def _print_block(block: Block, console: Console, words: Words = str) -> None:
     if isinstance(block, Paragraph):
-        _put(console, block.text, STYLES[block.tone], lead="  ")
+        _put(console, words(block.text), STYLES[block.tone], lead="  ")
     elif isinstance(block, PageTable):
         _print_table(block, console)
     else:
         for item in block.items:
             lead = "  ! " if item.tone == "warning" else "  - "
-            _put(console, item.text, STYLES[item.tone], lead=lead)
+            _put(console, words(item.text), STYLES[item.tone], lead=lead)
             if item.detail:
-                _put(console, item.detail, "dim", lead="    ")
+                _put(console, words(item.detail), "dim", lead="    ")
             _print_commands(item.commands, console, "      ")
 
 

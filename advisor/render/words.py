@@ -7,6 +7,8 @@ is ever shown by its bare name alone.
 
 from __future__ import annotations
 
+import re
+
 from advisor.advice.types import Advice, Candidate, Infeasible
 from advisor.advice.why import unknown_words
 from advisor.estimate.types import Estimate
@@ -198,6 +200,18 @@ def whole_usd(estimate: Estimate) -> float | None:
     return usd * whole_s / trained_s if usd and trained_s and whole_s else usd
 
 
+# What helps only those who type flags and keys: in brackets, or the end of a sentence.
+TYPED = re.compile(
+    r" \((?:`?--[a-z-]+`?|template: \{[^}]*\})\)"
+    r"|[;:,] [^;:,.]*--[a-z](?:[^;.]|\.(?! |$))*(?=[;.]|$)"
+)
+
+
+def without_flags(text: str) -> str:
+    """The text for those who answer questions."""
+    return TYPED.sub("", text)
+
+
 def because_unknown(advice: Advice) -> str:
     """What is missing for time and cost: examples, sizes, hardware, or the estimate's own words."""
     if example_rows(advice) is None:
@@ -205,10 +219,10 @@ def because_unknown(advice: Advice) -> str:
     if size_is_unknown(advice):
         return ": the size of the model is not known"
     if advice.situation.hardware.kind == "unknown":
-        return ": the hardware is not known, `--gpu` says it"
+        return ": the hardware is not known (--gpu)"
     reasons = dict.fromkeys(map(unknown_words, advice.recommendation.estimate.unknown))
     if TOKENS_UNKNOWN in reasons:
-        return " until `--data` says how long your examples are"
+        return " until your examples are known (--data)"
     return f": {joined(reasons)}" if reasons else ""
 
 

@@ -373,7 +373,8 @@ def profile_of(
 
 def found_lines(found: DataProfile, *, brief: bool = False) -> Iterator[str]:
     """How many examples of which kind, one of them, how the file was read, what is wrong."""
-    yield f"found {found.rows:,} examples: {_kind_words(found)}"
+    is_text = found.kind == "raw_text"
+    yield f"found {found.rows:,} {'documents' if is_text else f'examples: {_kind_words(found)}'}"
     example = example_parts(found)
     room = EXAMPLE_CHARS if len(example) > 1 else 2 * EXAMPLE_CHARS
     if example:

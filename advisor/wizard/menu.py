@@ -278,7 +278,7 @@ class _Closing:
         self.actions.show(outcome)
         if outcome.missing and outcome.advice.recommendation.composition.chain:
             names = ", ".join(self._named(name) for name in outcome.missing)
-            self.ui.say(f"It cannot be run yet; missing: {names}", tone="warning")
+            self.ui.say(f"It cannot be run yet; still open: {names}", tone="warning")
         if outcome.is_complete and outcome.other_machine:
             why = outcome.other_machine
             self.ui.say(f"It cannot be run on this machine: {why}.", tone="warning")
@@ -292,7 +292,7 @@ class _Closing:
     def _named(self, name: str) -> str:
         asked = (fact for fact in self.facts.values() if name in (fact.id, fact.answer))
         question = next((short_question(fact) for fact in asked if fact.ask), "")
-        return f"{name} ({question})" if question else name
+        return question or name
 
     def _with_chosen(self, outcome: WizardOutcome) -> WizardOutcome:
         """The outcome with the method that was chosen before, while it is still a candidate."""
