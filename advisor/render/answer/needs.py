@@ -20,6 +20,7 @@ from advisor.ground.units import (
 from advisor.render.blocks import Item, Section, listed, tabled
 from advisor.render.words import (
     because_unknown,
+    device_name,
     less_than_planned,
     sentence,
     size_is_unknown,
@@ -179,6 +180,24 @@ def rent(advice: Advice) -> Section:
     return Section(title="Which card to rent", blocks=tabled(columns, rows))
 
 
+def privacy_lines(advice: Advice) -> list[str]:
+    """What leaves this machine, for who says that privacy comes first; else nothing."""
+    if advice.facts.get("priority") != "privacy":
+        return []
+    hardware, model = advice.situation.hardware, advice.situation.model
+    if not advice.recommendation.composition.chain:
+        return ["Nothing leaves this machine; the models and programs named here are downloaded"]
+    is_here = model is not None and model.origin == "folder"
+    download = "" if is_here else "; the model's files are downloaded"
+    if hardware.origin == "probed":
+        return [f"Nothing leaves this machine{download}"]
+    if advice.rent:
+        return [f"Rows and model go to the provider of the GPU that you rent{download}"]
+    gpu = device_name(advice).replace("one ", "the ", 1) if hardware.gpus else "a GPU"
+    where = f"the machine with {gpu}; if it is rented, to its provider"
+    return [f"Rows and model go to {where}{download}"]
+
+
 def remedy_cost(advice: Advice) -> str:
     """What an answer costs that trains nothing."""
     elsewhere = "" if stays_at_home(advice) else " or a provider's price per request"
@@ -191,6 +210,7 @@ def needs(advice: Advice) -> Section:
     estimate, learned = recommendation.estimate, recommendation.estimate.learned
     if not recommendation.composition.chain:
         costs = [f"Cost: {remedy_cost(advice)}"] if advice.fits else []
+        costs += map("Privacy: {}".format, privacy_lines(advice))
         return Section(title=title, blocks=listed(costs))
     time, cost = time_and_cost(advice)
     held = _memory_detail(estimate, advice.situation.hardware)
@@ -204,6 +224,7 @@ def needs(advice: Advice) -> Section:
         runs = "runs of this model and method on this device (docs/learning.md)"
         items.append(Item(text=f"Corrected by {learned.sentence}", detail=runs))
     items += [*padding_words(recommendation)[:1], f"Cost: {cost}"]
+    items += map("Privacy: {}".format, privacy_lines(advice))
     return Section(title=title, blocks=listed(items))
 
 

@@ -19,6 +19,7 @@ from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.needs import (
     memory_line,
     needs,
+    privacy_lines,
     remedy_cost,
     rent,
     rent_lines,
@@ -302,6 +303,8 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
         yield "Learned", [f"from {learned.sentence}"] if learned is not None else []
     elif stuck is None and not is_outside:
         yield "Cost", [remedy_cost(advice)]
+    if stuck is None and not is_outside:
+        yield "Privacy", map(sentence, privacy_lines(advice))
     if stuck is None and not is_outside:
         yield "Why not", rival_lines(advice)
         if advice.fits and not is_chosen(advice):  # both are about what is recommended
