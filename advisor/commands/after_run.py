@@ -80,7 +80,8 @@ def further_training(run: FinishedRun) -> Option | None:
     step = verdict.next if verdict else None
     if step is not None and (step.command or "").startswith(TRAIN):
         label = LABELS.get(step.action, "Train again")
-        return Option(value=step.command, label=label, help=step.text)
+        why = step.text.removeprefix("train longer: ").removesuffix(": train the whole plan")
+        return Option(value=step.command, label=label, help=why)
     with suppress(AdviseError, ValueError, OSError):
         for entry in entries(read_plan(plan)):
             if entry.name == run.record.stages[-1].name:

@@ -155,12 +155,18 @@ def report_page(
     lines = plan_text.splitlines(keepends=True)
     inputs = {name: digest[:16] for name, digest in record.input_digests.items()}
     checks = [check for stage in record.stages for check in stage.checks]
+    where = {stage.name: f"{stage.name}: " if stages[1:] else "" for stage in record.stages}
     values = {
         "title": title_of(record, verdict),
         "samples": shown_first,
         "how_picked": how_picked,
         "checked": dict.fromkeys(CHECKED.get(one.name, one.name) for one in checks if one.ok),
-        "warnings": dict.fromkeys(one.text for one in checks if not one.ok),
+        "warnings": [
+            f"{where[stage.name]}{one.text}"
+            for stage in record.stages
+            for one in stage.checks
+            if not one.ok
+        ],
         "plain": verdict.plain.text if verdict and verdict.plain else "",
         "state": "" if verdict else OF_THE_STATE.get(record.status, record.status),
         "is_bad": not verdict.is_good if verdict else record.status == FAILED,

@@ -380,7 +380,8 @@ def _why(rank: str, before: float, after: float, metric: str) -> str:
 
 
 def _metric(found: Evaluation) -> str:
-    return (found.sample_metric or "reward").replace("_", " ")
+    is_rewarded = any(one.reward_after is not None for one in found.samples)
+    return "reward" if is_rewarded else str(found.sample_metric).replace("_", " ")
 
 
 def rule_of_picking(picked: Sequence[PickedSample], found: Evaluation) -> str:
@@ -392,9 +393,9 @@ def rule_of_picking(picked: Sequence[PickedSample], found: Evaluation) -> str:
 
 
 def _scores(sample: SampleAnswer) -> tuple[float | None, float | None]:
-    if sample.score_before is not None or sample.score_after is not None:
-        return sample.score_before, sample.score_after
-    return sample.reward_before, sample.reward_after
+    if sample.reward_before is not None or sample.reward_after is not None:  # the training's aim
+        return sample.reward_before, sample.reward_after
+    return sample.score_before, sample.score_after
 
 
 def samples_shown(record: RunRecord) -> list[PickedSample]:

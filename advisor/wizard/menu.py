@@ -235,7 +235,6 @@ class _Closing:
 
     def _trial(self, outcome: WizardOutcome) -> None:
         if self._train(self.actions.trial, outcome):
-            self.ui.say("")
             self.ui.say("It works. Its numbers say little about the whole run: “Run it now”.")
 
     def _bundle(self, outcome: WizardOutcome) -> None:
