@@ -9,10 +9,10 @@ from advisor.data import profile
 from advisor.data.checks import SeenRow, Subject
 from advisor.data.checks.private import PrivateData
 from advisor.data.example import Example
-from advisor.launch.data import check_data as before_a_run
 from tests.data.conftest import jsonl, pairs
-from tests.data.test_private import look
-from tests.launch.test_data_check import file_of, planned
+from tests.data.test_checks import look
+from tests.launch.test_data_check import checked as before_a_run
+from tests.launch.test_data_check import planned
 
 
 def kinds(text):
@@ -104,9 +104,9 @@ def test_check_advice_and_run_find_the_same(tmp_path, monkeypatch):
     assert [checked[one] for one in told] == [advised[one] for one in told]
     assert checked["duplicate-rows"] == advised["duplicate-rows"]
     assert checked["duplicate-rows"].startswith("2 rows")
-    file, todo = file_of(tmp_path), planned(tmp_path, ("sft", "a", {}))
+    todo = planned(tmp_path, ("sft", "a", {}))
     assert [f"a.jsonl: {checked[one]}" for one in told] == [
-        one for one in before_a_run(file, todo).warnings if "what looks like" in one
+        one for one in before_a_run(tmp_path, todo).warnings if "what looks like" in one
     ]
 
 
