@@ -158,7 +158,7 @@ def test_what_fails_is_no_end(outcome, pressed, action, done, code, said):
                 "  pip install torch",
             ],
         ),
-        (NO_DATA, ["It cannot be run yet; missing: data.path (Where are your examples?)"]),
+        (NO_DATA, ["It cannot be run yet; still open: Where are your examples?"]),
         (AWAY, [f"It cannot be run on this machine: {AWAY.other_machine}."]),
     ],
     ids=["packages", "answers", "machine"],
