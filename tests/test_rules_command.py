@@ -1,10 +1,13 @@
 """`advise rules`: a list, an explanation of each name, and what two rule sets answer differently."""
 
 import json
+import re
+import subprocess
 
 import pytest
 
 from advisor.advice import linting
+from advisor.commands import rules as rules_command
 from advisor.methods.remedies import remedies, remedy
 from tests.conftest import ROOT
 
@@ -61,3 +64,26 @@ def test_rules_diff_says_what_a_rule_set_is(words, call):
     code, out, err = call("rules", "diff", *words)
     assert (code, out) == (2, "")
     assert "`shipped`, `document` (the guide alone), a file of rules" in err
+
+
+@pytest.mark.parametrize(
+    ("own", "full"), [((), False), (("--rules", "examples/acme/acme.yaml"), True), ((), True)]
+)
+def test_shipped_rules_are_proved_in_one_line(call, monkeypatch, own, full):
+    """Who only uses them reads that they are sound; who changes them reads every remark."""
+    monkeypatch.setattr(rules_command, "have_changed", lambda: full and not own)
+    code, out, _ = call("rules", "lint", *(str(ROOT / one) if "/" in one else one for one in own))
+    assert code == 0
+    assert ("different situations proved" in out) is full
+    assert full or re.fullmatch(r"The shipped rules are sound: .*--json lists .*\n", out)
+
+
+def test_rules_in_a_checkout_are_ones_own_once_they_are_changed(tmp_path, monkeypatch):
+    """By git; a folder that it does not know may hold anything."""
+    monkeypatch.setattr(rules_command, "rules_dir", lambda: tmp_path)
+    assert rules_command.have_changed()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert not rules_command.have_changed()
+    (tmp_path / "new.yaml").touch()
+    assert rules_command.have_changed()

@@ -24,6 +24,19 @@ def lint_text(checked: LintedRules) -> str:
     return "\n\n".join([*map(finding_text, checked.report.findings), _closing(checked)])
 
 
+def lint_line(checked: LintedRules) -> str:
+    """That sound rules are sound, after what is past its date: what those want to know who only use
+    them.
+    """
+    report = checked.report
+    late = [finding_text(one) for one in report.findings if one.id == "past-its-date"]
+    others = len(report.findings) - len(late)
+    remarks = "1 remark" if others == 1 else f"{others} remarks"
+    more = f"; --json lists {remarks} for who changes them" if others else ""
+    proved = f"{report.rules} rules in {len(report.proofs)} tables"
+    return "\n\n".join([*late, f"The shipped rules are sound: {proved}, all proved{more}."])
+
+
 def finding_text(finding: LintFinding) -> str:
     """`file:line:col  rule-id  message`, the line itself, a caret, and the next step."""
     said = f"{finding.severity}: {finding.text} [{finding.id}]"
