@@ -139,8 +139,16 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
+# The rest of a line from here on is pasted as it stands.
+COMMAND = re.compile(
+    r"(?<!\S)(?:\S*/)?advise |(?:^ *|(?<=: ))(?:cd|curl|hf|iconv|ollama|pandoc|pdftotext"
+    r"|pip|python3?|scp|sbatch|uvx?|vllm) "
+)
+EXCERPT = re.compile(r" *\d* \| ")  # a line of a file, with a caret below it
+
+
 def print_message(text: str) -> None:
-    """Print a message on standard error, broken between words unless somebody will copy it."""
+    """Print a message on standard error, on a terminal broken between words."""
     said = shown(as_called(text))
     if is_terminal(sys.stderr):
         from shutil import get_terminal_size
@@ -156,14 +164,18 @@ def print_warning(text: str) -> None:
 
 
 def _broken(line: str, width: int) -> str:
-    # What is indented is a line to paste, unless it is a list of what is allowed.
-    is_list = line.count(", ") > 1 and not re.search(r"['\"`]", line)
-    if len(line) <= width or "advise " in line or (line.startswith(" ") and not is_list):
+    """The line in several, each with its indent; what is pasted stays whole."""
+    found = COMMAND.search(line)
+    head, command = (line, "") if found is None else (line[: found.start()], line[found.start() :])
+    if len(line) <= width or EXCERPT.match(line) or (command and len(head) <= width):
         return line
     from textwrap import fill
 
+    lead = line[: -len(line.lstrip())]
     whole: Any = {"break_long_words": False, "break_on_hyphens": False}
-    return fill(line, max(width, 20), subsequent_indent=line[: -len(line.lstrip())], **whole)
+    text = re.sub("`[^`]+`", lambda quoted: quoted[0].replace(" ", "\0"), head)
+    said = fill(text, max(width, 20), subsequent_indent=lead, **whole).replace("\0", " ")
+    return f"{said}\n{lead}{command}" if command else said
 
 
 def show_streams() -> None:

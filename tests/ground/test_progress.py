@@ -248,3 +248,23 @@ def test_a_message_is_broken_between_words_on_a_terminal(monkeypatch, stream, te
         assert said.split() == SENTENCE.split()
     else:
         assert said == f"{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("  one of these: " + "classification " * 3, "  one of these: classification\n"
+         "  classification classification\n"),
+        (f"where the sentence before it is longer than a line: {COMMAND}",
+         f"where the sentence before it is longer\nthan a line:\n{COMMAND}\n"),
+        ("  the questions, by `advise --task qa --why`, say it",
+         "  the questions, by\n  `advise --task qa --why`, say it\n"),
+        ("   12 | tabels: {}, which is a line of a file", None),
+    ],
+)  # fmt: skip
+def test_an_error_keeps_its_indent_and_its_commands_whole(monkeypatch, text, said):
+    """Lines that are shown of a file stay as they are, too."""
+    shown = terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "40")
+    print_message(text)
+    assert shown.getvalue() == (said or f"{text}\n")
