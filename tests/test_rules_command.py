@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from advisor.advice import linting
-from advisor.commands import rules as rules_command
+from advisor.commands import lint as lint_command
 from advisor.methods.remedies import remedies, remedy
 from tests.conftest import ROOT
 
@@ -71,7 +71,7 @@ def test_rules_diff_says_what_a_rule_set_is(words, call):
 )
 def test_shipped_rules_are_proved_in_one_line(call, monkeypatch, own, full):
     """Who only uses them reads that they are sound; who changes them reads every remark."""
-    monkeypatch.setattr(rules_command, "have_changed", lambda: full and not own)
+    monkeypatch.setattr(lint_command, "have_changed", lambda: full and not own)
     code, out, _ = call("rules", "lint", *(str(ROOT / one) if "/" in one else one for one in own))
     assert code == 0
     assert ("different situations proved" in out) is full
@@ -80,10 +80,10 @@ def test_shipped_rules_are_proved_in_one_line(call, monkeypatch, own, full):
 
 def test_rules_in_a_checkout_are_ones_own_once_they_are_changed(tmp_path, monkeypatch):
     """By git; a folder that it does not know may hold anything."""
-    monkeypatch.setattr(rules_command, "rules_dir", lambda: tmp_path)
-    assert rules_command.have_changed()
+    monkeypatch.setattr(lint_command, "rules_dir", lambda: tmp_path)
+    assert lint_command.have_changed()
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     subprocess.run([*git, "init", "-q"], check=True)
-    assert not rules_command.have_changed()
+    assert not lint_command.have_changed()
     (tmp_path / "new.yaml").touch()
-    assert rules_command.have_changed()
+    assert lint_command.have_changed()

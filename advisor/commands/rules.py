@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import click
 
 from advisor.commands.options import json_option, rule_options
-from advisor.commands.output import console, print_json, put, say, with_error
-from advisor.commands.session import find_rule_layers, load_rule_set
+from advisor.commands.output import console, print_json, put
+from advisor.commands.session import load_rule_set
 from advisor.ground.errors import InputError
-from advisor.ground.resources import PACKAGE, agents_page, method_roots, rules_dir
+from advisor.ground.resources import agents_page
 from advisor.render.rules import (
     names_of_methods,
     print_facts,
@@ -61,21 +60,9 @@ def rules(
             allowed="one rule, method, `facts`, `lint`, `schema` or `agents`; or `diff A B`",
         )
     if rule_id == "lint":
-        from advisor.advice.linting import lint_rules  # the proof, which no other answer needs
-        from advisor.render.lint import lint_json, lint_line, lint_text
-        from advisor.schema.build import catalogue_faults
+        from advisor.commands.lint import lint  # the proof, which no other answer needs
 
-        layers, overlays = find_rule_layers(rule_layers)
-        found = lint_rules(layers, overlays, faults=catalogue_faults())
-        if as_json:
-            document, broken = lint_json(found), found.faults
-            print_json(with_error(document, broken) if broken else document)
-            if broken:
-                say(InputError(faults=broken).text())
-        else:
-            whole = overlays or found.exit_code or have_changed()
-            put(lint_text(found) if whole else lint_line(found))
-        context.exit(found.exit_code)
+        context.exit(lint(rule_layers, as_json=as_json))
     if as_json:
         raise InputError(
             "--json goes with `advise rules lint` and `advise rules diff`", where="--json"
@@ -99,20 +86,6 @@ def rules(
         print_method(rule_id, ruleset, console())
     else:
         print_rule(ruleset, rule_id, console())
-
-
-def have_changed() -> bool:
-    """Whether the rules may be other than they were shipped: with methods of one's own, changed in
-    a checkout, or in a folder that git does not know.
-    """
-    if len(method_roots()) > 1 or rules_dir().is_relative_to(PACKAGE):
-        return len(method_roots()) > 1
-    command = ["git", "-C", str(rules_dir()), "status", "--porcelain", "--", "."]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)
-    except OSError:  # no git here
-        return True
-    return bool(done.returncode or done.stdout)
 
 
 def _compare(names: tuple[str, ...], rule_layers: tuple[str, ...], *, as_json: bool) -> None:

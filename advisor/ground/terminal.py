@@ -139,43 +139,19 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
-# The rest of a line from here on is pasted as it stands.
-COMMAND = re.compile(
-    r"(?<!\S)(?:\S*/)?advise |(?:^ *|(?<=: ))(?:cd|curl|hf|iconv|ollama|pandoc|pdftotext"
-    r"|pip|python3?|scp|sbatch|uvx?|vllm) "
-)
-EXCERPT = re.compile(r" *\d* \| ")  # a line of a file, with a caret below it
-
-
 def print_message(text: str) -> None:
     """Print a message on standard error, on a terminal broken between words."""
     said = shown(as_called(text))
     if is_terminal(sys.stderr):
-        from shutil import get_terminal_size
+        from advisor.ground.wrap import on_lines  # for people alone
 
-        width = get_terminal_size().columns
-        said = "\n".join(_broken(line, width) for line in said.split("\n"))
+        said = on_lines(said)
     print(said, file=sys.stderr, flush=True)
 
 
 def print_warning(text: str) -> None:
     """Print a warning on standard error."""
     print_message(f"warning: {text}")
-
-
-def _broken(line: str, width: int) -> str:
-    """The line in several, each with its indent; what is pasted stays whole."""
-    found = COMMAND.search(line)
-    head, command = (line, "") if found is None else (line[: found.start()], line[found.start() :])
-    if len(line) <= width or EXCERPT.match(line) or (command and len(head) <= width):
-        return line
-    from textwrap import fill
-
-    lead = line[: -len(line.lstrip())]
-    whole: Any = {"break_long_words": False, "break_on_hyphens": False}
-    text = re.sub("`[^`]+`", lambda quoted: quoted[0].replace(" ", "\0"), head)
-    said = fill(text, max(width, 20), subsequent_indent=lead, **whole).replace("\0", " ")
-    return f"{said}\n{lead}{command}" if command else said
 
 
 def show_streams() -> None:
