@@ -23,8 +23,8 @@ from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan, set_values
 from advisor.plan.write import digest, plan_digest, plan_text, relocate
-from advisor.record.files import read_record
-from advisor.record.run import RECORD, RunRecord
+from advisor.record.files import read_record, try_read_part
+from advisor.record.run import DRY_RUN, RECORD, DryRunRecord, RunRecord
 
 Say = Callable[[str], None]
 OnEnd = Callable[[Path, RunRecord], object]
@@ -142,11 +142,16 @@ def _digest(plan: Plan) -> str:
 
 
 def _is_copy_of_a_run(path: Path, digest: str) -> bool:
-    """Whether a plan file is the plan.yaml of a run folder that trained these very values."""
-    if path.name != PLAN_FILE or not (path.parent / RECORD).is_file():
+    """Whether a plan file is the plan.yaml of a run folder that trained, or measured, these very
+    values.
+    """
+    if path.name != PLAN_FILE:
         return False
-    record = read_record(path.parent, hint=OTHER_FOLDER)
-    return record is not None and digest in record.digests.values()
+    if (path.parent / RECORD).is_file():
+        record = read_record(path.parent, hint=OTHER_FOLDER)
+        return record is not None and digest in record.digests.values()
+    measured = try_read_part(DryRunRecord, path.parent / DRY_RUN)
+    return measured is not None and digest in measured.digests.values()
 
 
 def select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:

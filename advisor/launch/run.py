@@ -44,6 +44,7 @@ from advisor.record.run import (
     DONE,
     DRY_RUN,
     PENDING,
+    RECORD,
     SCHEMA_VERSION,
     DryRun,
     DryRunRecord,
@@ -199,7 +200,7 @@ def _outcome_of_leader(call: Call) -> FinishedRun | DryRun:
 
 
 def _measure_plan(call: Call, starter: TrainerStarter) -> DryRun:
-    """What was measured; dry_run.json is all that stays in the folder.
+    """What was measured; dry_run.json and the plan, which can be trained now, stay in the folder.
 
     Raises the error of the first stage that fails.
     """
@@ -218,6 +219,8 @@ def _measure_plan(call: Call, starter: TrainerStarter) -> DryRun:
         stages=stages,
     )
     write_record(run.folder / DRY_RUN, record)
+    if not (run.folder / RECORD).exists():
+        write_atomically(run.folder / PLAN_FILE, run.copy_text)
     return DryRun(folder=run.folder, record=record)
 
 

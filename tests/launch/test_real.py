@@ -90,9 +90,13 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
 
 @pytest.mark.slow
 def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
-    """It prints measured beside expected memory and time, and leaves dry_run.json alone."""
+    """It prints measured beside expected memory and time, and leaves dry_run.json and the plan."""
     measured = run_plan("plan.yaml", Options(dry_run=True))
-    assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
+    assert sorted(path.name for path in measured.folder.iterdir()) == [
+        ".lock",
+        "dry_run.json",
+        "plan.yaml",
+    ]
     text = "\n".join(summary_lines(measured))
     told = ("Measured, not trained", "memory", "measured", "expected", "in all", "room")
     assert [words for words in told if words not in text] == [], text

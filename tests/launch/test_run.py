@@ -245,17 +245,18 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     assert run(output="run").record.cross_evaluation is None
 
 
-def test_a_dry_run_keeps_only_its_measurement(shop):
-    """The folder holds nothing else, and the real run still starts in it."""
+def test_a_dry_run_keeps_its_measurement_and_the_plan(shop):
+    """The folder holds nothing else, and the real run starts in it, by its name or the plan's."""
     measured = run(dry_run=True)
     assert isinstance(measured, DryRun)
-    assert sorted(os.listdir(measured.folder)) == [".lock", "dry_run.json"]
+    assert sorted(os.listdir(measured.folder)) == [".lock", "dry_run.json", "plan.yaml"]
     stage = json.loads((measured.folder / "dry_run.json").read_text())["stages"][0]
     assert Measured.from_dict(stage["measured"]) == Measured(
         peak_bytes=1000, step_s=0.5, largest_batch_tokens=100
     )
     assert stage["expected"]["peak_bytes"] > 0
-    assert run().status == "done"
+    assert run(measured.folder).folder == measured.folder
+    assert run().already_done
     assert isinstance(run(dry_run=True), DryRun)
     assert run().already_done
 
