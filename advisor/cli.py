@@ -68,7 +68,9 @@ class Commands(Sections, click.Group):
                 raise InputError(
                     f"unknown command '{args[0]}'",
                     f"commands: {', '.join(known)}",
-                    f"advise run {args[0]} trains a plan" if plan else did_you_mean(args[0], known),
+                    f"`advise run {args[0]}` trains a plan"
+                    if plan
+                    else did_you_mean(args[0], known),
                 )
         return super().resolve_command(context, args)
 

@@ -33,7 +33,7 @@ ASCII = str.maketrans({
 WHOLE = {
     "shell": "the same command with --why",
     "menu": "in the menu",
-    "run": "advise with the same answers and --why",
+    "run": "`advise` with the same answers and --why",
 }
 
 

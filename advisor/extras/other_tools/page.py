@@ -70,7 +70,7 @@ def check_configuration(path: str, options: CheckOptions) -> int:
         if written is None:
             print_configuration(report, console())
         else:
-            for line in (*_changed(told), *lines, *_after(mended, written)):
+            for line in (*_changed(told), *lines, *_after(mended, options.fix_to)):
                 put(line)
     last = mended if written is not None else report
     return 0 if last.fit is None or last.fit.should_fit or last.fit.fits in FITTING else 3
@@ -128,9 +128,9 @@ def _changed(changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield from textwrap.wrap(why, WIDE, initial_indent="    ", subsequent_indent="    ")
 
 
-def _after(report: ConfigurationReport, written: str) -> list[str]:
-    more = f"`advise check {shlex.quote(written)}` says what"
-    return textwrap.wrap(report.document["summary"].replace("(below)", f"({more})"), WIDE)
+def _after(report: ConfigurationReport, fixed: str | None) -> list[str]:
+    more = f"(`advise check {shlex.quote(fixed)}` says what)" if fixed else "as it is written"
+    return textwrap.wrap(report.document["summary"].replace("(below)", more), WIDE)
 
 
 def print_configuration(report: ConfigurationReport, console: Console) -> None:
