@@ -31,7 +31,7 @@ HELP_CHARS = 40
 EXAMPLE_CHARS = 29  # of a request and of its answer, so that both fit on a line
 WAYS = 2  # other readings that are offered beside the first
 SHOWN_WARNINGS = 3
-SAID_ALREADY = ("columns-guessed",)  # findings that were a question
+SAID_ALREADY = ("columns-guessed", "read-as")  # findings that were a question, or a line before
 # What a row may hold -> the roles of its columns.
 HOLDS = {
     "pair": ("A request and its answer", ("question", "answer")),

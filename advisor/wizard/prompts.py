@@ -131,6 +131,7 @@ class QuestionaryUi(Ui):
 
         # The hint belongs to the prompt, so that it goes away with it.
         width = shutil.get_terminal_size().columns
+        hint = "; ".join(filter(None, ["Tab lists files" if path else "", hint]))
         hints = [f"  {prompt_lines(hint, width)}"] if hint else []
         whole = "\n".join([prompt_lines(message, width), *hints, " >"])
         prompt = questionary.path if path else questionary.text

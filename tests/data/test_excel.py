@@ -6,12 +6,15 @@ import zipfile
 from importlib.util import find_spec
 
 import pytest
+from rich.console import Console
 
 from advisor.data import profile, read_rows
 from advisor.data.read.lines import MOST_ROW_BYTES
 from advisor.data.read.source import COMMANDS
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.wizard.prompts import QuestionaryUi
 from tests.data.conftest import findings
+from tests.wizard.test_data_file import found
 
 openpyxl = pytest.importorskip("openpyxl")
 HEADER = ["question", "answer"]
@@ -233,3 +236,25 @@ def test_parquet_and_arrow_are_read_where_pyarrow_is(tmp_path, form):
             writer.write_table(table)
     found = profile(path)
     assert (found.rows, found.kind, found.format) == (60, "paired", "question_answer")
+
+
+# -------------------------------------------------------------------------- the wizard
+
+
+def test_the_wizard_says_once_which_sheets_are_read(tmp_path):
+    """Below the number of examples."""
+    values = {"data_path": str(book(tmp_path, {"A": [HEADER, *ROWS], "B": [["x", "y"], [1, 2]]}))}
+    (said,) = [one for one in found(values) if "not read: B" in one]
+    assert said.strip().startswith("sheet A; not read: B")
+
+
+def test_a_line_for_a_path_says_that_tab_lists_files(monkeypatch):
+    """Of a path alone: there it does so."""
+    shown = []
+    typed = type("Typed", (), {"unsafe_ask": lambda _self: "a"})
+    for name in ("path", "text"):
+        monkeypatch.setattr(f"questionary.{name}", lambda text, **_: shown.append(text) or typed())
+    for path in (True, False):
+        ui = QuestionaryUi(Console())
+        ui.enter("Where?", hint="Enter alone: none", default="", path=path, keep=False)
+    assert ["Tab lists files; Enter alone: none" in one for one in shown] == [True, False]
