@@ -178,7 +178,9 @@ def shown_path(path: Path) -> str:
 def without_home(text: str) -> str:
     """The text with the user's home folder as ~: a page that is forwarded names nobody."""
     home = os.path.expanduser("~")
-    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text) if home[1:] else text
+    for place in filter(lambda place: place[1:], (home, os.path.realpath(home))):
+        text = re.sub(rf"(?<![\w.-]){re.escape(place)}(?![\w.-])", "~", text)
+    return text
 
 
 def nearest_place(path: Path) -> Path:

@@ -145,13 +145,16 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
     assert (length["prefers"], length["accuracy"]) == ("shorter", 1.0)
 
 
-def test_a_reward_model_goes_on_from_the_stage_before(align, trained_once, tmp_path):
-    """Its module begins as the earlier one of the same form, else at the base with a note."""
+def test_a_reward_model_goes_on_from_the_stage_before(align, trained_once, tmp_path, capsys):
+    """Its module begins as the earlier one of the same form, else at the base with a note. A trial
+    says how many of the rows it reads.
+    """
     sft = trained_once("sft")
     go_on_from(sft, tmp_path)
     still = {"learning_rate": 1e-9, "scheduler": "constant", "warmup": 0.0, "max_steps": 1}
     job = align("rm", earlier=(sft.stage,), **still, job_max_steps=1)
     first = trained(job)
+    assert "rm: this trial reads about 4 of them" in capsys.readouterr().err
     one, other = (load_file(of.output / "adapter_model.safetensors") for of in (sft, job))
     shared = [name for name in one if "lora" in name]
     assert shared
