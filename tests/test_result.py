@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from advisor.commands import training
 from advisor.commands.after_run import after_run, result_options
-from advisor.ground.errors import TooMuchLost
+from advisor.ground.errors import InputError, TooMuchLost
 from advisor.ground.terminal import print_message
 from advisor.record.judge import run_verdict
 from advisor.record.run import FinishedRun, RunRecord
@@ -75,7 +75,7 @@ def record(evaluation: dict | None, *, options: dict | None = None, **run: objec
         (counted("accuracy", 0.3, 0.9, 50), "Of 50 unseen texts 45 are now put into the right class; always naming the most common one gets 15."),
         (counted("pair accuracy", 0.5, 0.75, 64), "Of 64 unseen pairs of answers 48 are now ranked as in your data, before 32."),
         ({"feedback_rows": 40, "moved_as_judged": 0.775}, "Of 40 unseen answers with feedback 31 are now likelier if liked, or rarer if not."),
-        (counted("reward", 0.125, 0.5, 32), "Answers to 32 unseen prompts now get a reward of 0.5 on average, before 0.125."),
+        ({"metrics": {**counted("exact_match", 0.0, 0.0, 8)["metrics"], **counted("reward", 0.125, 0.5, 32)["metrics"]}}, "Answers to 32 unseen prompts now get a reward of 0.5 on average, before 0.125."),
         ({"rows": 25, "perplexity_before": 162.4, "perplexity_after": 5.94}, "In 25 unseen texts the next word is now a choice among about 5.9, before 162."),
         (None, "It is trained; nothing was compared, so whether it learned is open."),
     ],
@@ -157,7 +157,7 @@ def test_the_last_lines_say_what_the_menu_offers_elsewhere(shop):
 
 
 def test_each_choice_does_what_it_says(shop, monkeypatch):
-    """What fails is said and leads back; a further training is what the menu is about then."""
+    """What fails or is stopped leads back; a further training is what the menu is about then."""
     called = []
     monkeypatch.setattr("webbrowser.open", lambda address: called.append(address) or True)
     again = FinishedRun(folder=shop.folder.with_name("again"), record=shop.record)
@@ -166,10 +166,15 @@ def test_each_choice_does_what_it_says(shop, monkeypatch):
         called.append(words)
         return again
 
+    def call(*words):
+        called.append(words)
+        raise KeyboardInterrupt if words[0] == "export" else InputError("no room")
+
     chosen = ("Talk to it", "Open the report", "Put it into Ollama", "Train longer", "Quit")
     ui = ScriptedUi(*chosen)
-    after_run(shop, ui, train=train, call=lambda *words: called.append(words))
+    after_run(shop, ui, train=train, call=call)
     assert ui.offered[0] == [*chosen]
+    assert ui.said[:2] == ["no room", "Stopped."]
     assert called == [
         ("chat", str(shop.folder)),
         (shop.folder / "report.html").as_uri(),

@@ -53,6 +53,8 @@ def after_run(run: FinishedRun, ui: Ui, *, train: Train, call: Call) -> None:
             raise
         except AdviseError as error:
             ui.say(error.text(), tone="warning")
+        except KeyboardInterrupt:  # of an export
+            ui.say("Stopped.")
     for line in next_lines(run.record, run.folder):
         ui.say_line(line)
 

@@ -150,13 +150,6 @@ def plain_result(
     """
     found, data = stage.evaluation or Evaluation(), stage.data
     unseen = "" if data is not None and data.holdout_rows == 0 else "unseen "
-    for name, words in COUNTED.items():
-        metric = found.metrics.get(name)
-        if metric is not None and metric.after is not None and metric.rows:
-            before = None if metric.before is None else round(metric.before * metric.rows)
-            good = round(metric.after * metric.rows)
-            then = BEFORE.get(name, ", before {}")
-            return _counted(words, unseen, good=good, before=before, of=metric.rows, then=then)
     share, of = (found.extra.get(key) for key in ("moved_as_judged", "feedback_rows"))
     if isinstance(share, int | float) and isinstance(of, int) and of:
         return _counted(MOVED, unseen, good=round(share * of), before=None, of=of)
@@ -165,6 +158,13 @@ def plain_result(
         then = "" if reward.before is None else f", before {reward.before:.3g}"
         text = f"Answers to {reward.rows} {unseen}prompts now get a reward of {reward.after:.3g}"
         return PlainResult(text=f"{text} on average{then}.")
+    for name, words in COUNTED.items():
+        metric = found.metrics.get(name)
+        if metric is not None and metric.after is not None and metric.rows:
+            before = None if metric.before is None else round(metric.before * metric.rows)
+            good = round(metric.after * metric.rows)
+            then = BEFORE.get(name, ", before {}")
+            return _counted(words, unseen, good=good, before=before, of=metric.rows, then=then)
     pairs = [(one.score_before, one.score_after) for one in found.samples]
     if found.sample_metric == "rouge_l" and pairs:
         was, now = (

@@ -27,7 +27,7 @@ INTRODUCTION = """\
 | `prepared/` | the rows of each stage as token ids, with a checksum; made again if they are gone |
 | `metrics.jsonl` | one line per logged step, at most about 5,000 a stage |
 | `benchmarks/` | scores of the base and of each result in the plan's benchmarks, if it has any |
-| `report.html` | all of it as a page |
+| `report.html` | all of it as a page to forward: paths of the home folder begin with ~ |
 | `dry_run.json` | what `advise run --dry-run` measured |
 
 `advise run --json` prints `run.json`, with `folder`, `already_done` and `dry_run` beside its keys.
