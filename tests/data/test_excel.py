@@ -94,7 +94,7 @@ def test_sheets_with_the_same_columns_are_read_and_the_others_named(tmp_path):
     said = findings(path)["read-as"]
     assert said.severity == "warning"
     assert said.text.startswith(
-        "sheets March, April with its columns named in row 3; not read: Cover, Old"
+        "sheets March, April with its columns named in row 3 (what is above is left out); not read: Cover, Old"
     )
     assert profile(book(tmp_path, {"A": [HEADER, *ROWS]}, "b.xlsx")).findings == ()
 

@@ -21,9 +21,9 @@ from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.resources import install_line
 
 MOST_ROWS, MOST_CELLS = 1 << 20, 50_000_000  # of a sheet by Excel itself; of a file read here
-COUNTED_ROWS = 20_000  # of a sheet whose size is not stated
 HEADER_ROWS = 50  # that are looked at for the names of the columns
 AS_CSV = "open it and save it as CSV (UTF-8)"
+ROW = re.compile(rb"<(?:\w+:)?row[ />]")
 # A literal, a blank as wide as a sign, a filler, a colour or currency, and one token of a date.
 LITERAL = re.compile(r'"([^"]*)"|\\(.)|_.|\*.|\[\$([^\]-]*)[^\]]*\]|\[[^\]]*\]')
 NUMBER = re.compile(r"[#0?][#0?,]*(?:\.([0#?]+))?")
@@ -38,7 +38,6 @@ class Table(Struct, frozen=True):
     sheet: Any  # of openpyxl
     header: int  # the number of the row with the names, from 1
     names: tuple[str, ...]
-    last: int  # the number of its last row, as the file says, or as far as was looked
 
 
 def excel_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, dict[str, str]]]:
@@ -75,10 +74,10 @@ def excel_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, dict[str, 
 
 
 def count_rows(file: DataFile) -> int:
-    """How many rows the sheets that are read hold, by what the file says of them."""
+    """How many rows the sheets that are read hold, near enough for a large file."""
     book = _open(file)
     try:
-        return sum(one.last - one.header for one in _tables(book, file, Faults()))
+        return sum(_row_count(one.sheet) - one.header for one in _tables(book, file, Faults()))
     finally:
         book.close()
 
@@ -119,7 +118,7 @@ def _tables(book: Any, file: DataFile, faults: Faults) -> list[Table]:
     if not tables:
         return []
     seen = [one for one in tables if one.sheet.sheet_state == "visible"] or tables
-    largest = max(seen, key=lambda one: one.last)
+    largest = max(seen, key=lambda one: _row_count(one.sheet)) if len(seen) > 1 else seen[0]
     chosen = [one for one in seen if one.names == largest.names]
     if what := header_fault(largest.names):
         hint = "one row must name the columns, each by its own short name"
@@ -127,7 +126,7 @@ def _tables(book: Any, file: DataFile, faults: Faults) -> list[Table]:
     left = [one.sheet.title for one in tables if one not in chosen]
     said = f"sheet{'s' if len(chosen) > 1 else ''} {', '.join(one.sheet.title for one in chosen)}"
     if largest.header > 1:
-        said += f" with its columns named in row {largest.header}"
+        said += f" with its columns named in row {largest.header} (what is above is left out)"
     if left:
         said += f"; not read: {', '.join(left)} (save a sheet as CSV to take it in its place)"
     if left or len(chosen) > 1 or largest.header > 1:
@@ -137,8 +136,7 @@ def _tables(book: Any, file: DataFile, faults: Faults) -> list[Table]:
 
 def _table(sheet: Any) -> Table | None:
     """The sheet by its header: the first row with two names, or else with one."""
-    last = sheet.max_row
-    sheet.reset_dimensions()  # a wrong one would hide rows
+    sheet.reset_dimensions()  # a wrong one would hide rows, and some are left out
     first: tuple[int, list[str]] | None = None
     for number, row in islice(_numbered(sheet), HEADER_ROWS):
         texts = [cell_text(cell).strip() for cell in row]
@@ -151,8 +149,19 @@ def _table(sheet: Any) -> Table | None:
     number, texts = first
     while texts and not texts[-1]:
         texts.pop()
-    last = min(last or sum(1 for _ in islice(_numbered(sheet), COUNTED_ROWS)), MOST_ROWS)
-    return Table(sheet, number, tuple(column_names(texts)), last)
+    return Table(sheet, number, tuple(column_names(texts)))
+
+
+def _row_count(sheet: Any) -> int:
+    """The rows of a sheet by their marks, in a twentieth of the time that reading them takes."""
+    count, tail = 0, b""
+    with sheet.parent._archive.open(sheet._worksheet_path) as part:
+        while piece := part.read(1 << 20):
+            text = tail + piece
+            count += len(ROW.findall(text))
+            tail = text[text.rfind(b"<") :]
+            count -= len(ROW.findall(tail))
+    return count + len(ROW.findall(tail))
 
 
 def _with_names(names: tuple[str, ...], texts: list[str]) -> dict[str, str]:
