@@ -249,7 +249,7 @@ def test_rows_are_not_rewritten(tmp_path, call):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     code, out, err = call("check", str(tmp_path / "rows.jsonl"), "--fix", str(tmp_path / "new"))
     assert (code, out) == (2, "")
-    assert "--fix has no effect on data: rows are not rewritten" in err
+    assert "--fix: rows are not rewritten" in err
     assert not (tmp_path / "new").exists()
 
 

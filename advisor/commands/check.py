@@ -171,8 +171,9 @@ def _check(path: str, options: CheckOptions) -> int:
             return int(check_as(path, options))
     stated = answers_from_flags({"data_mapping": options.mapping}, load_facts())
     hint = f"the questions take it:\n    advise --data {shlex.quote(path)}"
-    mend = "mend the rows that the findings name; `--map` says which column is what"
-    options.refuse({"--fix": "fix_to"}, "data: rows are not rewritten", mend)
+    if options.fix_to is not None:
+        mend = "mend the rows that the findings name; `--map` says which column is what"
+        raise InputError("rows are not rewritten", where="--fix", hint=mend)
     options.refuse({"--gpu": "gpu", "--plan": "plan_file", "--as-is": "as_is"}, "data", hint)
     columns, arguments = stated.value("data_mapping"), _template_arguments(options)
     if options.show_row is not None:
