@@ -13,7 +13,7 @@ from advisor.commands.output import console, put, run_tool, say
 from advisor.commands.session import Stated, advise_on, incomplete, resolve_plan
 from advisor.commands.training import show_run, train
 from advisor.ground.errors import MachineNotReady, Stopped
-from advisor.ground.files import PLAN_FILE, cannot_write, write_atomically
+from advisor.ground.files import PLAN_FILE, cannot_write, shown_path, write_atomically
 from advisor.ground.resources import PACKAGE, cache_folder
 from advisor.ground.types import Answer, AnswerSet, Hardware
 from advisor.launch.checks.packages import refuse_without_trainers
@@ -102,9 +102,9 @@ def demo(context: click.Context, /, **settings: Any) -> None:
     say(f"\n3. Training exactly that plan, shortened for the demo ({', '.join(SHORTENED)})\n")
     settings["set_values"] = (*SHORTENED, *settings["set_values"])
     run = train(plan, settings, comments=comments)
-    say("\n4. What changed\n")
+    say("\n4. What changed")
     code = show_run(run)
     if code == 0:
         put("\nNow with your own data: a few questions, then one command\n  advise")
-        put(f"See the launch file:     {Path(run.folder) / PLAN_FILE}")
+        put(f"See the launch file:     {shown_path(Path(run.folder) / PLAN_FILE)}")
     context.exit(code)
