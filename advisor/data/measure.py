@@ -44,7 +44,7 @@ class Depth(Struct, frozen=True, kw_only=True):
 
     full: bool = False  # count the tokens of every row, not of a sample; reads every row
     whole: bool = False  # read every row of a large file, not its beginning
-    thorough: bool = False  # look for rows that are nearly the same, too
+    thorough: bool = False  # look for rows of similar wording, too
     strict: bool = True  # raise if nothing can be trained; `advise check` prints the profile
     # rows that must not stand in the data; all of the data is then read
     evaluation: str | os.PathLike[str] | None = None
@@ -162,8 +162,7 @@ def _row(example: Example, lengths: Lengths, about: Subject) -> SeenRow:
         request += size_of(tools_text(example.tools))
     tokens = lengths.add(example, request, [sum(map(size_of, answer)) for answer in answers])
     text = "\n".join(sum(answers, asked))
-    plain = normalise(text) if about.thorough else b""
-    return SeenRow(example, text, plain, request // CHARS_PER_TOKEN, tokens)
+    return SeenRow(example, text, normalise(text), request // CHARS_PER_TOKEN, tokens)
 
 
 def _judged(one: DataFinding, *, whole: bool) -> DataFinding:

@@ -97,6 +97,7 @@ FOUND = [
     # Other capitals and punctuation are told from an exact repeat, and found in the whole file.
     case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (62,)),
     case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (62,), [], THOROUGH),
+    case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (61,)),
     case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (61,), [], THOROUGH),
     # Two words of forty are changed.
     case("similar-rows", [{"text": text} for text in (*map(sentence, range(60)), *TWINS)], "note", 2,
@@ -141,8 +142,6 @@ def test_what_is_wrong_is_counted_and_named(
 @pytest.mark.parametrize(
     ("rows", "depth", "absent"),
     [
-        # Advice does not pay for near duplicates: the quick profile looks for exact repeats alone.
-        ([*PRICES, SHOUTED], {}, "near-duplicate-rows"),
         # A common opening makes no twins.
         ([{"question": f"Please tell me about {sentence(n, 30)}", "answer": sentence(n + 1000, 30)}
           for n in range(200)], THOROUGH, ""),

@@ -102,7 +102,8 @@ def test_check_advice_and_run_find_the_same(tmp_path, monkeypatch):
     told = [one for one in checked if one.startswith("personal-data-")]
     assert len(told) == 6
     assert [checked[one] for one in told] == [advised[one] for one in told]
-    assert checked["duplicate-rows"] == advised["duplicate-rows"]
+    for repeats in ("duplicate-rows", "near-duplicate-rows"):
+        assert checked[repeats] == advised[repeats]
     assert checked["duplicate-rows"].startswith("2 rows")
     todo = planned(tmp_path, ("sft", "a", {}))
     assert [f"a.jsonl: {checked[one]}" for one in told] == [

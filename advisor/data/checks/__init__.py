@@ -28,7 +28,7 @@ class Subject(Struct, kw_only=True):
 
     kind: str
     format: str = ""
-    # look for rows that are nearly the same, too: about 10 microseconds a row
+    # look for rows of similar wording, too: about 10 microseconds a row
     thorough: bool = False
     evaluation: DataSet | None = None  # rows that must not stand in the data
     seq_len: int | None = None
@@ -41,7 +41,7 @@ class SeenRow(Struct):
 
     example: Example
     text: str  # all of it
-    plain: bytes  # the text normalised; empty unless the check is thorough
+    plain: bytes  # the text normalised
     request_tokens: int
     tokens: int
 

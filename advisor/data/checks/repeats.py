@@ -136,12 +136,12 @@ class Repeats(RowCheck):
             self.compared_all = False
             return
         self.rows.add(key)
+        plain = hash((row.plain, example.good, example.answer))
+        if plain in self.plain:
+            self.tallies[NEARLY].add(example.row)
+            return
+        self.plain.add(plain)
         if self.about.thorough:
-            plain = hash((row.plain, example.good, example.answer))
-            if plain in self.plain:
-                self.tallies[NEARLY].add(example.row)
-                return
-            self.plain.add(plain)
             self.sample.offer(lambda: (example.row, sketch(row.plain)))
         if asked is not None and self.about.kind == "paired":
             if asked in self.asked:
