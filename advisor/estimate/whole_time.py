@@ -16,7 +16,7 @@ from operator import add
 
 from msgspec import Struct
 
-from advisor.estimate.padding import REPLAY_TOKENS, with_replay
+from advisor.estimate.padding import REPLAY_KEPT, REPLAY_TOKENS, with_replay
 from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, inference_s, weights_bytes
 from advisor.estimate.types import TimeEstimate, WholeTime
@@ -107,7 +107,7 @@ def _replay_s(run: Run, machine: Machine, evaluated: EvaluationRows, reading_s: 
     if not isinstance(source, dict) or rows <= 0:
         return 0.0
     tokens = rows * evaluated.row_tokens
-    wanted = (with_replay(run.stage, tokens, rows, passes=1)[0] - tokens) / REPLAY_TOKENS
+    wanted = (with_replay(run.stage, tokens, rows, passes=1)[1] - rows) / REPLAY_KEPT
     _, token_s = inference_s(run, machine, tokens=REPLAY_TOKENS, at_once=REPLAY_BLOCK)
     length = min(REPLAY_LIMIT, run.stage.seq_len // 2)
     blocks = math.ceil(min(wanted, float(source["rows"])) / REPLAY_BLOCK)
