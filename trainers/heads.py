@@ -154,7 +154,7 @@ class Classifier(WithHead[Labelled]):
             raise InputError(
                 f"every row has the class '{names[0]}'",
                 allowed="two classes or more",
-                hint="name the column of the classes with --map label=COLUMN",
+                hint="name the column of the classes: --map takes it as label",
             )
         missing = set(names) - set(values_of(data.train, "name"))
         if missing:

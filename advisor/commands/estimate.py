@@ -110,8 +110,7 @@ def documents_of(
     if plan:
         if given.keys() - {"gpu"}:
             raise InputError(
-                FORMS,
-                hint="to change a plan, edit it; --gpu NAME says whether it would fit that GPU",
+                FORMS, hint="to change a plan, edit it; --gpu says whether it would fit that GPU"
             )
         return estimate_plan(Path(plan), given.get("gpu"))
     return [estimate_one(given)]

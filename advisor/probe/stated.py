@@ -134,7 +134,7 @@ def stated_hardware(
         return _several("cuda", gpu, count), ()
     if word == "" and count is not None:
         what = f"{count_at} says how many cards, not which"
-        return _without_memory(what, f"add {name_at} NAME or {memory_at} GIB", from_flag=from_flag)
+        return _without_memory(what, f"add {name_at}, or {memory_at} in GiB", from_flag=from_flag)
     some = Gpu(name="a GPU of unknown kind", memory_total_bytes=None)
     return Hardware(kind="unknown", origin="unknown", gpus=(some,) * (count or 0)), ()
 
@@ -153,7 +153,7 @@ def _named(
     if match.memory_bytes is None:
         why = f"'{name}' is sold with several memory sizes" if spec else f"unknown GPU '{name}'"
         near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
-        memory_at = "--gpu-memory GIB" if from_flag else "gpu.vram_gib"
+        memory_at = "--gpu-memory, in GiB" if from_flag else "gpu.vram_gib"
         hint = f"{near}say its memory with {memory_at} (on NVIDIA, `nvidia-smi` shows it)"
         hardware, more = _without_memory(f"{name_at}: {why}", hint, from_flag=from_flag)
         return hardware, (*warnings, *more)
@@ -171,7 +171,7 @@ def _named(
                 where=name_at,
                 allowed=f"it is sold with {match.not_sold}",
                 hint="correct the size or leave it out; where it is right, say it with"
-                " --gpu-memory GIB beside the name without it",
+                " --gpu-memory beside the name without it",
             )
         kind = _KIND[spec.vendor]
         gpu = Gpu(

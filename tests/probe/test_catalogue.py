@@ -472,7 +472,7 @@ def test_none_is_the_processor_of_this_machine():
         ("A100 24GB", None, None, "40 or 80 GB.*--gpu-memory"),
         ("T4 32", None, None, "--gpu-memory"),
         ("RTX 4091", None, None, "--gpu: unknown GPU 'RTX 4091'.*did you mean RTX 4090.*"
-         "say its memory with --gpu-memory GIB"),
+         "say its memory with --gpu-memory, in GiB"),
     ],
 )  # fmt: skip
 def test_contradictions_and_impossible_numbers_are_refused(name, count, memory_gib, says):

@@ -104,7 +104,7 @@ class LeftOut:
             else f"{self.total:,} of {seen:,} rows cannot be used"
         )
         hint = (
-            "repair or remove these rows; `advise check DATA --show-row N --model M` shows one as"
+            "repair or remove these rows; `advise check` with --show-row and --model shows one as"
             " the trainers see it"
         )
         last = Fault(

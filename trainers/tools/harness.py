@@ -179,7 +179,7 @@ def explained(task: str) -> Iterator[None]:
         raise InputError(
             f"lm-evaluation-harness cannot run it: {type(error).__name__}: {first_line(error)}",
             where=where,
-            hint="`lm-eval ls tasks` lists its names, `lm-eval validate --tasks NAME` checks one",
+            hint="`lm-eval ls tasks` lists its names, `lm-eval validate --tasks` checks some",
         ) from error
 
 

@@ -105,7 +105,7 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> JobNee
     faults = launch_faults(plan)
     if plan.launch.device == "mps":
         what = "the plan is for an Apple GPU, and no scheduler has one"
-        hint = "make the plan for the GPU it will run on: advise --gpu NAME"
+        hint = "make the plan for the GPU it will run on: --gpu names it"
         faults.append(Fault(where="launch.device", what=what, hint=hint))
     if faults:
         raise InputError(faults=faults)

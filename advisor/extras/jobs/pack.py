@@ -105,7 +105,7 @@ def write_bundle(
         each = "of a plan with tasks, each task is a job of its own"
         raise InputError(
             "--only has no effect on a bundle: it carries the whole plan",
-            hint=each if job_of else f"on the other machine: bash {SCRIPT} --only NAME",
+            hint=each if job_of else f"`bash {SCRIPT}` takes --only on the other machine",
         )
     plan = read_plan(wanted.source)
     job = job_of(plan_needs(plan, wanted.source, gpu=gpu)) if job_of else None

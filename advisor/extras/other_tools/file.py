@@ -161,7 +161,7 @@ AROUND = 2  # lines of a diff beside a change
 MOST = 100  # faults of keys
 UP = 4  # folders above the file in which a relative path is looked for
 PLAN_IT = "`advise` plans the same training, from questions about model, data and machine"
-CHECK_PLAN = "this is a plan of `advise`: `advise run FILE --dry-run` measures it"
+CHECK_PLAN = "this is a plan of `advise`: `advise run {} --dry-run` measures it"
 
 
 class ToolFile(Struct, kw_only=True):
@@ -269,7 +269,9 @@ def read_file(path: str | os.PathLike[str], text: str | None = None) -> ToolFile
         if not tool:
             raise InputError(
                 "no configuration of a tool that we know", read,
-                CHECK_PLAN if {"stages", "model"} <= values.keys() else PLAN_IT,
+                CHECK_PLAN.format(shlex.quote(name))
+                if {"stages", "model"} <= values.keys()
+                else PLAN_IT,
                 where=name,
             )  # fmt: skip
         about = tool_named(tool)

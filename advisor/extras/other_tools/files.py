@@ -38,7 +38,7 @@ from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
 from advisor.record.smaller import yaml_value
 
-BUNDLE = "`advise export PLAN --to bundle` carries the plan itself to another machine"
+BUNDLE = "`advise export` with --to bundle carries the plan itself to another machine"
 MOST_SHOWN = 3  # notes on the screen; all of them stand in the files
 ELSEWHERE = ("holdout", "save_minutes")  # said in other words: held-out rows are a file
 ZERO = {"zero2": 2, "zero3": 3}

@@ -343,7 +343,7 @@ class ConfigurationReport:
         if limit is None:
             return (
                 f"It needs about {need}; whether it fits is not known, because this machine has no"
-                " GPU and none is named (--gpu NAME)"
+                " GPU and none is named (--gpu)"
             )
         device, gpus = "this machine", hardware.gpus
         if gpus:

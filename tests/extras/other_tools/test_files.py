@@ -71,9 +71,12 @@ def test_a_key_that_one_tool_alone_has_counts_more():
 @pytest.mark.parametrize(
     ("values", "hint"),
     [
-        ({"version": 1, "model": "m", "stages": []}, "advise run FILE --dry-run"),
-        ({"zero_optimization": {"stage": 2}, "train_batch_size": "auto"}, "advise --model MODEL"),
-        ({"learning_rate": 1e-4, "lora_r": 8}, "advise --model MODEL"),
+        ({"version": 1, "model": "m", "stages": []}, " --dry-run` measures it"),
+        (
+            {"zero_optimization": {"stage": 2}, "train_batch_size": "auto"},
+            "plans the same training",
+        ),
+        ({"learning_rate": 1e-4, "lora_r": 8}, "plans the same training"),
     ],
 )
 def test_other_files_are_refused_with_what_can_be_done(tmp_path, values, hint):
