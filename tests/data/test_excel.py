@@ -112,6 +112,13 @@ def test_cells_beside_and_below_the_names_are_not_lost(tmp_path):
         profile(book(tmp_path, {"A": []}))
 
 
+def test_formulas_without_a_result_are_said(tmp_path):
+    """Libraries write them so: the cells would be empty without a word."""
+    rows = [[*row, f"=LEN(A{place})"] for place, row in enumerate(ROWS, 2)]
+    said = findings(book(tmp_path, {"A": [[*HEADER, "length"], *rows]}))["read-as"]
+    assert (said.severity, "60 formulas without a result" in said.text) == ("warning", True)
+
+
 def test_a_large_workbook_is_measured_on_its_first_rows(tmp_path, monkeypatch):
     """The number of its rows is what the sheet says."""
     monkeypatch.setattr("advisor.data.measure.QUICK_BYTES", 4000)

@@ -24,6 +24,8 @@ MOST_ROWS, MOST_CELLS = 1 << 20, 50_000_000  # of a sheet by Excel itself; of a 
 HEADER_ROWS = 50  # that are looked at for the names of the columns
 AS_CSV = "open it and save it as CSV (UTF-8)"
 ROW = re.compile(rb"<(?:\w+:)?row[ />]")
+# A formula that no program has computed, as libraries write it: its cell is read as empty.
+UNSOLVED = re.compile(rb"<f[ />][^<]*(?:</f>)?<(?:/c>|v ?/>)")
 # A literal, a blank as wide as a sign, a filler, a colour or currency, and one token of a date.
 LITERAL = re.compile(r'"([^"]*)"|\\(.)|_.|\*.|\[\$([^\]-]*)[^\]]*\]|\[[^\]]*\]')
 NUMBER = re.compile(r"[#0?][#0?,]*(?:\.([0#?]+))?")
@@ -129,7 +131,11 @@ def _tables(book: Any, file: DataFile, faults: Faults) -> list[Table]:
         said += f" with its columns named in row {largest.header} (what is above is left out)"
     if left:
         said += f"; not read: {', '.join(left)} (save a sheet as CSV to take it in its place)"
-    if left or len(chosen) > 1 or largest.header > 1:
+    # Such files come from programs, which write all formulas alike: the beginning tells.
+    unsolved = sum(len(UNSOLVED.findall(next(_raw(one.sheet), b""))) for one in chosen)
+    if unsolved:
+        said += f"; not read: {unsolved:,} formulas without a result (open the file, and save it)"
+    if left or len(chosen) > 1 or largest.header > 1 or unsolved:
         faults.note(file, "sheet", said)
     return chosen
 
@@ -155,13 +161,19 @@ def _table(sheet: Any) -> Table | None:
 def _row_count(sheet: Any) -> int:
     """The rows of a sheet by their marks, in a twentieth of the time that reading them takes."""
     count, tail = 0, b""
+    for piece in _raw(sheet):
+        text = tail + piece
+        count += len(ROW.findall(text))
+        tail = text[text.rfind(b"<") :]
+        count -= len(ROW.findall(tail))
+    return count + len(ROW.findall(tail))
+
+
+def _raw(sheet: Any) -> Iterator[bytes]:
+    """The sheet as it is written, in pieces."""
     with sheet.parent._archive.open(sheet._worksheet_path) as part:
         while piece := part.read(1 << 20):
-            text = tail + piece
-            count += len(ROW.findall(text))
-            tail = text[text.rfind(b"<") :]
-            count -= len(ROW.findall(tail))
-    return count + len(ROW.findall(tail))
+            yield piece
 
 
 def _with_names(names: tuple[str, ...], texts: list[str]) -> dict[str, str]:
