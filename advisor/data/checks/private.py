@@ -24,7 +24,7 @@ from advisor.ground.types import DataFinding
 # Expressions are compiled where they are needed: nearly no data need any.
 DIGITS = r"[0-9][0-9 .()/-]{2,}[0-9]"  # every number that may tell something
 LONG_CHARS = 8  # of the shortest card, account or telephone
-BEFORE_CHARS = 72  # where a word may say what a number is, or an account begins
+AROUND_CHARS = 72  # where a word may say what a number is, or an account begins
 PLACEHOLDER = r"(?i)xxx|your|placeholder|changeme|redacted|\*\*\*|<|>|\{|\$"
 
 
@@ -110,17 +110,24 @@ class PrivateData(RowCheck):
     def see(self, row: SeenRow) -> None:
         text = row.text
         self._search(KINDS, text, row.number)
-        dialled = None
-        for number in re.finditer(DIGITS, text):
-            start, end = number.span()
-            before = text[max(0, start - BEFORE_CHARS) : end]
-            self._search(TOLD, before, row.number, before.lower())
-            if end - start > LONG_CHARS:
-                self._search(NUMBERS, before + text[end : end + BEFORE_CHARS], row.number)
-                if dialled is None and may_be_dialled(text[start - 1 : start], text[start:end]):
-                    dialled = start
-        if dialled is not None and (found := self.phones.find(text, dialled)):
-            self._note(PHONE, found, row.number)
+        numbers = [number.span() for number in re.finditer(DIGITS, text)]
+        if not numbers:
+            return
+        pieces = [text]
+        if 2 * AROUND_CHARS * len(numbers) < len(text):
+            pieces = [
+                text[max(0, start - AROUND_CHARS) : end + AROUND_CHARS] for start, end in numbers
+            ]
+        long = [(start, end) for start, end in numbers if end - start > LONG_CHARS]
+        for piece in pieces:
+            self._search(TOLD, piece, row.number, piece.lower())
+            if long:
+                self._search(NUMBERS, piece, row.number)
+        for start, end in long:
+            if may_be_dialled(text[start - 1 : start], text[start:end]):
+                if found := self.phones.find(text, start):
+                    self._note(PHONE, found, row.number)
+                break
 
     def _search(self, kinds: tuple[PrivateKind, ...], text: str, row: int, low: str = "") -> None:
         for kind in kinds:
