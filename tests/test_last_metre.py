@@ -369,3 +369,12 @@ def test_the_page_of_the_questions_has_no_flags(whole, capsys):
     said = [line for line in capsys.readouterr().out.splitlines() if "advise " not in line]
     assert "read as Qwen/Qwen2.5-7B-Instruct" in " ".join(said)
     assert not [line for line in said if re.search(r'--[a-z]|\{[^"]', line)]
+
+
+def test_a_printed_plan_is_a_file_that_is_not_there(tmp_path, monkeypatch, call):
+    """Else the line would be refused."""
+    monkeypatch.chdir(tmp_path)
+    Path("ax.yaml").write_text(AXOLOTL)
+    Path("plan.yaml").touch()
+    line = next(one for one in call("check", "ax.yaml")[1].splitlines() if "Turn it" in one)
+    assert line.endswith(" advise check ax.yaml --plan plan2.yaml")
