@@ -176,6 +176,6 @@ class Repeats(RowCheck):
             f" ({few}{', ...' if len(pairs) > 3 else ''})"
         )
         if self.about.rows <= KEPT_TOGETHER:
-            text += "; a run holds such rows out together, or none of them"
+            text += "; a run holds such rows out together, unless most are alike"
         severity = "warning" if len(pairs) > 0.05 * looked else "note"
         yield finding("similar-rows", severity, text, similar)
