@@ -171,7 +171,7 @@ def _row_count(sheet: Any) -> int:
 
 def _raw(sheet: Any) -> Iterator[bytes]:
     """The sheet as it is written, in pieces."""
-    with sheet.parent._archive.open(sheet._worksheet_path) as part:
+    with sheet._get_source() as part:
         while piece := part.read(1 << 20):
             yield piece
 
