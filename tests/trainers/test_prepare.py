@@ -425,17 +425,17 @@ def told(seed: int, length: int) -> str:
     }.values(),
     ids=["copies", "templated", "different"],
 )
-def test_rows_that_are_nearly_the_same_are_held_out_together(tokenizer, rows, note):
+def test_rows_that_are_nearly_the_same_are_held_out_together(tiny_tokenizer, rows, note):
     """With other words in a few places they would flatter the result; where all rows are alike it
     is said, and rows are held out all the same. The order of the file changes nothing.
     """
     data = [chat(*turns, row=number) for number, turns in enumerate(rows, 1)]
     settings = {"seq_len": 512, "truncation": "stop", "holdout": 0.2, "seed": 3}
-    found = prepare_stage_rows(data, Templater(tokenizer), **settings)
+    found = prepare_stage_rows(data, Templater(tiny_tokenizer), **settings)
     assert len(found.holdout) == 16
     said = [line for line in found.notes if "nearly the same" in line]
     assert [line.startswith(note) for line in said] == ([True] if note else [])
     copies = Counter((row.number - 1) // 2 for row in found.holdout)
     assert note is None or "too many" in note or {*copies.values()} == {2}
-    turned = prepare_stage_rows(data[::-1], Templater(tokenizer), **settings)
+    turned = prepare_stage_rows(data[::-1], Templater(tiny_tokenizer), **settings)
     assert {row.number for row in turned.holdout} == {row.number for row in found.holdout}
