@@ -166,6 +166,12 @@ def _readable(path: Path) -> bool:
     return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
 
 
+def free_plan() -> str:
+    """A name for a plan that nothing here has: plan.yaml, or plan2.yaml where it is taken."""
+    names = (f"plan{number}.yaml" for number in ("", *range(2, 1000)))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def shown_path(path: Path) -> str:
     """The path as short as it can be typed from here."""
     if not path.is_relative_to(Path.cwd()):

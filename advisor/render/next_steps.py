@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from advisor.advice.types import Advice
+from advisor.ground.files import free_plan
 from advisor.ground.types import Source
 from advisor.methods import remedy
 from advisor.methods.remedies import OTHER_TOOL, Remedy, Way
@@ -126,6 +127,9 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     if not answers.value("data_path") and not answers.value("tasks"):
         step, changes = _file_to_write(advice)
         steps.append(step)
+    if _reads_examples(advice):
+        steps.append(_examples_to_write())
+        changes["data_examples"] = FILES["paired"][1]
     if lacking := dict(_lacking(advice)):
         # Only the person knows it: without a task the questions ask for all that is open.
         changes |= dict.fromkeys(("task", *lacking))
@@ -136,7 +140,7 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     if advice.rent and situation.hardware.kind == "unknown":
         first = advice.rent[0]
         changes |= {"gpu": first.card.name, "gpus": first.count if first.count > 1 else None}
-        line = f"{command_line(answers, changes, command='advise')} --plan plan.yaml"
+        line = f"{command_line(answers, changes, command='advise')} --plan {free_plan()}"
         text = "Write the plan for the card that you rent, such as the first:"
         return (*steps, TrainingStep(text=text, commands=(line,)))
     if situation.hardware.origin == "stated":
@@ -156,17 +160,38 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     return tuple(steps)
 
 
+def _reads_examples(advice: Advice) -> bool:
+    """Whether a stage waits for requests with their answers beside data that it cannot read."""
+    situation, chain = advice.situation, advice.recommendation.composition.chain
+    kind = situation.answers.value("data_kind") if situation.data is None else situation.data.kind
+    is_beside = kind in ("raw_text", "unpaired_feedback") or chain[0] == "cpt"
+    return "sft" in chain and is_beside and not situation.answers.value("data_examples")
+
+
+def _examples_to_write() -> TrainingStep:
+    what, file, columns = FILES["paired"]
+    row = json.dumps(dict.fromkeys(columns.split(), "..."))
+    return TrainingStep(
+        text=f"Put {what} into a file of their own, one per line, such as {row}, and check it:",
+        short=f"Put lines like {row} into a file of their own, and check it:",
+        commands=(f"advise check {file}",),
+    )
+
+
 def _lacking(advice: Advice) -> Iterator[tuple[str, str]]:
     """Each fact that a training waits for and only the person knows, with what to name."""
     from advisor.advice.planning import lacks_scores  # what plans need is no part of a quick answer
 
     situation, chain = advice.situation, advice.recommendation.composition.chain
-    if "distill" in chain and not situation.answers.value("teacher_model"):
+    answers = situation.answers
+    # Once there are rows, they are what a stated teacher teaches with.
+    has_teacher = answers.value("teacher") == "model" and not answers.value("data_path")
+    if ("distill" in chain or has_teacher) and not answers.value("teacher_model"):
         yield "teacher_model", "the larger model (--teacher-model)"
     if lacks_scores(situation, chain):
         yield "reward_model", "a model that scores answers (--reward-model)"
     # What has the form of a hub id may be one that is not known here.
-    stated = situation.answers.value("model") or situation.answers.value("model_params_b")
+    stated = answers.value("model") or answers.value("model_params_b")
     no_model = situation.model is None or situation.model.origin == "size"
     if stated and "/" not in str(stated) and no_model:
         yield "model", "a model of the hub or a folder (--model)"

@@ -32,7 +32,7 @@ METHODS_MARK = (
     " those, not this page. -->"
 )
 INTRODUCTION = """\
-The launch file: everything that a run needs. `advise --plan plan.yaml` writes one with a reason
+The launch file: everything that a run needs. `advise` writes one with a reason
 beside each value; `advise run plan.yaml` trains it; a person may edit it. An unknown or misspelt
 key is an error with the nearest name, and so is a key that nothing would read.
 

@@ -7,7 +7,7 @@ import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, count, groupby
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from advisor.extras.other_tools.findings import SEVERITIES
 from advisor.extras.other_tools.mapping import ABSENT, NO_DATA, at_key
 from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.ground.errors import InputError
-from advisor.ground.files import shown_path, write_atomically
+from advisor.ground.files import free_plan, shown_path, write_atomically
 from advisor.ground.terminal import shown
 from advisor.plan.comments import stage_notes
 from advisor.plan.write import write_plan_file
@@ -182,9 +182,7 @@ def _lines(report: ConfigurationReport) -> Iterator[Line]:
     file, lost = shlex.quote(report.file.name), len(document["not_carried"])
     if report.carried is not None:
         without = f", without {lost} key{'' if lost == 1 else 's'} of it" if lost else ""
-        free = (f"plan{number or ''}.yaml" for number in chain([0], count(2)))
-        plan = next(name for name in free if not os.path.lexists(name))
-        yield f"Turn it into a plan{without}:  advise check {file} --plan {plan}", "whole"
+        yield f"Turn it into a plan{without}:  advise check {file} --plan {free_plan()}", "whole"
     if document["diff"]:
         mended = shlex.quote(str(report.file.path.with_stem(f"{report.file.path.stem}-mended")))
         yield f"With these changes:  advise check {file} --fix {mended}", "whole"
