@@ -89,7 +89,8 @@ def result_of(run: Path, record: RunRecord, stage: StageRecord, prefix: str = ""
     entry = structs.replace(entry, stage=structs.replace(entry.stage, kernels="none"))
     # What `auto` was on the machine that trained.
     attention = record.settings(stage).attention or entry.stage.attention
-    job = Job(plan=plan, entry=entry, folder=run, run=run.resolve(), attention=attention)
+    whole = run.resolve()  # ../.. too, as the card of a result names it
+    job = Job(plan=plan, entry=entry, folder=whole, run=whole, attention=attention)
     try:
         base = job.whole_model(job.start)
     except InputError as error:
