@@ -23,7 +23,7 @@ SEVERAL = "TORCHELASTIC_RUN_ID" in os.environ and "STAND_IN_MACHINES" in os.envi
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("objective", choices=["sft", "dpo"])
+    parser.add_argument("objective")
     parser.add_argument("plan", type=Path)
     flag = {"action": "store_true"}
     for name, keys in (
