@@ -1,19 +1,13 @@
 """Pages are true: lines run, links and commands exist, and rooms are those of the layer test."""
 
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 
 import click
 import pytest
 
 from advisor.cli import COMMANDS, advise
-from tests.conftest import PAIRS, ROOT
-from tests.fake_model import write_fake_model
-from tests.launch.conftest import CONFIG
+from tests.conftest import ROOT
 from tests.test_layers import ORDER
 
 
@@ -27,27 +21,6 @@ LINES = [
     line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()
 ]
 SETUP = [line for line in LINES if line.startswith("python3 -m venv")]
-README_COMMANDS = {
-    *(line for line in LINES if line not in SETUP),
-    *re.findall(r"`(advise[^`]*)`", TEXT.partition("| I have | do |")[2].partition("\n\n")[0]),
-}
-
-
-OF_A_RUN = ("advise chat", "advise export --to merged")  # these take the newest run
-TRAINING = sorted(one for one in README_COMMANDS if one.startswith(("advise run ", *OF_A_RUN)))
-
-
-def run_advise(arguments, folder, **others):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "advisor", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        **others,
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
 
 
 def test_there_are_exactly_two_set_up_lines():
@@ -57,67 +30,6 @@ def test_there_are_exactly_two_set_up_lines():
     assert SETUP[0].endswith("advise demo")
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
     assert set(re.findall(r"^\| `advise ([a-z]+)", TEXT, flags=re.M)) == set(COMMANDS)
-
-
-AXOLOTL = """\
-base_model: Qwen/Qwen3-0.6B
-datasets: [{path: train.jsonl, ds_type: json, type: alpaca_chat.load_qa}]
-adapter: lora
-lora_r: 16
-lora_alpha: 32
-lora_target_linear: true
-micro_batch_size: 2
-gradient_accumulation_steps: 4
-learning_rate: 0.0002
-bf16: true
-output_dir: out
-"""
-
-
-def prepare(folder, model=None):
-    """Fill a folder with files that the README names; without a model none that can be trained."""
-    if model is None:
-        model = folder / "model"
-        write_fake_model(model, CONFIG)
-    (folder / "train.jsonl").write_text(PAIRS)
-    shutil.copytree(ROOT / "examples", folder / "examples")
-    answers = re.search(r"```yaml\n(task: qa.*?)```", TEXT, flags=re.S)[1]
-    (folder / "answers.yaml").write_text(
-        answers.replace("gpu: {name: RTX 4090, count: 1}", "gpu: none") + f"model: {model}\n"
-    )
-    (folder / "axolotl.yaml").write_text(AXOLOTL)
-    run_advise(["--json", "--answers", "answers.yaml", "--plan", "plan.yaml"], folder)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("readme")
-    prepare(folder)
-    return folder
-
-
-@pytest.mark.parametrize("command", sorted(README_COMMANDS - set(TRAINING)))
-def test_a_command_of_the_readme_runs(command, call, prepared, tmp_path):
-    """Each ends with exit code 0 (the bare wizard: with its hint, since a test has no terminal)."""
-    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
-    words = shlex.split(command)
-    code, out, err = call(*words[1:])
-    assert (words[0], code) == ("advise", 2 if words == ["advise"] else 0), err + out
-
-
-@pytest.mark.smoke
-@pytest.mark.train
-@pytest.mark.parametrize("command", TRAINING)
-def test_a_command_of_the_readme_that_needs_a_model_runs(command, tiny_model, tmp_path):
-    """It trains, or takes the newest run."""
-    prepare(tmp_path, tiny_model)
-    words = shlex.split(command)[1:]
-    if "MODEL" in words:
-        words[words.index("MODEL")] = str(tiny_model)
-        words += ["--gpu", "none", "--max-steps", "2"]
-    if command.startswith(OF_A_RUN):
-        run_advise(["run", "plan.yaml", "--max-steps", "2"], tmp_path)
-    run_advise(words, tmp_path, input="What is 7?\n")
 
 
 def test_the_transcript_is_what_is_printed(call, monkeypatch):

@@ -1,39 +1,18 @@
-"""What is printed to be pasted is pasted here, into a shell."""
+"""Lines to paste on a terminal, and the name of the program in them (tests/pasted runs them all)."""
 
-import json
-import re
 import shlex
 import subprocess
 import sys
-from html import unescape
 from pathlib import Path
 
 import pytest
 
 from advisor.cli import COMMANDS
 from advisor.ground import resources as program
-from advisor.record.run import FinishedRun, RunRecord
-from advisor.render.report import report_page
-from advisor.render.run import summary_lines
-from tests.conftest import ROOT
-from tests.render.test_run import record
+from tests.conftest import PAIRS, ROOT
 from tests.test_docs import SETUP
 
 CALLED = ".venv/bin/advise"  # as people call it who have not activated the environment
-ROWS = {
-    "chats.jsonl": lambda n: {"messages": [
-        {"role": "user", "content": f"Where is order {n}?"},
-        {"role": "assistant", "content": f"Order {n} left us on day {n}, and reaches you soon."},
-    ]},
-    "labels.jsonl": lambda n: {"text": f"text {n} on things", "label": "abc"[n % 3]},
-    "pairs.jsonl": lambda n: {"prompt": f"q {n}", "chosen": f"good {n}", "rejected": f"bad {n}"},
-    "marks.jsonl": lambda n: {"prompt": f"q {n}", "completion": f"a {n}", "label": n % 2 == 0},
-    "sums.jsonl": lambda n: {"prompt": f"What is {n} + 1?", "ground_truth": str(n + 1)},
-    "my documents.jsonl": lambda n: {"text": f"Paragraph {n} says what number {n} is. " * 20},
-    "calls.jsonl": lambda n: {"prompt": f"Cancel {n}", "completion": json.dumps(
-        {"name": "cancel", "arguments": {"order": n}}
-    )},
-}  # fmt: skip
 
 
 def script(path: Path, body: str, *, program: str = "/bin/sh") -> None:
@@ -48,6 +27,7 @@ def folder(tmp_path, monkeypatch):
     """A folder with the program where a virtual environment has it, and nothing on the path."""
     body = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom advisor.cli import main\nmain()"
     script(tmp_path / CALLED, body, program=sys.executable)
+    (tmp_path / "chats.jsonl").write_text(PAIRS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -74,22 +54,6 @@ def ended(line: str, **more: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def write_rows(name: str) -> None:
-    Path(name).write_text("".join(json.dumps(ROWS[name](n)) + "\n" for n in range(60)))
-
-
-def next_line(name: str) -> str:
-    """The line that the check of a file ends with."""
-    write_rows(name)
-    return pasted(f"{CALLED} check {shlex.quote(name)}").rstrip().rpartition("\nNext: ")[2]
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_the_line_after_a_check_answers(folder, name):
-    """Pasted without a terminal it gives an answer, whatever kind of data was checked."""
-    assert "sources and other methods" in pasted(next_line(name))
-
-
 @pytest.fixture
 def typed(folder, terminal):
     """Starts a line in a terminal."""
@@ -98,7 +62,7 @@ def typed(folder, terminal):
 
 def test_without_the_task_the_line_asks_for_what_is_open(typed):
     """On a terminal the wizard starts with the data answered: it asks the task, not the file."""
-    child = typed(re.sub(r"--task \w+ ", "", next_line("chats.jsonl")))
+    child = typed(f"{CALLED} --data chats.jsonl")
     child.expect("Known: .*chats.jsonl")
     child.expect("1. What should the model do for you")
     child.send("\r")
@@ -108,7 +72,6 @@ def test_without_the_task_the_line_asks_for_what_is_open(typed):
 @pytest.mark.parametrize("more", ["--plan new.yaml", "--why", "--choose lora"])
 def test_flags_that_the_wizard_does_not_take_need_the_task(typed, more):
     """The wizard alone asks for it; `--why` is a matter of its menu."""
-    write_rows("chats.jsonl")
     child = typed(f"{CALLED} --data chats.jsonl --gpu none {more}; echo ended with $?")
     if more == "--why":
         child.expect("1. What should the model do for you")
@@ -122,7 +85,6 @@ def test_flags_that_the_wizard_does_not_take_need_the_task(typed, more):
 
 def test_without_a_terminal_the_missing_task_is_named(folder):
     """Nobody is asked where nobody can answer: exit code 2 says what is missing, and its values."""
-    write_rows("chats.jsonl")
     code, _, err = ended(f"{CALLED} --data chats.jsonl")
     assert (code, "task is not stated" in err, "customer_service" in err) == (2, True, True)
 
@@ -142,7 +104,7 @@ def test_the_first_line_of_the_readme_leaves_the_program_on_the_path(folder):
 
 def test_lines_name_the_program_as_it_was_called(folder):
     """Lines begin as the line typed did if `advise` is not on the path, else with `advise`."""
-    assert next_line("chats.jsonl").startswith(f"{CALLED} --task ")
+    assert f"\nNext: {CALLED} --task " in pasted(f"{CALLED} check chats.jsonl")
     assert f"`{CALLED}` asks the questions" in ended(f"{CALLED} run")[2]
     path = f"{Path(CALLED).parent.resolve()}:/usr/bin:/bin"
     assert "\nNext: advise --task " in pasted(f"{CALLED} check chats.jsonl", PATH=path)
@@ -163,33 +125,3 @@ def test_the_word_in_a_sentence_stays(monkeypatch, text):
     monkeypatch.setenv("PATH", "")
     assert program.as_called(text) == text
     assert tuple(COMMANDS) == program.COMMANDS
-
-
-@pytest.fixture
-def played(folder):
-    """The words that a shell gives to `advise` in a line."""
-    script(folder / "bin" / "advise", 'printf "%s|" "$@"')
-    return lambda line: pasted(line, PATH=f"{folder}/bin:/usr/bin:/bin").split("|")
-
-
-def trained(folder: Path) -> FinishedRun:
-    (folder / "runs/my shop").mkdir(parents=True)
-    return FinishedRun(folder=folder / "runs/my shop", record=RunRecord.from_dict(record()))
-
-
-def test_the_lines_after_a_training_are_commands(folder, played):
-    """Each `advise` line of the screen and block of report.html is one command a shell takes."""
-    run = trained(folder)
-    lines = "\n".join(summary_lines(run))
-    page = report_page(run.record, folder=run.folder, plan_text="", metrics=())
-    blocks = [unescape(block) for block in re.findall(r"<pre>(advise .*?)</pre>", page)]
-    commands = re.findall(r"advise .*", lines)
-    words = {
-        "run", "chat", "export", "runs/my shop", "--to", "ollama", "merged", "",
-        "runs/my shop/plan.yaml", "--output", "runs/my shop-whole",
-    }  # fmt: skip
-    assert [line for line in commands if not set(played(line)) <= words] == []
-    assert [block for block in blocks if "runs/my shop" not in played(block)] == []
-    for found, text in ((commands, lines), (blocks, page)):
-        assert any(" export " in line for line in found)
-        assert "--to vllm, --to gguf, --to merged" in text

@@ -30,7 +30,7 @@ _BELOW = re.compile(r"^ +([a-z~./][\w./~-]* \S.*)$")
 _OPTIONS = re.compile(r"^ +([a-z~./][\w./~-]* (?!  ).* --[a-z].*)$")
 _LABELLED = re.compile(
     rf"^.*\w.*[:;,] +({_COMMAND}[^`]*)$"
-    r"|^ *[A-Z][\w ,]*:  +([a-z][\w./-]* \S.*)$"
+    r"|^ *[A-Z][\w ,]*:  +([a-z][\w.-]* \S.*)$"
     r"|^.*\w: +([a-z][\w./-]* [^`]*--[a-z][^`]*)$"
 )
 _SPAN = re.compile(rf"(?<!`)`({_COMMAND}[^`]*|[a-z]+ [^`]*--[a-z][^`]*)`")

@@ -28,15 +28,18 @@ ROOT = HERE.parent.parent
 ABOUT = yaml.safe_load((HERE / "screens.yaml").read_text(encoding="utf-8"))
 ELSEWHERE = yaml.safe_load((HERE / "elsewhere.yaml").read_text(encoding="utf-8"))
 MOST_ELSEWHERE = 0.2
+# Its screens are of all optional features, so --hide-extra leaves it out: extras.benchmarks extras.gguf
+# extras.hub extras.jobs extras.merged extras.other_tools extras.trackers extras.vllm
 PAGES = [
-    {"file": str(path.relative_to(ROOT)), "form": "page", "of": ROOT}
+    {"file": name, "form": "page", "of": ROOT, **ABOUT["pages"].get(name, {})}
     for pattern in ("*.md", "docs/*.md", "rules/*.md", "examples/*.md")
     for path in sorted(ROOT.glob(pattern))
-    if path.name != "CHANGELOG.md"  # it tells of what is no longer
+    for name in [str(path.relative_to(ROOT))]
+    if name != "CHANGELOG.md"  # it tells of what is no longer
 ]
 SCREENS: dict[str, dict[str, Any]] = {
     " ".join((f"{kind}:", *(screen[key] for key in ("line", "file") if key in screen))): {
-        "kind": kind, **screen, **ABOUT["pages"].get(screen.get("file"), {})
+        "kind": kind, **screen
     }
     for kind, screens in (ABOUT["screens"] | {"page": PAGES}).items()
     for screen in screens
@@ -70,6 +73,11 @@ def furnish(folder: Path, programs: Path) -> None:
     """A person's files, two plans and a finished run, beside the model that is there."""
     write_files(ABOUT, folder)
     shutil.copytree(ROOT / "examples", folder / "examples")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    answers = re.search(r"```yaml\n(task: qa.*?)```", readme, re.DOTALL)
+    assert answers is not None
+    told = answers[1].replace("gpu: {name: RTX 4090, count: 1}", "gpu: none")
+    (folder / "answers.yaml").write_text(f"{told}model: model\n")
     shell = Shell(folder, programs)
     for line in ABOUT["before"]:
         code, said = shell.paste(line)
