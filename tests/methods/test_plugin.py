@@ -162,7 +162,7 @@ def test_its_rules_say_where_they_stand(call, folder):
     """A rule of a method's own file is explained like any other, with the whole path."""
     said = call("rules", "heart/lr-module")
     assert "the stage trains by LoRA" in said
-    assert f"{folder}/rules/objectives/heart.yaml" in said.replace("\n", "")
+    assert f"{folder}/rules/objectives/heart.yaml" in "".join(said.split())
 
 
 def test_without_the_folder_it_is_unknown(call):

