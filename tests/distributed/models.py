@@ -52,7 +52,7 @@ def fill(folder: Path) -> None:
     import transformers as hf
 
     from tests.trainers.moe import tiny_mixture
-    from tests.trainers.test_seq2seq import save_tokenizer
+    from tests.trainers.test_seq2seq import words_tokenizer
 
     for name, row in DATA.items():
         lines = (json.dumps(row(n)) + "\n" for n in range(ROWS))
@@ -83,7 +83,8 @@ def fill(folder: Path) -> None:
     for name, model in models.items():
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    words = save_tokenizer(folder / TRANSLATOR)
+    words = words_tokenizer()
+    words.save_pretrained(folder / TRANSLATOR)
     config = hf.T5Config(
         vocab_size=len(words), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
         feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
