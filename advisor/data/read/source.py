@@ -388,7 +388,7 @@ def _folder(where: Path, shown: str) -> DataSource:
         if counted := [f"{others[name]:,} {name}" for name in sorted(others) if name in suffixes]:
             way = _way(hint, suffixes & {*others}, shown, below=True)
             first, *commands = way.split("\n    ")
-            way = " ".join([first, "; ".join(f"`{one}`" for one in commands)])
+            way = " ".join([first, *(f"`{one}`" for one in commands)])
             notes.append(f"not read: {', '.join(counted)}; {way}")
     train = {name: file for name, file in files.items() if FOR_TRAINING.search(name.lower())}
     rest = [name for name in files if name not in train]
