@@ -17,7 +17,7 @@ from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
 from advisor.advice.flips import find_flips, nothing_fits
 from advisor.advice.search.fit import coarse_fit
-from advisor.advice.search.settings import needs_examples
+from advisor.advice.search.settings import JUDGED
 from advisor.advice.search.strategies import about_sharing
 from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Verdict
 from advisor.advice.why import (
@@ -32,7 +32,7 @@ from advisor.advice.why_not import LosingOutcome
 from advisor.estimate.types import Estimate
 from advisor.ground.errors import refuse
 from advisor.ground.units import format_gib
-from advisor.methods import objective, schemes
+from advisor.methods import methods, objective, schemes
 from advisor.methods.composition import Composition, compose
 from advisor.methods.kernels import never_tried
 from advisor.ruleset.model import Rule, Ruleset
@@ -216,11 +216,12 @@ def _given_up(candidate: Candidate) -> list[str]:
 
 def _unread_examples(situation: Situation, chain: str) -> bool:
     """Whether no stage reads the examples, and one before this chain could."""
-    return (
-        situation.examples is not None
-        and chain in ("dpo", "kto", "orpo", "simpo")
-        and not any(needs_examples(situation, name) for name in chain.split(">"))
-    )
+    return situation.examples is not None and chain in {
+        name
+        for name, one in methods().objectives.items()
+        if not (one.learns_texts or one.scores or one.generates)
+        and not {*JUDGED}.isdisjoint(one.trains_on)
+    }
 
 
 def _too_few(situation: Situation, composition: Composition) -> list[str]:

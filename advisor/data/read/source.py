@@ -37,7 +37,7 @@ PANDOC = "pandoc -t plain PATH -o TEXT"
 COMMANDS = {
     ".pdf": "pdftotext PATH TEXT",
     **dict.fromkeys((".docx", ".odt", ".rtf", ".epub", ".html", ".htm"), PANDOC),
-    **dict.fromkeys((".doc",), "soffice --headless --convert-to txt:Text --outdir FOLDER PATH"),
+    ".doc": "soffice --headless --convert-to txt:Text --outdir FOLDER PATH",
     **dict.fromkeys((".ppt", ".pptx"), "soffice --headless --convert-to pdf --outdir FOLDER PATH"),
     **dict.fromkeys(
         (".xlsx", ".xls", ".ods"), "soffice --headless --convert-to csv --outdir FOLDER PATH"

@@ -305,7 +305,6 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
         yield "Cost", [remedy_cost(advice)]
     if stuck is None and not is_outside:
         yield "Privacy", map(sentence, privacy_lines(advice))
-    if stuck is None and not is_outside:
         yield "Why not", rival_lines(advice)
         if advice.fits and not is_chosen(advice):  # both are about what is recommended
             yield "Unsure", [_doubts(advice)]
