@@ -162,7 +162,7 @@ def test_a_hub_that_does_not_help_is_told(hub, shop, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
     assert "the hub cannot be reached" in refused(MachineNotReady, output="out")
-    assert time.monotonic() - began < 7
+    assert time.monotonic() - began < 60
     assert not (shop / "out").exists()
 
 

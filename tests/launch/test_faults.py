@@ -50,7 +50,7 @@ def test_a_second_run_is_refused_and_a_killed_one_takes_its_trainer_along(at_wor
     assert record_of()["status"] == "running"
     began = time.monotonic()
     done = run(output="out")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 60
     assert (done.status, done.record.attempts) == ("done", 2)
     assert done.record.resolved["sft"].extra["resumed_from"] is True
 
