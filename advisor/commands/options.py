@@ -161,7 +161,7 @@ RUN_OPTIONS = {  # parameter -> its option
     "no_judge": click.option(
         "--no-judge",
         is_flag=True,
-        help="Train, save and check that the result loads, but do not evaluate it.",
+        help="Train, save and check that the result loads, but do not judge it by its base.",
     ),
 }
 

@@ -266,7 +266,7 @@ class StageRunner(Struct, frozen=True, kw_only=True):
         options, record = self.call.options, self.keeper.record
         if not (options.judge and misses_comparison(self.run.entries, record)):
             return
-        options.say("evaluating the module of every task on the held-out rows of every task")
+        options.say("judging the module of every task on the held-out rows of every task")
         path = self.run.folder / CROSS
         path.unlink(missing_ok=True)
         code, was_stopped = self.starter.compare_modules(self.run.folder)
@@ -276,7 +276,7 @@ class StageRunner(Struct, frozen=True, kw_only=True):
         if found is None:  # every module is trained and evaluated by itself: the run is not lost
             options.say(
                 f"could not compare the modules (exit code {code}); each of them is trained and"
-                f" evaluated by itself all the same. To compare them:\n  {self.resume}"
+                f" judged by itself all the same. To compare them:\n  {self.resume}"
             )
             return
         self.keeper.note_comparison(found.losses)

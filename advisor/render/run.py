@@ -109,7 +109,7 @@ def summary_lines(
         lines += _wrapped(found.plain.text, width)
     if record.max_steps:
         limit = f"at most {record.max_steps} steps a stage"
-        lines.append(f"A trial: {limit}, evaluated on a small sample.")
+        lines.append(f"A trial: {limit}, judged on a small sample.")
     for one in samples_shown(record) if record.status == DONE else ():
         lines += ["", *_sample_lines(one, width)]
     about = verdict_lines(record, folder, width=width, has_menu=has_menu)

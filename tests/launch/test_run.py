@@ -341,7 +341,7 @@ def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop):
     assert process.returncode == Stopped.exit_code
     assert "stage sft: stopped before its result was judged: no step is lost" in said
     assert record_of()["status"] == "stopped"
-    assert "the tuned model never stops" in fails("parts-fail", output="out")
+    assert "the result never stops" in fails("parts-fail", output="out")
     assert record_of()["status"] == "failed"
     assert run("out", mode="parts").status == "done"
     assert parts(shop) == ["whole", "judge", "judge"]

@@ -284,7 +284,7 @@ def check_stops(
     check = Check("answers-end-by-themselves", enough, text)
     if not ended and job.max_steps is None and base and all(sample.stopped for sample in base):
         raise TrainingFailed(
-            "the tuned model never stops: none of its sample answers ends, and all of those of"
+            "the result never stops: none of its sample answers ends, and all of those of"
             " its base do",
             hint=(
                 "check that the answers in the data are complete (truncation), and train on more"

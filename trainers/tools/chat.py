@@ -46,7 +46,7 @@ from trainers.tools.results import (
 )
 
 HELP = (
-    "/base, /use NAME or /all  which model answers: the untrained one, one of them, every one\n"
+    "/base, /use NAME or /all  which model answers: the base, one result, every one\n"
     "/system TEXT              the system prompt; a new conversation begins\n"
     "/new                      a new conversation\n"
     "exit, quit or Ctrl-D      the end; Ctrl-C stops an answer"

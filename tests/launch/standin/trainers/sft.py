@@ -134,7 +134,7 @@ def in_parts(folder, part, mode):
             time.sleep(0.5)
         sys.exit(0)
     if mode == "parts-fail":
-        fail(folder, "TrainingFailed", "the tuned model never stops", 5)
+        fail(folder, "TrainingFailed", "the result never stops", 5)
     if mode == "parts-memory" and not (folder / "adjusted.json").exists():
         fail(folder, "OutOfMemory", "out of memory while evaluating: 2 GiB", 5)
     record.unlink()
