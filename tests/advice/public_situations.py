@@ -1,7 +1,7 @@
 """How often the advice agrees with experts on situations described in public.
 
-`python -m tests.advice.public_situations` prints the table; with the word `misses` also what was missed.
-The situations and the grammar of the answers are in `tests/data_cases/situations.yaml`.
+`python -m tests.advice.public_situations` prints the table; with the word `misses` also what was missed, with `recent` of the
+second set. The situations and the grammar of the answers are in `tests/data_cases/situations.yaml`.
 """
 
 import sys
@@ -16,7 +16,8 @@ from advisor.advice.advise import open_case, recommended_candidate
 from advisor.commands.session import load_rule_set
 from advisor.situation.build import situation_of
 
-SITUATIONS = Path(__file__).parents[1] / "data_cases" / "situations.yaml"
+CASES = Path(__file__).parents[1] / "data_cases"
+SITUATIONS, RECENT = CASES / "situations.yaml", CASES / "situations_2026.yaml"
 PER_TASK = "@per_task"
 CHAINS_WITH_OPTIONAL_SFT = ("dpo", "kto", "grpo")
 
@@ -31,9 +32,9 @@ class Outcome(NamedTuple):
     strength: str
 
 
-def read_situations() -> list[dict[str, Any]]:
+def read_situations(path: Path = SITUATIONS) -> list[dict[str, Any]]:
     """All situations of the set."""
-    return list(yaml.safe_load(SITUATIONS.read_text(encoding="utf-8"))["situations"])
+    return list(yaml.safe_load(path.read_text(encoding="utf-8"))["situations"])
 
 
 def answers_of(situation: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,10 +76,10 @@ def verdict_of(situation: Mapping[str, Any], got: str) -> str:
     return "miss"
 
 
-def examine() -> list[Outcome]:
+def examine(path: Path = SITUATIONS) -> list[Outcome]:
     """Ask for the whole advice in every situation, in one process."""
     outcomes = []
-    for situation in read_situations():
+    for situation in read_situations(path):
         found = advise_document(answers_of(situation))["recommendation"]
         composition, evidence, strength = (
             found[key] for key in ("composition", "evidence", "strength")
@@ -112,6 +113,9 @@ def groups(outcomes: list[Outcome]) -> Iterator[tuple[str, list[Outcome]]]:
     for kind in sorted({one.situation["evidence_kind"] for one in outcomes}):
         members = [one for one in outcomes if one.situation["evidence_kind"] == kind]
         yield kind.replace("_", " "), members
+    for kind in sorted({one.situation.get("class", "") for one in outcomes} - {""}):
+        members = [one for one in outcomes if one.situation.get("class") == kind]
+        yield kind.replace("_", " "), members
     for name in ("evidence", "strength"):
         for value in sorted({getattr(outcome, name) for outcome in outcomes}):
             yield f"{name} {value}", [o for o in outcomes if getattr(o, name) == value]
@@ -140,7 +144,7 @@ def misses(outcomes: list[Outcome]) -> str:
 
 
 if __name__ == "__main__":
-    examined = examine()
+    examined = examine(RECENT if "recent" in sys.argv else SITUATIONS)
     if "misses" in sys.argv:
         print(misses(examined), end="\n\n")
     print(table(examined))
