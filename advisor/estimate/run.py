@@ -451,8 +451,7 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
             found = "parts"
         else:
             found = "full" if whole else "chunked"
-        chunks = self.trainer["chunks_plain_loss"] and found == "full" and not whole
-        return "chunked" if chunks else found
+        return found
 
     @property
     def compiled_loss(self) -> bool:

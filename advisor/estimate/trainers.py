@@ -22,8 +22,7 @@ MID_YEAR = "-07"  # of a date that is a year alone
 # The traits of our own trainers that are not false or 0; advisor/methods/trainers.py says what each
 # means.
 OUR_TRAITS: Mapping[str, Any] = {
-    "fsdp": 2, "zero2_bucket": "hidden_squared", "zero3_bucket": "hidden_squared",
-    "adam_copies": 1, "shifts_labels": True, "masks_padding": True, "evaluates": True,
+    "fsdp": 2, "adam_copies": 1, "shifts_labels": True,
     "expandable_segments": True,  # advisor/launch/trainer_process.py
 }  # fmt: skip
 

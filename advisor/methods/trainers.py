@@ -38,71 +38,32 @@ TRAITS: Mapping[str, Shape] = {
         help="under FSDP 1, adapters and frozen weights of a layer are one flat parameter, and so"
         " is their gradient"
     ),
-    "zero2_bucket": OneOf(
-        options=(Choice(values=("hidden_squared",)), Integer(min=1)),
-        help="numbers in one bucket of DeepSpeed's ZeRO-2",
-    ),
-    "zero3_bucket": OneOf(
-        options=(Choice(values=("hidden_squared",)), Integer(min=1)),
-        help="numbers in one bucket of DeepSpeed's ZeRO-3",
-    ),
     "adam_copies": Integer(
         min=1, help="lists of all trained weights' size that a foreach step of Adam makes at once"
     ),
-    "keeps_gradient_shard": Flag(
-        help="ZeRO-2 with the optimizer in host memory keeps this device's gradients until the step"
-    ),
-    "unties_head": Flag(help="an output matrix of its own where the checkpoint ties it"),
     "quantises_head": Flag(help="the output matrix is quantised like any other"),
     "linear_experts": Flag(
         help="experts are linear layers, which bitsandbytes quantises and PEFT adapts by name;"
         " else two tensors of all experts"
-    ),
-    "picks_experts": Flag(
-        help="where the tensor of all experts is the model's own way (gpt-oss), each expert is"
-        " picked from it in a loop"
     ),
     "keeps_quantised_inputs": Flag(
         help="the product with a 4-bit matrix keeps its input for the backward pass"
     ),
     "adapters_in_16_bit": Flag(help="adapters have the dtype of the base"),
     "quantised_adapters_in_16_bit": Flag(help="adapters on a quantised base are in bfloat16"),
-    "drops_adapter_inputs": Flag(help="LoRA dropout is above zero unless stated"),
-    "fused_norms": Flag(help="norms are one kernel that keeps its input alone"),
-    "fused_mlp": Flag(help="the activated gate is computed again instead of kept"),
     "fused_with_loss": Flag(help="both of them where the loss is chunked: one switch for kernels"),
-    "fused_adapters": Flag(help="LoRA in kernels that share the layer's input, without casts"),
-    "plain_blocks": Flag(
-        help="blocks of its own in plain torch: the norm's float32 product, rotated queries and"
-        " inputs of adapters are kept"
-    ),
-    "checkpoints_parts": Flag(
-        help="attention, MLP and both norms of a layer are checkpointed each for itself"
-    ),
     "keeps_chunks": Flag(help="a chunked loss keeps the logits of every chunk"),
-    "chunks_plain_loss": Flag(
-        help="its ordinary loss never makes whole logits: what is not said to be fused is chunked"
-    ),
     "chunks": Integer(
         min=0,
         help="a chunked loss takes whole 16-bit logits, in so many chunks; 0: never whole logits",
     ),
-    "whole_logits": Flag(help="its fused loss takes whole logits"),
     "shifts_labels": Flag(help="labels are shifted instead of the logits: no copy of the logits"),
     "compiles_loss": Flag(help="where the model is compiled, the loss is too"),
     "expandable_segments": Flag(
         help="PyTorch's allocator grows its segments instead of asking for new ones"
     ),
     "ragged": Flag(help="unpacked rows are padded to the longest of each batch"),
-    "masks_padding": Flag(
-        help="a batch that holds padding has a mask, so that SDPA keeps one with a number for each"
-        " pair of tokens"
-    ),
-    "repeats_keys": Flag(
-        help="keys and values are copied once for each query head, also where SDPA would share them"
-    ),
     "packs_unevenly": Flag(help="packed sequences end with their last row: lengths differ"),
-    "evaluates": Flag(help="it evaluates during the training unless told not to"),
     "logs_allocated": Flag(help="the memory it prints is what torch has allocated"),
     "logs_allocator": Flag(
         help="the memory it prints is a counter of torch, without the CUDA context"
@@ -151,7 +112,7 @@ TRAINER_FILE: Shape = Keys(
             }
         ),
     },
-    required=("id", "about", "traits"),
+    required=("id", "about"),
 )
 
 
@@ -189,7 +150,7 @@ def trainers() -> Mapping[str, TrainerEntry]:
             names="|".join(data.get("names") or ()),
             library=data.get("library") or data["id"],
             on=tuple(data.get("stands_on") or ()),
-            traits={name: _traits(entry) for name, entry in data["traits"].items()},
+            traits={name: _traits(entry) for name, entry in data.get("traits", {}).items()},
         )
     for trainer in found.values():
         for name in trainer.on:

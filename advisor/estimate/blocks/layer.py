@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from advisor.estimate.blocks.settings import ALL, BlockSettings, style_of
 from advisor.estimate.blocks.tape import SAME, Operations, Tape, Tensor
 from advisor.estimate.methods import special
@@ -36,7 +34,7 @@ def block_key(run: Run) -> BlockSettings:
     on_cpu = run.device.is_cpu and run.is_ours
     padded = run.ragged > 0 or (on_cpu and (run.stage.update == "prefix" or len(run.lengths) > 1))
     masked = padded and (run.sequences > 1 or run.stage.update == "prefix")
-    masked = masked and run.trainer["masks_padding"] and run.stage.attention == "sdpa"
+    masked = masked and run.stage.attention == "sdpa"
     return BlockSettings(
         trains=not run.is_module,
         weight_bytes=wide,
@@ -49,26 +47,21 @@ def block_key(run: Run) -> BlockSettings:
         adapted=adapted,
         rank=(run.rank or LORA_RANK) if adapted else 0,
         adapter_bytes=run.train_bytes,
-        dropout=bool(adapted)
-        and bool(run.options.get("dropout", run.trainer["drops_adapter_inputs"])),
+        dropout=bool(adapted) and bool(run.options.get("dropout")),
         casts_adapter_inputs=run.casts,
-        shared_adapter_inputs=run.trainer["fused_adapters"],
         scores=run.eager,
         seq_len=run.longest_tokens
         if masked or run.eager or any(_whole_scores(kind) for kind in run.dims.kinds)
         else 0,
         masked=masked,
-        repeats_keys=run.trainer["repeats_keys"],
         flash=run.stage.attention == "flash_attention_2",
-        fused_norms=run.trainer["fused_norms"] or run.has_fused_layers or run.stage.compile,
-        fused_mlp=run.trainer["fused_mlp"] or run.has_fused_layers,
+        fused_norms=run.has_fused_layers or run.stage.compile,
+        fused_mlp=run.has_fused_layers,
         compiled=run.stage.compile,
         gpu=not run.device.is_cpu,
         wide_list=not run.device.is_cpu,
         corrected_experts=correction_ends(run) > 0,
         scan_kernels=not run.is_ours or run.stage.kernels == "hub",
-        own_blocks=run.trainer["plain_blocks"],
-        model_dropout=not (run.trainer["plain_blocks"] and run.trainer.is_known),
         looped_experts=run.trainer["linear_experts"],
     )
 
@@ -82,16 +75,6 @@ def layers_of(run: Run) -> list[tuple[LayerKind, LayerMemory]]:
     """Each kind of layer with what it holds, in bytes per token."""
     key, dims = block_key(run), run.dims
     return [(kind, layer_memory(kind, dims.hidden, dims.family, key)) for kind in dims.kinds]
-
-
-def parts_of(run: Run) -> list[LayerMemory]:
-    """Attention and MLP of each kind alone, where each is checkpointed for itself."""
-    settings = block_key(run)
-    return [
-        layer_memory(part, run.dims.hidden, run.dims.family, settings)
-        for kind in run.dims.kinds
-        for part in (replace(kind, dense=None, experts=None), replace(kind, mixers=()))
-    ]
 
 
 def attention(o: Operations, x: Tensor, part: Attention) -> Tensor:
@@ -150,8 +133,8 @@ def weighted_values(
         q, k, v = o.cast(q, 2), o.cast(k, 2), o.cast(v, 2)
     wide = q.bytes_each
     # SDPA takes neither caps nor sinks: scores are whole where no kernel of another library does.
-    whole = s.scores or ((capped or sinks) and not s.flash and not s.shared_adapter_inputs)
-    if (whole or s.masked or s.repeats_keys) and k.width < q.width:
+    whole = s.scores or ((capped or sinks) and not s.flash)
+    if (whole or s.masked) and k.width < q.width:
         times = q.width / k.width
         k, v = o.copy(k, k.width * times), o.copy(v, v.width * times)
     if not whole:
@@ -234,7 +217,7 @@ def _fused(o: Operations) -> bool:
 
 
 def _activated(o: Operations, x: Tensor) -> Tensor:
-    if o.style.activation == "steps" and not (o.settings.compiled or o.settings.own_blocks):
+    if o.style.activation == "steps" and not o.settings.compiled:
         return o.gelu_in_steps(x)
     return o.activate(x, saves_output=o.style.activation == "output")
 

@@ -31,15 +31,12 @@ class BlockSettings(NamedTuple):
     # precision.
     casts_adapter_inputs: bool = False
     dropout: bool = False  # LoRA dropout above zero
-    # Kernels that cast no copy of the input for each adapter (Unsloth's).
-    shared_adapter_inputs: bool = False
     # Attention scores exist whole (eager attention), with `seq_len` numbers per head.
     scores: bool = False
     flash: bool = False  # the flash-attention library, which casts its inputs to 16 bit
     # A mask beside the scores, so that SDPA takes the memory-efficient kernel, which saves it with
     # one number for each pair of tokens.
     masked: bool = False
-    repeats_keys: bool = False  # keys and values are copied for each query head before SDPA
     # One kernel that saves its input alone (Liger's RMSNorm, torch.compile).
     fused_norms: bool = False
     fused_mlp: bool = False  # the activated gate is computed again in the backward pass
@@ -48,9 +45,6 @@ class BlockSettings(NamedTuple):
     model_dropout: bool = True  # the model's own dropout, where its family has one
     # The tensors of experts have corrections (PEFT's target_parameters).
     corrected_experts: bool = False
-    # The framework's own modules instead of transformers': elementary functions are torch's, and
-    # models have no dropout.
-    own_blocks: bool = False
     # Kernels for linear attention and state space layers (fla, mamba_ssm).
     scan_kernels: bool = False
     # Experts are linear layers run one after the other (transformers 4).

@@ -388,7 +388,7 @@ class Operations:
         """
         s = self.settings
         quantised = s.quantised and not plain
-        kept = s.trains or (quantised and s.quantised_inputs_kept and not s.shared_adapter_inputs)
+        kept = s.trains or (quantised and s.quantised_inputs_kept)
         inner = self.cast(x, 2) if quantised or s.autocast else x
         result = self.tape.record(
             "mm", [inner], width, inner.bytes_each, saves=[inner] if kept else (), trains=s.trains
@@ -417,22 +417,16 @@ class Operations:
         """
         s, tape = self.settings, self.tape
         inner = x
-        if not (s.quantised and s.autocast) and not s.shared_adapter_inputs:
+        if not (s.quantised and s.autocast):
             inner = self.cast(inner, s.adapter_bytes)
-        if s.dropout and not s.shared_adapter_inputs:
+        if s.dropout:
             inner = tape.record(
                 "native_dropout", [inner], x.width, inner.bytes_each, beside=x.width
             )
-        narrow = s.autocast or s.shared_adapter_inputs or s.casts_adapter_inputs
-        computes = 2 if narrow else s.adapter_bytes
+        computes = 2 if s.autocast or s.casts_adapter_inputs else s.adapter_bytes
         inner = self.cast(inner, computes)
-        # Unsloth's LoRA_MLP computes the input of its last matrix again.
-        again = s.shared_adapter_inputs and name.endswith("down_proj")
-        kept = () if again else [inner]
-        down = tape.record("mm", [inner], s.rank, computes, saves=kept, trains=True)
+        down = tape.record("mm", [inner], s.rank, computes, saves=[inner], trains=True)
         up = tape.record("mm", [down], width, computes, saves=[down], trains=True)
-        if s.shared_adapter_inputs:  # added inside the kernel
-            return tape.record("addmm", [result, up], width, result.bytes_each, gradient=SAME)
         scaled = self.scale(up)
         if s.quantised:  # defensive clone, and the correction cast to the result's dtype
             return self.add(self.copy(result), self.cast(scaled, result.bytes_each))

@@ -7,13 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from advisor.estimate import sources as src
-from advisor.estimate.blocks.layer import layers_of, parts_of
+from advisor.estimate.blocks.layer import layers_of
 from advisor.estimate.methods import special
 from advisor.estimate.run import Run
 from advisor.estimate.types import Term, term_of
 
 RERUN_SELECTIVE = 0.5  # half of it was kept
-CHECKPOINTED_PARTS = 4  # attention, MLP and two norms, where each is checkpointed for itself
 # transformers' ForCausalLMLoss on full logits. Forward: 16-bit logits, their float32 copy,
 # log-softmax (2 + 4 + 4); until 4.48 the logits were shifted, with one more float32 copy: 14.
 # Backward: log-softmax, the gradient it is given and the one it makes, in float32: 12.
@@ -47,12 +46,10 @@ def activations(run: Run) -> Iterator[Term]:
         yield term_of("activations", size, f"{because}; two on the device", src.ACTIVATIONS)
         return
     if run.checkpointing == "full":
-        states = CHECKPOINTED_PARTS if run.trainer["checkpoints_parts"] else 1
-        words = "one hidden state" if states == 1 else f"{states} hidden states"
         because = (
-            f"{words} per layer: {tokens:,} tokens x {d.layers * states} x {d.hidden} x {wide} B"
+            f"one hidden state per layer: {tokens:,} tokens x {d.layers} x {d.hidden} x {wide} B"
         )
-        size = tokens * d.layers * states * d.hidden * wide
+        size = tokens * d.layers * d.hidden * wide
         yield term_of("activations", size, because, src.ACTIVATIONS)
         return
     kept = sum(kind.count * layer.kept for kind, layer in layers_of(run)) / d.layers
@@ -102,9 +99,7 @@ def recomputed_layer(run: Run) -> Iterator[Term]:
         )
         yield term_of("gradients of activations", tokens * more, because, src.BLOCKS)
     else:
-        in_parts = run.trainer["checkpoints_parts"]
-        layers = parts_of(run) if in_parts else [one for _, one in layers_of(run)]
-        per_token = max(layer.backward for layer in layers) + _kept_by_module(run)
+        per_token = max(layer.backward for _, layer in layers_of(run)) + _kept_by_module(run)
         if run.checkpointing == "selective":
             per_token *= RERUN_SELECTIVE
         because = (
@@ -165,7 +160,7 @@ def loss_memory(run: Run) -> list[Term]:
         chunk = 0.0 if run.compiled_loss else LOSS_CHUNK_BYTES / chunks
         because = f"16-bit logits of all tokens, the loss on one of {chunks} chunks at a time"
         return [term_of(LOGITS, tokens * d.vocab * (2 + chunk), because, src.LOSS)]
-    if is_chunked and not run.trainer["whole_logits"]:
+    if is_chunked:
         whole = not run.is_module and run.is_ours
         size = _tile(run) * (CPU_TILE_BYTES if run.device.is_cpu else TILE_BYTES)
         size += 4 * d.head_params if whole else 0

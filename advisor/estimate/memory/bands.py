@@ -60,17 +60,12 @@ def doubts_of(run: Run) -> tuple[str, ...]:
         bool(run.dims.routed_params),
         run.offloaded or run.checkpointing == "offload" or run.optimizer in CPU_OPTIMIZERS,
         run.gpus > 1,
-        not run.trainer.is_known or _guesses(run),
+        not run.trainer.is_known or bool(run.trainer.guessed),
         run.counter == "unknown",
         run.stated.get("loss") is None and not run.is_ours and run.has_logits,
         run.model.origin not in READ,
     )
     return tuple(key for key, is_so in zip(WORDS, holds, strict=True) if is_so)
-
-
-def _guesses(run: Run) -> bool:
-    stated = {"drops_adapter_inputs"} if "dropout" in run.options else set()
-    return bool(set(run.trainer.guessed) - stated)
 
 
 def guess_note(run: Run) -> str:
@@ -86,9 +81,6 @@ def guess_note(run: Run) -> str:
         "flat_adapters": sharded and stage.update != "full",
         "adds_up_whole_gradients": sharded and stage.grad_accum > 1,
         "ragged": not stage.packing and stage.update != "full",
-        "plain_blocks": not stage.gradient_checkpointing,
-        "evaluates": run.stated.get("evaluation") is None,
-        "drops_adapter_inputs": stage.update == "lora" and "dropout" not in run.options,
     }
     guessed = [TRAITS[name].help for name in trainer.guessed if counts.get(name, True)]
     return (

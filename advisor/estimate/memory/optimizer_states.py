@@ -101,7 +101,7 @@ def _kept_numbers(entry: Optimizer, arguments: dict[str, Any]) -> float:
 
 def _built_by_transformers(run: Run) -> bool:
     """Whether transformers' Trainer, or ours, builds the optimizer: embeddings keep wide states."""
-    return bool(run.is_ours or run.trainer["accelerate"] or run.trainer["fused_adapters"])
+    return bool(run.is_ours or run.trainer["accelerate"])
 
 
 def _size(run: Run, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -> float:

@@ -136,8 +136,7 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
         _moment("optimizer step", run, room, [*static, *ends, *full_gradients,
         *optimizer_temporaries(run)]),
     ]  # fmt: skip
-    evaluates = run.stated.get("evaluation")
-    if run.trainer["evaluates"] if evaluates is None else evaluates:
+    if run.stated.get("evaluation") is not False:
         testing = [*static, *within, *evaluation_memory(run)]
         moments.append(_moment("evaluation", run, room, testing))
     if whole_base := base_while_loading(run):

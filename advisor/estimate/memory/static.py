@@ -46,11 +46,8 @@ def weights(run: Run) -> list[Term]:
 def _base_weights(run: Run) -> Iterator[Term]:
     d, stage, share = run.dims, run.stage, run.sharing("weights")
     each = per_device(share)
-    # An output matrix of its own for every model, which some trainers hold.
-    is_untied = run.trainer["unties_head"] and d.embedding_params == d.head_params and not d.encoder
-    untied = d.head_params if is_untied else 0
     if stage.quantization not in ("nf4", "int8"):
-        held, wide = d.params + untied, run.weight_bytes
+        held, wide = d.params, run.weight_bytes
         yield term_of("weights", held * wide / share, f"{held:,} x {wide} B{each}", src.COUNT)
         return
     outside = 4 if run.prepared or run.device.is_cpu else run.weight_bytes
@@ -64,7 +61,7 @@ def _base_weights(run: Run) -> Iterator[Term]:
         constant = NF4_DOUBLE_CONSTANT_BYTES if is_double else NF4_CONSTANT_BYTES
         because = f"a scale per 64 weights, {'8-bit' if is_double else 'float32'}"
         yield term_of("quantisation constants", linear * constant / share, because, src.QLORA)
-    rest = d.embedding_params + d.other_params + untied - head
+    rest = d.embedding_params + d.other_params - head
     because = f"{rest:,} of embeddings, output and norms x {outside} B{each}"
     yield term_of("weights left unquantised", rest * outside / share, because, src.QLORA)
     if left:
@@ -316,26 +313,13 @@ def first_gradients(run: Run, *, layers: int) -> list[Term]:
         size = min(2 * count, run.trainable * run.train_bytes * (1 - 1 / grads))
     else:
         size = min(count, run.trainable) * run.train_bytes
-    if layers and run.fully_sharded:
-        size += 2 * _picked_experts(run)
-        if run.offloaded:  # this device's part, on its way to the host
-            size += 2 * d.layer_params / grads
+    if layers and run.fully_sharded and run.offloaded:  # this device's part, on its way to the host
+        size += 2 * d.layer_params / grads
     because = (
         f"of the output matrix{f' and {layers} layers' if layers else ''},"
         f" {'before they are divided' if divided else 'made first'}"
     )
     return [term_of(name, size, because, src.FSDP if divided else src.COUNT)]
-
-
-def _picked_experts(run: Run) -> int:
-    """Numbers of the largest tensor of one layer's experts, gate and up, if each expert is picked
-    from it by its place: autograd makes a gradient of the whole tensor for each expert
-    (select_backward), beside the sum so far.
-    """
-    if not run.trainer["picks_experts"]:
-        return 0
-    experts = (kind.experts for kind in run.dims.kinds)
-    return max((one.weights * 2 // 3 for one in experts if one and one.biased), default=0)
 
 
 def gradients(run: Run) -> list[Term]:
@@ -346,7 +330,7 @@ def gradients(run: Run) -> list[Term]:
         because = "one layer at a time: the step runs inside the backward pass"
         return [term_of(name, one * run.train_bytes, because, src.COUNT)]
     on_host = run.sharding in ("zero2", "zero3") and run.optimizer in CPU_OPTIMIZERS
-    if run.offloaded or (on_host and not run.trainer["keeps_gradient_shard"]):
+    if run.offloaded or on_host:
         return [term_of(name, 0, "moved to host memory layer by layer", src.FSDP)]
     words = " + ".join(f"{count:,} trainable parameters x {wide} B" for count, wide in run.trained)
     return [term_of(name, run.trained_bytes / share, f"{words}{per_device(share)}", src.COUNT)]
@@ -381,11 +365,10 @@ def communication_buckets(run: Run) -> list[Term]:
         return [term_of(name, size, "DDP reduces in buckets of 25 MiB", src.COUNT)]
     if run.sharding not in ("zero2", "zero3") or run.is_module:
         return []
-    bucket, which, copies = run.trainer["zero2_bucket"], "reduce and all-gather", 2
+    which, copies = "reduce and all-gather", 2
     if run.sharding == "zero3":
-        which = "reduce, its copy by device, and what a second stream still reads"
-        bucket, copies = run.trainer["zero3_bucket"], 3
+        which, copies = "reduce, its copy by device, and what a second stream still reads", 3
     # transformers' "auto" sets them to the square of the hidden size.
-    elements = min(run.dims.hidden**2 if isinstance(bucket, str) else bucket, run.trainable)
+    elements = min(run.dims.hidden**2, run.trainable)
     because = f"{which}, {elements:,} elements each"
     return [term_of(name, elements * 2 * copies, because, src.DEEPSPEED)]

@@ -126,7 +126,7 @@ def traffic_bytes(run: Run, machine: Machine, length: float) -> float:
     """
     d = run.dims
     is_fused = (
-        run.stage.compile or run.stage.kernels not in ("none", "auto") or run.trainer["fused_norms"]
+        run.stage.compile or run.stage.kernels not in ("none", "auto")
         or not machine.overlaps  # a CPU keeps what kernels hand on in its caches
     )  # fmt: skip
     forward, backward = (
@@ -166,7 +166,7 @@ def _logit(run: Run) -> float:
 def _adapters(run: Run, *, fused: bool) -> float:
     if run.update.size_key != "rank":
         return 0.0
-    narrow = run.trainer["adapters_in_16_bit"] or fused or run.trainer["fused_adapters"]
+    narrow = run.trainer["adapters_in_16_bit"] or fused
     each_in, each_out = NARROW_ADAPTER_FORWARD if narrow else ADAPTER_FORWARD
     inputs, outputs = _adapted_ends(run)
     return each_in * inputs + each_out * outputs
