@@ -344,10 +344,9 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
     @derived
     def master(self) -> bool:
         """Whether float32 weights stand beside 16-bit ones, which the optimizer steps on.
-        DeepSpeed's optimizers keep them: over several devices a description says so itself; on one,
-        naming it says it.
+        DeepSpeed's optimizers always keep them (zero/stage_1_and_2.py, stage3.py).
         """
-        deepspeed = (self.device.sharding or "").startswith("zero") and self.gpus == 1
+        deepspeed = (self.device.sharding or "").startswith("zero")
         kept = deepspeed and not self.is_module and not self.device.is_cpu
         return (bool(self.stated.get("fp32_master_weights")) or kept) and self.weight_bytes < 4
 

@@ -103,25 +103,6 @@ def band(doubts: tuple[str, ...]) -> tuple[float, float]:
     return 1 - math.exp(-below), math.exp(above) - 1
 
 
-def reading_band(
-    peak_bytes: int, *, fewer_bytes: float, more_bytes: float, doubts: tuple[str, ...]
-) -> tuple[int, int]:
-    """The lower and the upper end around what a counter reads.
-
-    Args:
-        peak_bytes: The reading.
-        fewer_bytes: How much less it is, less than all of it, if lengths come in a lucky order.
-        more_bytes: How much more in an unlucky one.
-        doubts: Keys of WIDTHS, as `doubts_of` gives them.
-    """
-    if not peak_bytes:
-        return 0, 0
-    below, above = log_widths(doubts)
-    below = math.hypot(below, -math.log1p(-fewer_bytes / peak_bytes))
-    above = math.hypot(above, math.log1p(more_bytes / peak_bytes))
-    return round(peak_bytes * math.exp(-below)), round(peak_bytes * math.exp(above))
-
-
 # Doubts about all of a run's memory; the others are about what comes and goes in a step.
 OF_ALL = ("offload", "gpus", "trainer", "counter", "size")
 
