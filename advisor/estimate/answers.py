@@ -62,7 +62,7 @@ def impossible(run: Run) -> Iterator[str]:
             " frees its gradient, so none is left to add up (grad_accum 1, and a larger"
             " micro_batch_size)"
         )
-    if stage.packing and run.objective.sequences_per_row > 1:
+    if run.is_ours and stage.packing and run.objective.sequences_per_row > 1:
         yield (
             f"packing with objective {stage.objective}: the two sides of a pair are compared by"
             " their place in the batch (packing false)"

@@ -224,13 +224,23 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @derived
     def sequences(self) -> int:
-        """Sequences of a micro-batch: two for each pair."""
-        return self.stage.micro_batch_size * self.objective.sequences_per_row
+        """Sequences of a micro-batch: two for each pair, unless others pack both into one."""
+        each = 1 if self.stage.packing else self.objective.sequences_per_row
+        return self.stage.micro_batch_size * each
 
     @derived
     def tokens(self) -> int:
         """Tokens of the largest micro-batch: each sequence as long as the longest row."""
         return self.sequences * self.longest_tokens
+
+    @property
+    def logit_tokens(self) -> int:
+        """Those of them that have logits: of answers that the model wrote, not of their requests
+        (`logits_to_keep` of TRL's GRPOTrainer).
+        """
+        written = self.options.get("response_tokens") if self.objective.answers else None
+        longest = self.longest_tokens
+        return self.sequences * min(longest, int(written or longest))
 
     @derived
     def ragged(self) -> float:
@@ -250,11 +260,22 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
         answers = self.objective.answers
         return int(self.options.get("generations") or answers) if answers else 1
 
+    @property
+    def answers_a_row(self) -> int:
+        """Answers that a row of a micro-batch stands for: a micro-batch of ours counts requests,
+        one of TRL's and its kind answers (`per_device_train_batch_size`).
+        """
+        return self.answers_each if self.is_ours else 1
+
     @derived
     def answers_at_once(self) -> int:
         """Answers that are written together."""
         own = special(self.objective, "answers_at_once")
-        return int(own(self)) if own else self.stage.micro_batch_size * self.answers_each
+        if own:
+            return int(own(self))
+        # TRL writes those of `steps_per_generation` micro-batches, a step's, at once.
+        again = self.answers_each if self.is_ours else self.stage.grad_accum
+        return self.stage.micro_batch_size * again
 
     @derived
     def sharding(self) -> str | None:

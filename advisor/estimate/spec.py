@@ -67,6 +67,7 @@ _CHOICES: Mapping[str, Choice] = {
         "loss": ("full", "fused", "chunked"),
         "sharding": ("ddp", "zero1", "zero2", "zero3", "fsdp"),
         "counter": COUNTERS,
+        "rollouts": ("transformers", "vllm"),
         "placement": ("houlsby", "pfeiffer", "parallel"),
         "optimizer": (*OPTIMIZERS, *OTHERS),
     }.items()
@@ -79,6 +80,8 @@ _OPTIONS: Mapping[str, Shape] = {
     ),
     "train_embeddings": Flag(),
     "beta": Number(min=0),
+    "rollouts": _CHOICES["rollouts"],
+    "server_memory": Number(above=0, max=1),
 }
 _FIELDS: Mapping[str, Shape] = {
     **{key: shape for key, shape in _CHOICES.items() if key not in _OPTIONS},

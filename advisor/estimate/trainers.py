@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from advisor.methods.trainers import Trait
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+# CUDA_MODULE_LOADING=LAZY is its default; trainers of 2024 and later stood on it.
+LAZY_CUDA, LAZY_SINCE = (12, 2), "2024"
 MID_YEAR = "-07"  # of a date that is a year alone
 # The traits of our own trainers that are not false or 0; advisor/methods/trainers.py says what each
 # means.
@@ -34,6 +36,7 @@ class Trainer(Struct, frozen=True, kw_only=True):
     id: str = ""  # of its file in rules/trainers/
     is_known: bool = True  # its code was read; the band of an estimate is wider if not (bands.py)
     guessed: tuple[str, ...] = ()  # traits of an unknown trainer that known ones differ in
+    loads_lazily: bool = True  # CUDA 12.2 or newer, which loads a kernel when it is first used
     traits: Mapping[str, Any] = field(default_factory=lambda: OUR_TRAITS)
 
     def __getitem__(self, trait: str) -> Any:
@@ -68,6 +71,7 @@ def _trainer(text: str, stated: tuple[tuple[str, str], ...], date: str | None) -
         id=entry.id,
         is_known=bool(entry.names),
         guessed=tuple(trait for trait, one in found.items() if one.guess),
+        loads_lazily=(versions.get("cuda") or ()) >= LAZY_CUDA or (day or "") >= LAZY_SINCE,
         traits={**OUR_TRAITS, **{trait: one.value for trait, one in found.items()}},
     )
 

@@ -142,7 +142,7 @@ def loss_memory(run: Run) -> list[Term]:
     """Logits and the loss on them, at the start of the backward pass; nothing worth a line if a row
     has a few classes.
     """
-    d, tokens, chunks = run.dims, run.tokens, run.trainer["chunks"]
+    d, tokens, chunks = run.dims, run.logit_tokens, run.trainer["chunks"]
     if not run.has_logits:
         return []
     if run.loss == "parts":
@@ -175,7 +175,7 @@ def loss_memory(run: Run) -> list[Term]:
 
 
 def _tile(run: Run) -> int:
-    return min(run.tokens, TILE_TOKENS) * min(run.dims.vocab, TILE_WORDS)
+    return min(run.logit_tokens, TILE_TOKENS) * min(run.dims.vocab, TILE_WORDS)
 
 
 def _bytes_of_a_logit(run: Run) -> float:
@@ -199,7 +199,7 @@ def evaluation_memory(run: Run) -> Iterator[Term]:
     elif run.has_logits:
         per = LOSS_FUSED_BYTES if run.loss == "fused" else EVALUATION_BYTES
         per = LOSS_COMPILED_BYTES if run.compiled_loss else per
-        size = _tile(run) * 4 if run.loss == "chunked" else tokens * d.vocab * per
+        size = _tile(run) * 4 if run.loss == "chunked" else run.logit_tokens * d.vocab * per
         yield term_of(LOGITS, size, "the loss alone is kept, never the logits", src.LOSS)
 
 

@@ -308,9 +308,9 @@ def _shows_context(run: Run) -> bool:
 
 
 def _loads_all_kernels(run: Run) -> bool:
-    """Whether CUDA is older than 12.2, by the GPU's age."""
+    """Whether CUDA is older than 12.2, by what is said of it or else by the GPU's age."""
     capability = None if run.device.gpu is None else run.device.gpu.compute_capability
-    return capability is not None and capability < (8, 0) and not run.is_ours
+    return capability is not None and capability < (8, 0) and not run.trainer.loads_lazily
 
 
 def _context_bytes(run: Run) -> int:

@@ -27,7 +27,7 @@ def flop_factor(run: Run, factor: float) -> float:
 def other_roles(run: Run, base_bytes: float) -> list[Term]:
     """Reference, reward and value: whole models, or adapters on the one frozen base."""
     share = run.sharing("weights")
-    if run.is_module:
+    if run.is_module and run.is_ours:
         adapters = run.trainable * run.train_bytes
         return [
             term_of(
@@ -37,8 +37,10 @@ def other_roles(run: Run, base_bytes: float) -> list[Term]:
                 src.PPO,
             )
         ]
+    # Others load reward and value whole beside a policy of adapters, whose base is the reference.
+    copy = 0.0 if run.is_module else base_bytes / share
     return [
-        term_of("reference model", base_bytes / share, "a frozen copy of the policy", src.PPO),
+        term_of("reference model", copy, "a frozen copy of the policy", src.PPO),
         term_of("reward model", base_bytes / share, "a frozen model of the policy's size", src.PPO),
         term_of(
             "value model",

@@ -138,7 +138,7 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     sequences = run.objective.sequences_per_row
     length, padding = _lengths(run)
     # Micro-batches of a step: each answer to a request is a row of its own.
-    passed = stage.grad_accum * run.answers_each
+    passed = stage.grad_accum * run.answers_a_row
     tokens = run.sequences * length
     by_transformers = run.is_ours or run.trainer["accelerate"]
     all_experts = d.experts > 1 and sends_all_to_all(
@@ -299,7 +299,7 @@ def generate_s(run: Run, machine: Machine, token_launch_s: float, length: float)
         return 0.0
     answer_tokens = int(run.options.get("response_tokens") or run.stage.seq_len // 2)
     request_tokens = max(0.0, length - answer_tokens)
-    answers = run.stage.micro_batch_size * run.stage.grad_accum * run.answers_each * share
+    answers = run.stage.micro_batch_size * run.stage.grad_accum * run.answers_a_row * share
     if run.options.get("rollouts") == "vllm":
         return _served_s(run, machine, token_launch_s, answers, request_tokens)
     together = run.answers_at_once
