@@ -64,7 +64,7 @@ SHIPPED = [
     ("families.yaml", "usual", "    @:", families_of_models.__wrapped__),
     ("strategies.yaml", "instead", "    @:", strategies.__wrapped__),
     ("optimizers.yaml", "holds", "    @:", optimizer_file.__wrapped__),
-    ("trainers/torchtune.yaml", "fused_norms", "  @:", trainers.__wrapped__),
+    ("trainers/torchtune.yaml", "shifts_labels", "  @:", trainers.__wrapped__),
     ("scope.yaml", "but_for", "    @:", scope_file.__wrapped__),
     ("hardware/accelerators.yaml", "in_4_bit", "    @:", accelerators.__wrapped__),
     ("hardware/links.yaml", "host_share", "    @:", link_file.__wrapped__),

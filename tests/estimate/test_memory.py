@@ -88,16 +88,14 @@ COLOSSAL = {
     "optimizer": "adamw_cpu",
 }  # fmt: skip
 ADAM = {**FULL, "model": "meta-llama/Llama-3.2-1B", "framework": "transformers"}
-# axolotl's example of gpt-oss 20B on two GPUs of 24 GB: three gathered layers, two of gradients, and
-# a gradient of all experts' gates beside their sum.
+# axolotl's example of gpt-oss 20B on two GPUs of 24 GB: three gathered layers and two of gradients.
 OFFLOADED = {
     **FULL, **TWO, "model": "openai/gpt-oss-20b", "framework": "axolotl", "offload_weights": True,
     "gradient_checkpointing": "offload", "seq_len": 4096, "packing": True, "grad_accum": 2,
     "loss": "chunked", "counter": "unknown", "precision": "pure", "attention": "flash_attention_2",
     "moment": LAYER,
 }  # fmt: skip
-GROUPED = {"library_versions": {"transformers": "5.1"}}
-# NeMo Automodel wraps attention, MLP and both norms of each layer; its labels come shifted.
+# NeMo Automodel's labels come shifted.
 IN_PARTS = {
     **FULL, "model": "meta-llama/Llama-3.2-1B", "precision": "pure", "micro_batch_size": 8,
     "seq_len": 2048, "gpus": 8, "sharding": "fsdp", "loss": "full", "counter": "allocated",
@@ -153,23 +151,23 @@ SUMS = [
      {**FULL_DPO, "precision": "pure"}, {"reference model": 8_190_735_360}),
     ("a divided reference keeps the dtype of the plan, mixed",
      {**FULL_DPO, "precision": "mixed"}, {"reference model": 8_190_735_360}),
-    ("ZeRO-2 of DeepSpeed holds two buckets",
-     {**DEEPSPEED, "sharding": "zero2"}, {"communication buckets": 2 * 2 * 500_000_000}),
+    ("ZeRO-2 of DeepSpeed holds two buckets of the hidden size squared",
+     {**DEEPSPEED, "sharding": "zero2"}, {"communication buckets": 2 * 2 * 4096**2}),
     ("ZeRO-3 holds three",
-     {**DEEPSPEED, "sharding": "zero3"}, {"communication buckets": 3 * 2 * 500_000_000}),
+     {**DEEPSPEED, "sharding": "zero3"}, {"communication buckets": 3 * 2 * 4096**2}),
+    ("DeepSpeed keeps float32 weights on several devices too",
+     {**DEEPSPEED, "sharding": "zero3", "optimizer": "adamw"},
+     {("weights", "float32 master weights"): pytest.approx(6 * shape(LLAMA).params / 8)}),
     # Qwen's README: 43.5 GiB at every length, of 1.84 billion parameters: 22 bytes, buckets, context.
     ("DeepSpeed on one device has its float32 copies",
      ON_ONE_DEVICE,
-     {HELD_BY_ZERO: pytest.approx(22 * shape("Qwen/Qwen-1_8B-Chat").params),
-      "communication buckets": 2_000_000_000}),
+     {HELD_BY_ZERO: pytest.approx(22 * shape("Qwen/Qwen-1_8B-Chat").params)}),
     # sub_group_size is 1e9: a device's share of a 70B model is stepped on in parts.
     ("ZeRO-3 steps on one group of float32 gradients at a time",
      {**FULL, "model": "meta-llama/Llama-3.1-70B", "framework": "DeepSpeed", "gpus": 8,
       "sharding": "zero3", "fp32_master_weights": True, "optimizer": "adamw"},
      {"float32 gradients": 4_000_000_000}),
     # For an optimizer on the host.
-    ("ColossalAI's ZeRO keeps a shard of gradients until its step",
-     COLOSSAL, {"gradients": pytest.approx(6_738_415_616 * 2 / 4, rel=0.001)}),
     ("DeepSpeed moves gradients as they come",
      {**COLOSSAL, "framework": "DeepSpeed"}, {"gradients": None}),
     ("transformers' own AdamW steps on one parameter at a time",
@@ -245,9 +243,7 @@ def test_a_term_is_what_a_sum_by_hand_or_a_publication_says(given, expected):
         ("peak", {"micro_batch_size": 8, "seq_len": 2048}, {"loss": "full"}, {}, 1 / 0.75, 99),
         ("peak", ON_ONE_DEVICE, {}, {"sharding": None}, 1 / 0.6, 99),
         # Layers that are checkpointed in parts keep four hidden states, and run less again.
-        ("activations", IN_PARTS, AUTOMODEL, TORCHTUNE, 4, 4),
         ("logits and loss", IN_PARTS, TORCHTUNE, AUTOMODEL, 14 / 12, 14 / 12),
-        ("recomputed layer", {**IN_PARTS, "moment": LAYER}, TORCHTUNE, AUTOMODEL, 1 + 1e-6, 99),
         ("gathered weights", WIDE, {}, IN_16_BIT, 2, 2),
         ("gathered weights", WIDE, FULL, IN_16_BIT, 1, 1),
         ("activations", WIDE, {}, ALONE, 1, 1),
@@ -304,9 +300,6 @@ PADDED = {
           "target_modules": ("q_proj", "v_proj"), "library_versions": {"bitsandbytes": "0.42"},
           "moment": LAYER},
          {"library_versions": {"bitsandbytes": "0.43.1"}}, 1024 * 32 * 2 * (2 * 4096), math.inf),
-        # Two thirds of one layer's experts.
-        ("first gradients", OFFLOADED, GROUPED,
-         *(share * 32 * 3 * 2880 * 2880 * 2 * 2 / 3 for share in (0.99, 1.01))),
     ],
 )  # fmt: skip
 def test_one_setting_takes_so_many_bytes_more(what, spec, without, least, most):
@@ -446,7 +439,8 @@ def test_memory_grows_with_batch_length_and_rank_and_shrinks_with_gpus(spec, nam
         peak(replace(spec, counter="allocated", gpus=gpus, sharding=how), name)
         for gpus, how in ((4, "ddp"), (4, sharding), (8, sharding))
     )
-    assert four <= whole * 1.001
+    kept = 4 * shape(name).params if sharding.startswith("zero") else 0  # DeepSpeed's masters
+    assert four <= whole * 1.001 + kept
     assert eight <= four * 1.001
 
 

@@ -94,22 +94,6 @@ def test_a_loss_that_nobody_named_is_no_doubt_where_there_are_no_logits(objectiv
     assert ("loss" in memory_estimate(spec, "Qwen/Qwen3-0.6B").doubts) is is_doubt
 
 
-@pytest.mark.parametrize(
-    ("framework", "least", "most"), [("torchtune", 1, 2.1), ("unsloth", 1, 2.1), ("trl", 2.1, 9.0)]
-)
-def test_trainers_that_mask_no_padding_keep_no_mask(framework, least, most):
-    """torchtune and Unsloth pad at the end and attend causally: a row more adds no mask."""
-    spec = RunSpec(
-        framework=framework, seq_len=8192, gradient_checkpointing=False, loss="full",
-        counter="allocated",
-    )  # fmt: skip
-    one, two = (
-        memory_estimate(replace(spec, micro_batch_size=rows), "Qwen/Qwen3-0.6B").need_bytes
-        for rows in (1, 2)
-    )
-    assert least * one < two <= most * one
-
-
 def test_a_nested_family_that_is_no_name_ends_no_list_of_specs():
     """The outer name tells what it is."""
     inner = {"model_type": ["a"], "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 64}

@@ -47,8 +47,10 @@ Spec = dict[str, Any]
 
 
 def without_trainer(spec: Spec) -> Spec:
-    """The spec with the name of its framework taken away, and so all that is known of it."""
-    return {**spec, "framework": "unknown trainer"}
+    """The spec with the name of its framework taken away, and so all that is known of it but the
+    year.
+    """
+    return {**spec, "framework": "unknown trainer", "date": spec["year"]}
 
 
 def without_counter(spec: Spec) -> Spec:
@@ -82,10 +84,13 @@ def answered(listed: str, change: Callable[[Spec], Spec] = dict) -> list[Case]:
             {
                 **data["defaults"],
                 **{key: value for key, value in case.items() if key not in NOT_SPEC},
+                "year": data["sources"][case["source"]]["year"],
             }
         )
         for case in data[listed]
     ]
+    for spec in specs:
+        spec.pop("year", None)
     answers = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=find_gpu)
     return [Case(facts, answer) for facts, answer in zip(data[listed], answers, strict=True)]
 

@@ -349,7 +349,8 @@ def _blocks_held(run: Run, transient: int) -> list[Term]:
         return [term_of("blocks waiting for a stream", waiting, because, src.STREAMS)]
     expands = run.trainer["expandable_segments"] and run.device.is_cuda
     shares = EXPANDING if expands else FIXED
-    differ = float(run.trainer["packs_unevenly"]) if run.stage.packing else run.ragged
+    differ = 1.0 if len(run.lengths) > 1 else run.ragged
+    differ = float(run.trainer["packs_unevenly"]) if run.stage.packing else differ
     again, part = RECORDS * differ, "of what a step makes and frees"
     because = f"split blocks that cannot be returned: {shares.lost:.0%} {part}"
     free = shares.kept - shares.lost
