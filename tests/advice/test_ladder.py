@@ -268,9 +268,13 @@ def test_recomputing_that_costs_nothing_is_taken():
     need = {one: 18 + one.micro * (0.7 if one.recompute else 6) for one in trials}
     found = search(trials, need, {one: 10 + 0.3 * one.recompute for one in trials}, 80)
     assert (found.trial.micro, found.trial.recompute) == (1, True)
-    assert found.recompute_saves_memory_only
+    assert found.slowdown == pytest.approx(0.03)
     bound = search(trials, need, {one: 1 + 0.3 * one.recompute for one in trials}, 80)
-    assert (bound.trial.micro, bound.trial.recompute) == (1, False)
+    assert (bound.trial.micro, bound.trial.recompute, bound.slowdown) == (
+        1,
+        False,
+        pytest.approx(0.3),
+    )
 
 
 def test_the_whole_batch_at_once_may_need_least():

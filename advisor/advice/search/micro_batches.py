@@ -209,7 +209,7 @@ class BestTrial(Struct, frozen=True, kw_only=True):
     least: Estimate  # of the trial that needs least
     spare_bytes: int = 0  # what is left free if possible
     too_large: tuple[Trial, ...] = ()  # faster ones that leave less
-    recompute_saves_memory_only: bool = False  # it costs hardly any time here
+    slowdown: float = 0.0  # what recomputing adds to the time of its rows, as a share
 
     @property
     def leaves_spare(self) -> bool:
@@ -312,8 +312,9 @@ def fastest_that_fits(
                 if one.micro < ours.micro or one.recompute > ours.recompute
             )
             if not has_smaller or tried(fastest).leaves_spare:
-                cheap = ours.recompute and pace_of(ours) <= HARDLY_FASTER * pace_of(ours.plain)
-                return replace(best, too_large=tuple(too_large), recompute_saves_memory_only=cheap)
+                again = replace(ours, recompute=True)
+                slowdown = pace_of(again) / pace_of(ours.plain) - 1 if again in trials else 0.0
+                return replace(best, too_large=tuple(too_large), slowdown=slowdown)
             large.append(fastest)
         gone = [one for one in waiting if any(one.needs_no_less_than(each) for each in large)]
         too_large += gone
@@ -434,16 +435,15 @@ def _accumulation_because(trial: Trial, batch: Chosen) -> str:
 
 def _recompute_because(best: BestTrial, no_recompute: str) -> str:
     unknown = best.cost.fits == "unknown"
-    if best.recompute_saves_memory_only:
-        slower = f"less than {HARDLY_FASTER - 1:.0%} slower here"
-        return f"recomputes activations to save memory, {slower}"
     if best.trial.recompute:
+        slower = f"{best.slowdown:.0%} slower" if best.slowdown else "about a quarter slower"
         unsure = "; what fits is not known" if unknown else ""
-        return f"recomputes activations to save memory, about a quarter slower{unsure}"
+        return f"recomputes activations to save memory, {slower}{unsure}"
     if no_recompute:
         return no_recompute
     if unknown:
         return "faster; what fits is not known"
     if best.cost.fits in ("may_fit", "too_big"):
         return "recomputing would not make it fit"
-    return "enough memory without recomputing"
+    faster = f", which would be {best.slowdown:.0%} slower" if best.slowdown else ""
+    return f"enough memory without recomputing{faster}"
