@@ -5,7 +5,6 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from advisor.estimate.memory.bands import guess_note
 from advisor.estimate.trainers import OUR_TRAITS, OURS, date_in, trainer_of, versions_in
 from advisor.ground import resources
 from advisor.ground.errors import InputError
