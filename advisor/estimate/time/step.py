@@ -103,7 +103,7 @@ def optimizer_s(run: Run, machine: Machine, sharding: str | None) -> float:
     if entry.holds == "chunks":
         moved = CHUNK_TRAFFIC
     moved += CLIPPED * width
-    if run.stated.get("fp32_master_weights"):  # beside 16 bit: read, written, and copied back
+    if run.master:  # beside 16 bit: read, written, and copied back
         moved += 10
     seconds = trainable * moved / share / machine.bytes_per_s
     if "cpu" in name or run.device.offloads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from advisor.estimate.blocks.layer import block_key
 from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims
 from advisor.estimate.run import Run
@@ -79,6 +80,14 @@ def attended_tokens(run: Run, length: float, row_tokens: float | None) -> float:
     return min(length, row_tokens or length)
 
 
+def computes_in_float32(run: Run) -> bool:
+    """Whether norms, attention and output of a quantised base are float32: so after
+    prepare_model_for_kbit_training, where neither autocast nor flash attention narrows them.
+    """
+    is_wide = run.prepared and run.hidden_bytes == 4
+    return is_wide and run.stage.attention != "flash_attention_2" and not block_key(run).autocast
+
+
 def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool) -> float:
     """FLOP per token: 2 per weight forward, 2 backward for activations, 2 for weights that train, 2
     when run again; attention beside. Products in a narrow format count for as much less as they
@@ -116,7 +125,10 @@ def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool
     narrow = 1.0
     if run.compute_dtype in NARROW_DTYPES and machine.narrow_gain:
         narrow = 1 / machine.narrow_gain
-    products = factor * ((weights - d.head_params) * narrow + d.head_params)
+    head = float(d.head_params)
+    if computes_in_float32(run):
+        attention, head = attention / machine.float32_share, head / machine.float32_share
+    products = factor * ((weights - d.head_params) * narrow + head)
     return products + attention + corrected + beside
 
 
@@ -148,6 +160,7 @@ def traffic_bytes(run: Run, machine: Machine, length: float) -> float:
     if is_module:
         layer += (forwards + 1) * _adapters(run, fused=is_fused)
     width = run.stated_bytes / 2 if run.precision != "mixed" else 1.0
+    width = 2.0 if computes_in_float32(run) else width
     logits = 0.0 if d.encoder else _logit(run) * d.vocab
     return TRAFFIC_SHARE * (d.layers * layer * (width if machine.overlaps else 1.0) + logits)
 
