@@ -94,11 +94,11 @@ def situation_of(
     refuse(faults)
     name = str(answers.value("model", ""))
     outside = out_of_scope(name, answers.value("task")) or hardware_out_of_scope(hardware)
-    # What is not trained here needs no size, and a suggestion in its place would be another answer.
+    # A model of another kind needs no size, and a suggestion in its place would be another answer.
     named = [answers.value(fact_id) for fact_id in ("model", "model_params_b")]
     model, about_model, unknown = (
         _model(answers, online=online)
-        if outside is None and named != [None, None]
+        if (outside is None or not outside.is_model) and named != [None, None]
         else (None, [], [])
     )
     teacher_name = _path(answers, "teacher_model", base)

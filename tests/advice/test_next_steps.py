@@ -156,4 +156,4 @@ def test_a_smaller_model_is_one_of_some_size(call):
     )
     changes = [flip["change"] for flip in json.loads(call(*shlex.split(flags))[1])["flips"]]
     sizes = [change.get("params_b", change.get("model_params_b")) for change in changes]
-    assert [size for size in sizes if size is not None] == [0.5]
+    assert [size for size in sizes if size is not None] == [0.65]

@@ -276,7 +276,7 @@ def _answer(advice: Advice) -> str:
 def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
     ours, situation, stuck = advice.recommendation, advice.situation, advice.nothing_fits
     is_outside = ours.composition.remedies == (OTHER_TOOL,)
-    if is_outside and situation.outside is not None:
+    if situation.outside is not None and (is_outside or ours.composition.chain):
         yield "Where", [sentence(situation.outside.where)]
     if stuck is not None:
         words = limit_words(stuck.nearest)
