@@ -42,6 +42,7 @@ REMEDIES_OF_GATE = {
 }
 # Steps whose default says nothing a person has to hear, some of them in no layer.
 UNSAID = {
+    "rows_teach": ("unseen", "facts", "reading"),
     "knowledge_source": ("finetune",),
     "readiness": ("train",),
     "train_decision": ("train",),
@@ -51,7 +52,7 @@ UNSAID = {
     "required_capacity": ("any",),
     "data_amount": ("uncounted", "too_few", "little", "enough", "plenty"),
 }
-NEVER_SAID = ("train_decision", "adapters_per", "data_amount")
+NEVER_SAID = ("train_decision", "adapters_per", "data_amount", "rows_teach")
 GATE = "train_decision"  # joins what two others concluded
 TO_REMEDY = ("knowledge_source", "readiness", GATE)
 

@@ -23,6 +23,7 @@ OF_MODEL = (
 )  # fmt: skip
 OF_DEVICE = ("device", "gpus", "compute_capability", "cpu_bf16")
 WITHOUT_ANSWERS = ("raw_text", "prompts_with_verifier", "none")  # kinds of data
+OF_ROWS = ("answers_with_new_facts", "requests_per_answer", "answer_words_in_request")
 DATA_FACTS = ("data_kind", "data_rows", "data_tokens")
 ORIGIN_WORDS = {"default": "assumed", "file": "answers file", "flag": "flag", "asked": "answered"}
 DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "data.tokens"}
@@ -74,6 +75,9 @@ def _facts_of_data(profiles: Sequence[DataProfile]) -> dict[str, Any]:
     counted = [(profile.kind, profile.tokens) for profile in profiles if profile.tokens]
     if len(counted) == len(profiles):
         facts["data_tokens"] = max(tokens.total for _, tokens in counted)
+    if len(profiles) == 1:
+        measured = profiles[0].measures.get("new_facts") or {}
+        facts |= {name: measured[name] for name in OF_ROWS if name in measured}
     # A document is split, whatever its length.
     if whole := [tokens for kind, tokens in counted if kind != "raw_text"]:
         facts["row_tokens"] = max(tokens.p95 for tokens in whole)
@@ -193,7 +197,7 @@ def _teacher(situation: Situation, facts: Mapping[str, Any]) -> str | None:
 def fact_origin(situation: Situation, fact_id: str) -> str:
     """Where a fact came from, in words, unless it was estimated or concluded."""
     answers, profiles = situation.answers, data_profiles(situation)
-    if fact_id in (*DATA_FACTS, "row_tokens") and profiles:
+    if fact_id in (*DATA_FACTS, *OF_ROWS, "row_tokens") and profiles:
         return f"read from {', '.join(profile.path for profile in profiles)}"
     if fact_id in OF_DEVICE:
         return situation.hardware.origin

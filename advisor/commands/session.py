@@ -41,7 +41,7 @@ MISSING = {
         "requests and answers that go with the documents",
     ),
     "model": ("--model Qwen/Qwen3-8B", "a hub id or a directory"),
-    "engine": ("--gpu H100", "a device that these trainers run on; or the tool that the answer names"),
+    "engine": ("--gpu H100", "a device that these trainers run on; or the tool named above"),
     "tasks": ("--tasks first=examples.jsonl", "one for each task"),
     "teacher_model": ("--teacher-model Qwen/Qwen3-32B", "a larger model of the same family"),
     "reward_model": (
