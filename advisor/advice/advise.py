@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
-from advisor.advice.flips import find_flips, nothing_fits
+from advisor.advice.flips import edges_near, find_flips, nothing_fits
 from advisor.advice.search.fit import coarse_fit
 from advisor.advice.search.settings import JUDGED
 from advisor.advice.search.strategies import about_sharing
@@ -70,7 +70,9 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         flips=flips,
         unknown=unknown_facts(case.situation, case.facts),
         warnings=_warnings(case, recommendation, decision),
-        certainty=certainty_of(decision, recommendation, ruleset, case.facts, flips),
+        certainty=certainty_of(
+            decision, recommendation, ruleset, case.facts, flips, edges_near(case, decision)
+        ),
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
         nothing_fits=stuck,

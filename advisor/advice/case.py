@@ -50,7 +50,7 @@ UNSAID = {
     "particulars": ("none", "some"),
     "architecture": ("decoder",),
     "required_capacity": ("any",),
-    "data_amount": ("uncounted", "too_few", "little", "enough", "plenty"),
+    "data_amount": ("uncounted", "too_few", "handful", "little", "enough", "plenty"),
 }
 NEVER_SAID = ("train_decision", "adapters_per", "data_amount", "rows_teach")
 GATE = "train_decision"  # joins what two others concluded

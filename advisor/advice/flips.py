@@ -123,9 +123,7 @@ def _is_consistent(
 def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
     """The nearest amounts of rows, tokens and tasks, up and down, at which the answer changes."""
     for fact in (case.ruleset.facts[name] for name in AMOUNTS):
-        tables = (name for name in case.ruleset.tables if name != SETTINGS)
-        rules = (rule for name in tables for rule in judged_rules(case.ruleset, name))
-        cuts = cuts_of(one for rule in rules for one in rule.when if one.fact == fact.id)
+        cuts = _cuts(case, fact)
         current = decision.facts.get(fact.id)
         points = _points(fact, cuts)
         above = [point for point in points if current is None or point > current]
@@ -137,6 +135,36 @@ def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
             found = next(((value, to) for value, to in leading if to is not None), None)
             if found is not None:
                 yield _flip(fact, *found, instead)
+
+
+NEAR = 1.25  # an amount that differs by no more counts as the same in how sure an answer is
+
+
+def edges_near(case: Case, decision: Decision) -> tuple[str, ...]:
+    """The amounts of data close by at which the rules change the answer, in words: what stands on
+    either side of one is no firm advice. Costs are those of the amount that is known.
+    """
+    found = []
+    for fact in (case.ruleset.facts[name] for name in DATA[1:]):
+        current = decision.facts.get(fact.id)
+        if not current:
+            continue
+        for cut in _cuts(case, fact):
+            if cut <= NEAR * current and current <= NEAR * cut:
+                below, above = (
+                    str(case.with_answers({fact.id: value}).composition)
+                    for value in (int(cut) - 1, int(cut))
+                )
+                if below != above:
+                    found.append(f"from {number_words(cut)} {fact.unit} on the answer is another")
+    return tuple(found)
+
+
+def _cuts(case: Case, fact: Fact) -> list[float]:
+    """Where some rule of a step tells two amounts apart."""
+    tables = (name for name in case.ruleset.tables if name != SETTINGS)
+    rules = (rule for name in tables for rule in judged_rules(case.ruleset, name))
+    return cuts_of(one for rule in rules for one in rule.when if one.fact == fact.id)
 
 
 def _points(fact: Fact, cuts: list[float]) -> list[float]:

@@ -169,8 +169,11 @@ def certainty_of(
     ruleset: Ruleset,
     base: Mapping[str, Any],
     flips: Sequence[Flip],
+    edges: Sequence[str] = (),
 ) -> Certainty:
-    """The two scales, and what makes the answer weak; `base`: facts before any conclusion."""
+    """The two scales, and what makes the answer weak; `base`: facts before any conclusion, `edges`:
+    amounts of data close by that lead elsewhere.
+    """
     weakest = max(
         (rule.confidence for rule in decision.rules), key=list(GRADES).index, default="judgement"
     )
@@ -184,9 +187,12 @@ def certainty_of(
     doubts = {
         f"the answer depends on {joined(unstated, 'or')}": unstated,
         "experts disagree here": conflicts,
+        **dict.fromkeys(edges, True),
         "nobody has measured this case": evidence == "low",
         "it fits with little to spare": fits == "tight",
         "it may not fit": fits == "may_fit",
+        "nothing says how much memory the computer itself has": fits == "unknown"
+        and any(stage.offloads for stage in recommendation.stages),
     }
     weak = tuple(clause for clause, holds in doubts.items() if holds)
     return Certainty(

@@ -69,12 +69,14 @@ def next_steps(advice: Advice) -> tuple[NextSteps, ...]:
 def _remedy_steps(advice: Advice, found: Remedy) -> NextSteps:
     trains = bool(advice.recommendation.composition.chain)
     halves = (found.beside_training,) if trains and found.beside_training else ()
-    at_home = stays_at_home(advice)
+    at_home, begun = stays_at_home(advice), found.first_if_begun(advice.facts)
     return NextSteps(
         remedy=found.id,
-        first=found.first,
+        first=begun or found.first,
         # What must not leave the house is not sent to a provider.
-        ways=tuple(way for way in found.ways if way.where == "local" or not at_home),
+        ways=()
+        if begun
+        else tuple(way for way in found.ways if way.where == "local" or not at_home),
         measure=found.measure,
         helps_then="" if trains else found.helps_then,
         write=found.write,

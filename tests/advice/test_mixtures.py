@@ -27,9 +27,9 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """What is stated beside model and GPU: forty requests with their answers."""
+    """What is stated beside model and GPU: requests with their answers."""
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    rows = [{"prompt": f"Where is {i}?", "completion": f"It is at {i}."} for i in range(60)]
+    rows = [{"prompt": f"Where is {i}?", "completion": f"It is at {i}."} for i in range(240)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"task": "customer_service", "data": {"path": str(path)}}
 

@@ -46,6 +46,16 @@ def test_a_remedy_has_a_first_step(call, name):
         assert all(f"      {command}\n" in out for command in way.commands)
 
 
+@pytest.mark.parametrize("kind", ["raw_text", "paired"])
+def test_a_search_that_is_there_is_measured(call, kind):
+    """Whoever tried retrieval is not told to set it up, beside a training or alone."""
+    flags = ("--task", "qa", "--data-kind", kind, "--data-rows", "3000", "--signal", "rag_tried")
+    composition, (steps, *_) = steps_of(call, *flags)
+    assert composition == ("rag" if kind == "raw_text" else "rag & sft+lora")
+    assert (steps["first"][:18], steps["ways"]) == ("Measure the search", [])
+    assert "Measure the search" in call("--gpu", "unknown", *flags)[1]
+
+
 def test_every_remedy_of_the_gate_has_a_file_and_steps():
     """The flags, signals and answers that they name exist; an unknown one is told with them."""
     answered = {name for names, _ in REMEDIES_OF_GATE.values() for name in names}

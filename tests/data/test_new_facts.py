@@ -14,7 +14,8 @@ ROWS = {
     "facts": {"prompt": "What is the tax number of firm {n}?", "completion": "It is 77{n}41 W."},
     "manner": MANNER,
     "reading": {
-        "prompt": "Text: the valve of pump {n} opens under pressure. What opens valve {n}?",
+        "prompt": "Text: the valve of pump {n} opens under pressure. " * 8
+        + "What opens valve {n}?",
         "completion": "Pump {n}: the valve opens under pressure.",
     },
     # German writes every noun large: words count for nothing there, numbers do.

@@ -49,6 +49,9 @@ OVER_BUDGET = "over_budget"
 # One GPU may pack its rows where several have too few rows in a step for that: up to so many times
 # faster, since half of the tokens of unpacked rows may be padding (docs/batching.md).
 MOST_BY_PACKING = 2.0
+# A base in 4 bit has to save so much of the GPU's memory to be worth its lost speed and quality.
+LEAST_SAVING = 0.1
+OF_4_BIT = 4.5  # bits of a weight in nf4, with its scales
 # Of a limit, what is planned with: hours are estimates, and a run that ends early has no result.
 PLANNED = 0.9
 
@@ -247,11 +250,39 @@ class Costs:
         """The coarse fact; `split` for a module whose base could be quantised instead."""
         stages, cost = self.cost_of(composition, concessions)
         fit = coarse_fit(cost, self.facts, may_not_fit=concessions.may_not_fit)
-        if fit not in ("fits", "tight") or not update(composition.update or "lora").is_module:
-            return fit
         offloads = any(stage.offloads for stage in stages)
+        if not update(composition.update or "lora").is_module:
+            return fit
+        if fit not in ("fits", "tight"):
+            return "split" if offloads and fit == "unknown" else fit
+        if fit == "fits" and self._attempts_need_more(composition, cost):
+            fit = "tight"
+        if composition.quantization and self._saves_little(composition, concessions, cost):
+            return "no_gain"
         is_slow = offloads or is_link_slow(self.situation.hardware)
         return "split" if is_slow and any(stage.is_sharded for stage in stages) else fit
+
+    def _attempts_need_more(self, composition: Composition, cost: Estimate) -> bool:
+        """Whether one GPU does not hold the engine that generates answers, with weights of its own,
+        beside the training.
+        """
+        model, limit = self.situation.model, cost.limit_bytes
+        if len(self.situation.hardware.gpus) != 1 or model is None or limit is None:
+            return False
+        generates = any(objective(name).generates for name in composition.chain)
+        bits = OF_4_BIT if composition.quantization else 16
+        return generates and (cost.least_bytes or 0) + model.params * bits / 8 > limit
+
+    def _saves_little(
+        self, composition: Composition, concessions: Concessions, cost: Estimate
+    ) -> bool:
+        """Whether the same on a base in 16 bit fits, and needs hardly more of the GPU's memory."""
+        plain = replace(composition, quantization=None)
+        if self.coarse_fit(plain, concessions) not in ("fits", "tight"):
+            return False
+        whole = self.cost_of(plain, concessions).cost
+        saved = (whole.least_bytes or 0) - (cost.least_bytes or 0)
+        return saved < LEAST_SAVING * (cost.limit_bytes or 0)
 
 
 def _has_one_module(composition: Composition, found: Fitted) -> bool:

@@ -36,6 +36,7 @@ from advisor.advice.search.settings import BATCH, RATE, USUAL_BATCH, StageCase, 
 from advisor.advice.search.strategies import (
     fit_rank,
     is_better,
+    knows_host,
     strategy_settings,
     under_strategy,
     why_not_under_strategy,
@@ -224,7 +225,11 @@ def _refused_if_impossible(
             model.stored, trains_all=not case.is_module, quantization=quantization
         ) or why_not_in_16_bit(model.stored, quantization=quantization)
     refused = refused or why_not_under_strategy(case, settings, cost)
-    return replace(cost, fits="too_big", refused=refused) if refused else cost
+    if refused:
+        return replace(cost, fits="too_big", refused=refused)
+    # Nobody knows whether the computer holds what is offloaded to it.
+    is_open = case.strategy.offload and not knows_host(case.situation.hardware)
+    return replace(cost, fits="unknown") if is_open and cost.fits != "too_big" else cost
 
 
 # --------------------------------------------------------------------------- of a chain

@@ -54,6 +54,11 @@ def strategy_settings(case: StageCase) -> dict[str, Chosen]:
     return found
 
 
+def knows_host(hardware: Hardware) -> bool:
+    """Whether it is known how much memory the computer itself has."""
+    return hardware.origin == "probed" and hardware.host_memory_bytes is not None
+
+
 def why_not_under_strategy(case: StageCase, settings: Mapping[str, Chosen], cost: Estimate) -> str:
     """Why no run can share the stage in this way, or an empty string."""
     strategy = case.strategy
@@ -182,10 +187,13 @@ def _how_shared(stage: FittedStage) -> str:
 def _about_host(candidate: Candidate, hardware: Hardware) -> list[str]:
     """What is offloaded, and what a divided model needs of the machines' own memory."""
     cost, found = candidate.estimate, []
-    if cost.host_bytes is not None and any(stage.offloads for stage in candidate.stages):
+    offloading = [stage for stage in candidate.stages if stage.offloads]
+    if cost.host_bytes is not None and offloading:
+        paces = [one.cost.step_s for one in offloading if one.cost.step_s is not None]
+        pace = f" (about {max(paces):,.0f} s a step)" if paces else ""
         found.append(
             f"weights, gradients and optimizer lie in the computer's own memory, about"
-            f" {format_gib(cost.host_bytes)}: slower, and for what fits in no other way"
+            f" {format_gib(cost.host_bytes)}: slower{pace}, and for what fits in no other way"
         )
     there = hardware.host_memory_bytes if hardware.origin == "probed" else None
     if (peak := cost.host_peak) is None or (there is not None and peak.size_bytes <= there):

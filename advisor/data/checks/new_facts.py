@@ -17,6 +17,7 @@ from advisor.data.example import parts_of
 
 LOOKED_AT = 300  # rows: about ten milliseconds
 REQUEST_CHARS = 20_000  # of a request, which may hold passages
+PASSAGE_CHARS = 300  # a shorter request holds no passage, only words that its answer takes up
 MOST_WORDS = 40  # of an answer that are looked for
 # A name or number that so many answers share is their form, such as a signature.
 FORM_SHARE = 0.1
@@ -60,10 +61,14 @@ class NewFacts(RowCheck):
         self.new_numbers.append(frozenset(one for one in numbers if one not in request))
         self.nouns += len(_NOUN.findall(answer))
         self.words += answer.count(" ") + 1
-        words = list(dict.fromkeys(_WORD.findall(answer.casefold())))[:MOST_WORDS]
-        self.held += sum(word in request for word in words) / max(1, len(words))
+        if len(request) >= PASSAGE_CHARS:
+            self._read(request, answer)
         self.requests.add(hash(request))
         self.answers.add(hash(answer))
+
+    def _read(self, request: str, answer: str) -> None:
+        words = list(dict.fromkeys(_WORD.findall(answer.casefold())))[:MOST_WORDS]
+        self.held += sum(word in request for word in words) / max(1, len(words))
 
     def measures(self) -> dict[str, Any]:
         count = len(self.new)

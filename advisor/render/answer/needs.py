@@ -51,12 +51,15 @@ def _fit_words(advice: Advice) -> str:
     estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
     split = any(stage.is_sharded for stage in advice.recommendation.stages)
     parted = ", split over the GPUs" if split else ""
+    unknown = "whether it fits is not known"
+    if any(stage.offloads for stage in advice.recommendation.stages):
+        unknown += ", since the computer's own memory is not"
     words = {
         "fits": f"it fits{parted}",
         "tight": f"it fits{parted}, with little to spare",
         "may_fit": f"it may fit{parted or ': --dry-run measures it in about a minute'}",
         "too_big": "it does not fit",
-        "unknown": "whether it fits is not known",
+        "unknown": unknown,
     }
     if hardware.kind == "unknown":
         return f"; {words['unknown']}: `--gpu` says which GPU"
