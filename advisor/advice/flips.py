@@ -123,7 +123,7 @@ def _is_consistent(
 def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
     """The nearest amounts of rows, tokens and tasks, up and down, at which the answer changes."""
     for fact in (case.ruleset.facts[name] for name in AMOUNTS):
-        cuts = _cuts(case, fact)
+        cuts = amount_cuts(case.ruleset, fact)
         current = decision.facts.get(fact.id)
         points = _points(fact, cuts)
         above = [point for point in points if current is None or point > current]
@@ -149,7 +149,7 @@ def edges_near(case: Case, decision: Decision) -> tuple[str, ...]:
         current = decision.facts.get(fact.id)
         if not current:
             continue
-        for cut in _cuts(case, fact):
+        for cut in amount_cuts(case.ruleset, fact):
             if cut <= NEAR * current and current <= NEAR * cut:
                 below, above = (
                     str(case.with_answers({fact.id: value}).composition)
@@ -160,10 +160,10 @@ def edges_near(case: Case, decision: Decision) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _cuts(case: Case, fact: Fact) -> list[float]:
+def amount_cuts(ruleset: Ruleset, fact: Fact) -> list[float]:
     """Where some rule of a step tells two amounts apart."""
-    tables = (name for name in case.ruleset.tables if name != SETTINGS)
-    rules = (rule for name in tables for rule in judged_rules(case.ruleset, name))
+    tables = (name for name in ruleset.tables if name != SETTINGS)
+    rules = (rule for name in tables for rule in judged_rules(ruleset, name))
     return cuts_of(one for rule in rules for one in rule.when if one.fact == fact.id)
 
 

@@ -6,11 +6,12 @@ from itertools import islice, product
 import pytest
 
 from advisor.advice.case import Case, decide
+from advisor.advice.flips import amount_cuts
 from advisor.data.amounts import data_requirements
-from advisor.ruleset.facts import signals
+from advisor.ruleset.facts import load_facts, signals
 from tests.advice.public_situations import recommended
 from tests.advice.sanity import random_known, situation_for, violations
-from tests.advice.situations import RULES, drawn
+from tests.advice.situations import RULES, advised, drawn
 from tests.conftest import scaled
 
 SIGNALS = signals(RULES.facts)
@@ -249,3 +250,20 @@ def test_a_what_if_ends_where_the_whole_decision_does(change):
         case = Case.build(situation, RULES).with_suggestion()
         asked, decided = (case.with_answers(change) for _ in range(2))
         assert str(asked.composition) == str(decided.decision.composition), seed
+
+
+@pytest.mark.parametrize("task", sorted(load_facts()["task"].values))
+def test_no_number_of_rows_turns_a_firm_answer(task):
+    """Between n and n + 1 examples no strong answer becomes another one: both sides are weak."""
+    fact, ruleset = load_facts()["data_rows"], RULES
+    rng = random.Random(task)
+    stated_facts = {"budget": "medium", "depth": "task", "priority": "quality", "teacher": "none"}
+    for cut in map(int, amount_cuts(ruleset, fact)):
+        kind = rng.choice(["paired", "paired", "preference", "unpaired_feedback", "raw_text"])
+        below, above = (
+            advised(task=task, data_kind=kind, data_rows=rows, **stated_facts)
+            for rows in (cut - 1, cut)
+        )
+        if below.recommendation.composition != above.recommendation.composition:
+            assert {below.certainty.strength, above.certainty.strength} == {"weak"}, (cut, kind)
+            assert any(f"{cut:,}" in doubt for doubt in below.certainty.doubts), (cut, kind)
