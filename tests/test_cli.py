@@ -20,7 +20,7 @@ from advisor.cli import COMMANDS, advise
 from advisor.commands import demo
 from advisor.methods import schemes
 from advisor.plan.read import read_plan
-from tests.conftest import PAIRS, ROOT
+from tests.conftest import ROOT
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG
 
@@ -36,6 +36,8 @@ def rows(count=60, **form):
     )
 
 
+# More than a handful, with which a prompt would be tried first.
+PAIRS = rows(240, question="What is {0} plus {0}?", answer="It is twice {0}, of course.")
 PREFERENCE = {"prompt": "Question {}?", "chosen": "A good answer {}.", "rejected": "Bad {}."}
 
 

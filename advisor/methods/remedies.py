@@ -55,25 +55,18 @@ class Remedy(Struct, frozen=True, kw_only=True):
     )
     beside_training: Annotated[str, "which half does what, where something is trained too"] = ""
     also: tuple[Also, ...] = ()
-    # The first step for whom it is there already: nothing has to be set up.
     begun: Annotated[tuple[Also, ...], "the first step where it is there already"] = ()
     sources: tuple[Source, ...] = ()
 
-    def notes_for(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """What is said besides in a situation with these facts."""
-        return _said(self.also, facts)
-
-    def first_if_begun(self, facts: Mapping[str, Any]) -> str:
-        """The first step where the facts say that it is there already; else ""."""
-        return " ".join(_said(self.begun, facts))
-
-
-def _said(notes: tuple[Also, ...], facts: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(
-        one.text
-        for one in notes
-        if all(facts.get(name) == value for name, value in one.when.items())
-    )
+    def notes_for(
+        self, facts: Mapping[str, Any], notes: tuple[Also, ...] | None = None
+    ) -> tuple[str, ...]:
+        """What is said besides in a situation with these facts, or of other notes."""
+        return tuple(
+            one.text
+            for one in (self.also if notes is None else notes)
+            if all(facts.get(name) == value for name, value in one.when.items())
+        )
 
 
 def remedy_file() -> Keys:

@@ -69,7 +69,7 @@ def next_steps(advice: Advice) -> tuple[NextSteps, ...]:
 def _remedy_steps(advice: Advice, found: Remedy) -> NextSteps:
     trains = bool(advice.recommendation.composition.chain)
     halves = (found.beside_training,) if trains and found.beside_training else ()
-    at_home, begun = stays_at_home(advice), found.first_if_begun(advice.facts)
+    at_home, begun = stays_at_home(advice), " ".join(found.notes_for(advice.facts, found.begun))
     return NextSteps(
         remedy=found.id,
         first=begun or found.first,
