@@ -172,7 +172,7 @@ def test_each_of_several_tasks_is_measured_on_a_base_that_is_loaded_once(typed, 
     names = ("legal", "sales", "hr")
     for name in names:
         form = {"prompt": f"{name}, question {{}}?", "completion": f"In {name} it takes {{}} days."}
-        (tmp_path / f"{name}.jsonl").write_text(rows(**form))
+        (tmp_path / f"{name}.jsonl").write_text(rows(240, **form))
     tasks = " ".join(f"--tasks {name}={name}.jsonl" for name in names)
     advice = answer(f"--task multi_department {tasks} {MODEL} --plan plan.yaml")
     single = [one["times"] for one in json.loads(typed("estimate plan.yaml --json")[1])]
@@ -295,7 +295,7 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, files
 
 def test_a_mapping_makes_odd_columns_usable(answer, tmp_path):
     """`--map question=COL answer=COL` is kept in the plan; of two limits both are kept."""
-    (tmp_path / "odd.jsonl").write_text(rows(foo="What is {}?", bar="It is {}."))
+    (tmp_path / "odd.jsonl").write_text(rows(240, foo="What is {}?", bar="It is {}."))
     asked = f"--task qa --gpu none {SMALL} --data odd.jsonl --map question=foo answer=bar"
     document = answer(f"{asked} --budget usd=5 --budget hours=3")
     assert document["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
