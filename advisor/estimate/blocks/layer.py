@@ -62,6 +62,7 @@ def block_key(run: Run) -> BlockSettings:
         wide_list=not run.device.is_cpu,
         corrected_experts=correction_ends(run) > 0,
         scan_kernels=not run.is_ours or run.stage.kernels == "hub",
+        own_blocks=not (run.is_ours or run.trainer["accelerate"]),
         looped_experts=run.trainer["linear_experts"],
     )
 
@@ -217,7 +218,7 @@ def _fused(o: Operations) -> bool:
 
 
 def _activated(o: Operations, x: Tensor) -> Tensor:
-    if o.style.activation == "steps" and not o.settings.compiled:
+    if o.style.activation == "steps" and not (o.settings.compiled or o.settings.own_blocks):
         return o.gelu_in_steps(x)
     return o.activate(x, saves_output=o.style.activation == "output")
 

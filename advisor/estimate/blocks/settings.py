@@ -45,6 +45,8 @@ class BlockSettings(NamedTuple):
     model_dropout: bool = True  # the model's own dropout, where its family has one
     # The tensors of experts have corrections (PEFT's target_parameters).
     corrected_experts: bool = False
+    # Not transformers' modules, whose gelu is written out in elementary operations.
+    own_blocks: bool = False
     # Kernels for linear attention and state space layers (fla, mamba_ssm).
     scan_kernels: bool = False
     # Experts are linear layers run one after the other (transformers 4).
