@@ -20,8 +20,8 @@ LOSS_FULL_BYTES, LOSS_SHIFTED_LABELS_BYTES = 14.0, 12.0
 LOSS_FUSED_BYTES = 8.0
 LOSS_COMPILED_BYTES = 8.0  # 16-bit logits, log-softmax whose place its gradient takes, 16 bit again
 # A compiled model hands 16-bit logits to an eager loss: they stand beside their float32 copy,
-# log-softmax, and the gradients of both, 14 to 18 bytes by what the loop keeps (prime-rl's benchmarks of 0.6B, January 2026, at 8,192 and
-# 16,384 tokens).
+# log-softmax, and the gradients of both, 14 to 18 bytes by what the loop keeps (prime-rl's
+# benchmarks of 0.6B, January 2026, at 8,192 and 16,384 tokens).
 LOSS_OUTSIDE_BYTES = 16.0
 LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
 LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient
