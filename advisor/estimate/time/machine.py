@@ -88,6 +88,12 @@ REFERENCE_FLOPS, SLOWDOWN = 312e12, 0.22
 # clock and SM (rules/hardware/sources.yaml)
 BEST_MATMUL_SHARE, BEST_OF_HALF = 0.82, 0.95
 BANDWIDTH_SHARE = 0.8  # of the data sheet, what streaming kernels reach
+# Flash attention's backward pass against a plain product on the same card: FlashAttention 2, and
+# FlashAttention 3 on Hopper (prime-rl's benchmarks at 65,536 tokens, 2026-02).
+ATTENTION_SHARE, HOPPER_ATTENTION_SHARE = 0.45, 0.65
+# Of what an H100's loops would reach on a B200 or GB200, what they did reach there: torchao's and
+# prime-rl's runs of 4B and 8B (2025-03 to 2026-02) were 1.5 to 1.9 times slower than that.
+BLACKWELL_SHARE = 0.65
 # The best fp8 product of an H100 against its peak (1402.6 of 1979 TFLOP/s, ml-engineering's MAMF
 # table) is a smaller share than the best bf16 one (794.5 of 989).
 NARROW_SHARE = 0.88
@@ -123,6 +129,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     on_network: bool = False  # devices of several machines
     memory_bytes: int | None = None
     narrow_gain: float | None = None  # of fp8 products over 16-bit ones; None: no such units
+    attention_share: float = ATTENTION_SHARE
     float32_share: float = 1.0  # of `flops`, what products of float32 reach
 
     def link_s(self, size_bytes: float, gpus: int) -> float:
@@ -163,11 +170,12 @@ def machine_of(
         return None
     share = BEST_OF_HALF if gpu.half_rate else BEST_MATMUL_SHARE
     best = gpu.achieved_flops or share * gpu.bf16_flops
-    flops = (
-        best * MATMUL_SHARE * (REFERENCE_FLOPS / gpu.bf16_flops) ** SLOWDOWN
-        if gpu.bf16_flops > REFERENCE_FLOPS
-        else best * MATMUL_SHARE
-    )
+    flops = best * MATMUL_SHARE
+    if gpu.bf16_flops > REFERENCE_FLOPS:
+        flops *= (REFERENCE_FLOPS / gpu.bf16_flops) ** SLOWDOWN
+    generation = (gpu.compute_capability or (0, 0))[0]
+    if generation == 10:
+        flops *= BLACKWELL_SHARE
     reach = (network_speeds if machines > 1 else link_speeds)(gpu.link, interconnect)
     return Machine(
         flops=flops,
@@ -179,6 +187,7 @@ def machine_of(
         link_guess=reach.guess,
         on_network=machines > 1,
         launch_share=1.0,
+        attention_share=HOPPER_ATTENTION_SHARE if generation == 9 else ATTENTION_SHARE,
         note=gpu.name,
         memory_bytes=gpu.memory_bytes,
         narrow_gain=(

@@ -15,7 +15,6 @@ from advisor.methods.rewards import models_that_score
 # Of the bytes below, those that reach memory: the rest is found in the card's cache by the next
 # kernel (the median over published speeds).
 TRAFFIC_SHARE = 0.75
-ATTENTION_SHARE = 0.45  # flash attention's backward pass against a plain matmul on the same card
 NARROW_DTYPES = ("fp8", "mxfp8", "nvfp4")
 FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
 # Models whose code in transformers sends every token through every expert, times a score that is
@@ -118,7 +117,7 @@ def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool
     # 4 q s forward and 8 backward; a causal kernel skips half.
     eager = run.stage.attention == "eager"
     attention = (12.0 + (4.0 if passes_of(run) == 4 else 0.0)) * d.attended(length, whole=eager)
-    attention *= 1.0 if eager else 0.5 / ATTENTION_SHARE
+    attention *= 1.0 if eager else 0.5 / machine.attention_share
     corrected = 0.0
     if correction_ends(run) > 0:  # experts whose sum with the correction gets a gradient
         corrected = 2.0 * d.routed_layers * d.used_experts * 3 * d.hidden * d.expert_width
