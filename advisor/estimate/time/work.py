@@ -137,7 +137,7 @@ def traffic_bytes(run: Run, machine: Machine, length: float) -> float:
     """
     d = run.dims
     is_fused = (
-        run.stage.compile or run.stage.kernels not in ("none", "auto")
+        run.stage.compile or run.stage.kernels not in ("none", "auto") or run.has_fused_layers
         or not machine.overlaps  # a CPU keeps what kernels hand on in its caches
     )  # fmt: skip
     forward, backward = (
