@@ -464,7 +464,9 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
         """
         logits = self.objective.logits
         whole_on_cpu = self.device.is_cpu and logits == "tiles_on_gpu"
-        whole = logits in ("whole", "parts") or whole_on_cpu
+        # Those who write answers themselves mostly score them by whole logits.
+        others = not self.is_ours and self.objective.answers
+        whole = logits in ("whole", "parts") or whole_on_cpu or others
         if stated := self.stated.get("loss"):
             found = str(stated)
         elif self.is_ours and (logits == "parts" or whole_on_cpu):
