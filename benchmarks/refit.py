@@ -47,6 +47,7 @@ from tools.generate.accuracy_bands import (
     fitted,
     fitted_without_each,
     is_inside,
+    recent,
 )
 
 TITLE = (
@@ -178,6 +179,7 @@ def leave_out() -> LeftOut:
             if change is without_trainer:
                 unnamed[name] = changed
     use(AS_THEY_ARE)
+    found[KNOWN] += distances(recent())
     return LeftOut(as_is, named, unnamed, found)
 
 
@@ -217,7 +219,7 @@ def record(found: LeftOut) -> list[str]:
         ("unnamed", found.unnamed, unnamed),
     ):
         numbers = summary(flat(cases)) | {
-            "inside": statistics.mean(inside.values()),
+            "inside": statistics.mean(inside[str(case.facts["id"])] for case in flat(cases)),
             "inside_by_source": statistics.mean(shares_inside(cases, inside).values()),
         }
         lines.append(f"  {title}: {json.dumps(rounded(numbers))}")

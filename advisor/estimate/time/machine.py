@@ -82,7 +82,7 @@ def weight_bytes(run: Run, *, routed: float, width: int) -> float:
 MATMUL_SHARE = 0.92
 # ... and how that share falls as cards get faster: published median MFU of tuned loops, 0.6 on A100
 # and 0.42 on H100, over their peaks of 312 and 989 TFLOP/s.
-REFERENCE_FLOPS, SLOWDOWN = 312e12, 0.22
+REFERENCE_FLOPS, SLOWDOWN = 312e12, 0.27
 # of the peak, where nobody measured the card (A100 0.86, H100 0.80 in ml-engineering's MAMF table);
 # GeForce cards, whose tensor cores are held to half their rate, reach it: 511.9 of 512 FLOP per
 # clock and SM (rules/hardware/sources.yaml)
@@ -90,7 +90,7 @@ BEST_MATMUL_SHARE, BEST_OF_HALF = 0.82, 0.95
 BANDWIDTH_SHARE = 0.8  # of the data sheet, what streaming kernels reach
 # Flash attention's backward pass against a plain product on the same card: FlashAttention 2, and
 # FlashAttention 3 on Hopper (prime-rl's benchmarks at 65,536 tokens, 2026-02).
-ATTENTION_SHARE, HOPPER_ATTENTION_SHARE = 0.45, 0.65
+ATTENTION_SHARE, HOPPER_ATTENTION_SHARE = 0.45, 0.6
 # Of what an H100's loops would reach on a B200 or GB200, what they did reach there: torchao's and
 # prime-rl's runs of 4B and 8B (2025-03 to 2026-02) were 1.5 to 1.9 times slower than that.
 BLACKWELL_SHARE = 0.65
