@@ -35,7 +35,12 @@ from advisor.ruleset.facts import load_facts
 from advisor.ruleset.lint import REFRESH_FILE
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
-from advisor.situation.catalogue import organisation_models, suggested_models, typical_sizes
+from advisor.situation.catalogue import (
+    named_file,
+    organisation_models,
+    suggested_models,
+    typical_sizes,
+)
 from advisor.situation.names import scope_file
 from advisor.situation.suggestions import template_families
 from tests.conftest import ROOT
@@ -73,6 +78,7 @@ SHIPPED = [
     ("prices/on-demand.yaml", "on_demand_usd_per_h", "@:", catalogue_gpus),
     ("prices/purchase.yaml", "source", "{value: 329, kind: msrp, @: msrp-3060}", catalogue_gpus),
     ("models/qwen.yaml", "hidden_size", "    @: 5120", lambda: organisation_models("qwen")),
+    ("models/named.yaml", "asked", '1b", @: true', named_file),
     ("models/typical_sizes.yaml", "tied", "@: true", typical_sizes),
     ("models/suggestions.yaml", "params_b", "    @: 0.135", suggested_models),
     ("data/amounts.yaml", "too_few", "@: 16", data_requirements),
@@ -101,7 +107,7 @@ SHIPPED = [
     ("updates/lora.yaml", "confidence", "@: practice}", read_rules),
 ]  # fmt: skip
 CACHED = (
-    catalogue_gpus, cuda_facts, organisation_models, typical_sizes, suggested_models,
+    catalogue_gpus, cuda_facts, organisation_models, typical_sizes, named_file, suggested_models,
     data_requirements, resources.method_roots, rollout_warnings, template_families, shipped_sources,
 )  # fmt: skip
 

@@ -58,9 +58,11 @@ from advisor.schema.rules import (
 )
 from advisor.situation.catalogue import (
     MODEL_FILE,
+    NAMED_FILE,
     NOT_ORGANISATIONS,
     SIZES_FILE,
     catalogue_entry,
+    named_file,
     organisation_models,
     suggested_models,
     suggestions_shape,
@@ -79,6 +81,7 @@ CATALOGUES = (
     Catalogue("accelerators", kernels.ACCELERATORS_FILE, (kernels.accelerators,)),
     Catalogue("not-supported", gpu_files.NOT_SUPPORTED_FILE, (gpu_files.not_supported_devices,)),
     Catalogue("sizes", SIZES_FILE, (typical_sizes,)),
+    Catalogue("named", NAMED_FILE, (named_file,)),
     Catalogue("families", families.FAMILIES_FILE, (families.families,)),
     Catalogue("layouts", LAYOUTS_FILE, (layouts,)),
     Catalogue("strategies", strategies.STRATEGIES_FILE, (strategies.strategies,)),

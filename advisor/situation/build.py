@@ -5,7 +5,6 @@ The only place that joins them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +15,17 @@ import advisor.data
 from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.types import AnswerSet, DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import format_count
-from advisor.methods.families import DECODER, family_of_name, kind_of_type
+from advisor.methods.families import DECODER, kind_of_type
 from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus, is_marketplace
-from advisor.situation.catalogue import is_instruct
 from advisor.situation.data import ReadData, Reader, own_tokenizer, path_beside, read_data
-from advisor.situation.models import HUB_ID, model_shape
 from advisor.situation.names import (
+    about_reading,
     hardware_out_of_scope,
     model_meant,
-    near_models,
+    named_shape,
     original_of,
     out_of_scope,
-    read_as,
 )
 from advisor.situation.past_runs import read_past_runs
 from advisor.situation.suggestions import (
@@ -52,7 +49,6 @@ MAX_SUGGESTED_B = 8.5
 # Whether the model follows instructions, by what was stated.
 START_SIGNALS = {"base_model_untuned": False, "instruct_model_start": True}
 WITH_ANSWERS = ("paired", "preference", "unpaired_feedback")  # kinds of data
-SEVERAL = re.compile(r"\s*[,;|]\s*|\s+(?:/|or|and|vs)\s+", re.IGNORECASE)
 PACKED = ("gptq", "awq")  # formats of a checkpoint that need packages of their own
 
 
@@ -157,7 +153,7 @@ def _with_models(answers: AnswerSet) -> tuple[AnswerSet, list[str]]:
         params_b = answers.value("model_params_b") if fact_id == "model" else None
         if (meant := model_meant(name, params_b)) not in (None, name):
             known[fact_id] = replace(known[fact_id], value=meant)
-            notes.append(read_as(name, meant, flag))
+            notes += about_reading(name, meant, flag)
     return replace(answers, known=known) if notes else answers, notes
 
 
@@ -323,9 +319,6 @@ def _model(answers: AnswerSet, *, online: bool) -> tuple[ModelShape | None, list
     unknown = ["model"] if shape is None or shape.origin == "size" else []
     if shape is None:
         return None, warnings, unknown
-    parts = SEVERAL.split(name) if shape.id == name and shape.origin != "folder" else ()
-    if sum(bool(HUB_ID.match(part) or family_of_name(part)) for part in parts) > 1:
-        warnings.append("model: an answer is about one model; ask again with one name of several")
     if shape.stored in PACKED and (original := original_of(shape.id)):
         warnings.append(
             f"model: {shape.id} holds rounded weights; {original}, which it was made from,"
@@ -340,21 +333,6 @@ def _model(answers: AnswerSet, *, online: bool) -> tuple[ModelShape | None, list
                 " and that counts"
             )
     return shape, warnings, unknown
-
-
-def named_shape(
-    name: str, *, params_b: float | None = None, online: bool = False
-) -> tuple[ModelShape | None, list[str]]:
-    """The shape of a model, and warnings; one of them names the models that a name may mean which
-    is none by itself ("mistral").
-    """
-    shape, warnings = model_shape(name, params_b=params_b, online=online)
-    if shape is not None:
-        return replace(shape, instruct=is_instruct(name)), warnings
-    near = () if out_of_scope(name) is not None else near_models(name, most=3)[0]
-    ids = ", ".join(model.id for model in near)
-    may_mean = [f"model: '{name}' may mean {ids}: name one of them"] if near else []
-    return None, [*warnings, *may_mean]
 
 
 def _suits_data(situation: Situation, model: ModelShape) -> tuple[str | None, list[str], str]:

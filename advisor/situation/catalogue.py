@@ -29,7 +29,7 @@ from advisor.ground.units import format_count
 from advisor.ground.yaml_files import read_shipped
 from advisor.ruleset.facts import load_facts
 
-NOT_ORGANISATIONS = ("suggestions", "typical_sizes")
+NOT_ORGANISATIONS = ("suggestions", "typical_sizes", "named")
 _COUNT = Number(whole=True, min=1)
 _TEXTS = (
     "model_type", "params_source", "source", "license", "license_source", "notes",
@@ -107,6 +107,41 @@ SIZES_FILE = Keys(
         ),
     },
     required=("sizes",),
+)
+
+
+NAMED_FILE = Keys(
+    help="Models that are known by name alone, and how people write families",
+    keys={
+        "version": VERSION,
+        "checked": Date(),
+        "sources": MapOf(of=Text(), help="short name -> what was read"),
+        "groups": ListOf(
+            of=Keys(
+                keys={
+                    "ids": ListOf(of=Text(), least=1),
+                    "like": Text(help="the model of the catalogue with the same dimensions"),
+                    "params_b": Number(above=0, help="thousands of millions, if no name says it"),
+                    "active_b": Number(above=0, help="those that one token uses"),
+                    "source": Text(help="one of `sources`"),
+                },
+                required=("ids", "source"),
+            ),
+            least=1,
+        ),
+        "spoken": ListOf(
+            of=Keys(
+                keys={
+                    "pattern": Text(help="a regular expression"),
+                    "meant": Text(help="what is read in its place"),
+                    "asked": Flag(help="whether that is a guess, to be asked about"),
+                },
+                required=("pattern", "meant"),
+            ),
+            least=1,
+        ),
+    },
+    required=("checked", "sources", "groups", "spoken"),
 )
 
 
@@ -205,6 +240,23 @@ def suggested_models() -> Mapping[str, Any]:
     return dict(read_shipped(path, shape=suggestions_shape()).data)
 
 
+@cache
+def named_file() -> Mapping[str, Any]:
+    """What rules/models/named.yaml holds."""
+    return dict(read_shipped(rules_dir() / "models" / "named.yaml", shape=NAMED_FILE).data)
+
+
+@cache
+def named_models() -> Mapping[str, Mapping[str, Any]]:
+    """Hub id -> group of every model that is known by name alone."""
+    return {hub_id: group for group in named_file()["groups"] for hub_id in group["ids"]}
+
+
+def known_ids() -> tuple[str, ...]:
+    """Every hub id of the catalogue, with those that are known by name alone."""
+    return (*catalogue_ids(), *named_models())
+
+
 INSTRUCT = re.compile(
     r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])",
     re.IGNORECASE,
@@ -221,7 +273,8 @@ LISTED_SIZE = (
 )
 TENTHS = r"(?i)(?<![\w.])(\d+)b(\d)(?![a-z0-9])"  # the 7b1 of BLOOM
 OF_EXPERTS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)b[-_ ]\d+e(?![a-z0-9])"  # used by one token
-MIXTURE = r"(?i)(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])"
+MIXTURE = r"(?i)(\d+)\s*[x*×]\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])"
+EXPERTS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)b[-_ ]*x?[-_ ]*(\d+)[-_ ]?experts?(?![a-z0-9])"
 ACTIVE = r"(?i)(?<![a-z0-9])a(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])"
 # Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
 # uses 12.9B, 8x22B has 140.6B and uses 39.2B.
@@ -232,13 +285,19 @@ STORED = re.compile(
 )  # in the name of a quantised checkpoint
 # Ends of a name that say how the same weights are stored, or who stored them.
 STORAGE = (
-    r"(?i)(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|fp?(?:8|16|32)|bf16|int[48]|bnb|[48]-?bit|unsloth|hf"
-    r"|dynamic|gguf|ggml|mlx|onnx|openvino|coreml|exl[23]|llamafile|i?q\d(?:_\w+)*|ud|i\d"
-    r"|\d\.\d+bpw|\d{5}-of-\d{5}))+$"
+    r"(?i)(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|nf4|fp?(?:8|16|32)|bf16|int-?[48]|bnb|[2-8]-?bits?"
+    r"|unsloth|hf|dynamic|gguf|ggml(?:v\d)?|mlx|onnx|openvino|coreml|exl[23]|hqq|dwq|llamafile"
+    r"|i?q\d(?:_\w+)*|ud|i\d|\d\.\d+bpw|\d{5}-of-\d{5}|w\da\d+|quanti[sz]ed|marlin|autoround"
+    r"|imatrix|(?:g|gs)?128g?|bin|safetensors))+$"
+)
+# Of these the ones that say that its weights are rounded.
+ROUNDED = re.compile(
+    r"(?i)(?<![a-z0-9])(?:gptq|awq|int-?[48]|[2-8]-?bits?|nf4|nvfp4|fp8|i?q[1-8]_\w+|exl[23]|hqq|dwq"
+    r"|gguf|ggml(?:v\d)?|w\da\d+|quanti[sz]ed|bnb)(?![a-z0-9])"
 )
 FILLER = frozenset(
     {
-        "hf", "chat", "instruct", "it", "meta", "base", "model", "the", "a", "an", "v",
+        "hf", "chat", "instruct", "it", "meta", "base", "model", "the", "a", "an", "v", "latest",
         "0.1", "0.2", "0.3",
     }
 )  # fmt: skip  # no difference in shape
@@ -336,6 +395,30 @@ def without_storage(name: str) -> str:
     return re.sub(STORAGE, "", name)
 
 
+def bare(name: str) -> str:
+    """The same of a name without the endings that say how its weights are stored."""
+    return squashed(without_storage(name.strip())).removeprefix("meta")
+
+
+def has_numbers_of(name: str, hub_id: str) -> bool:
+    """Whether every number of a name stands in a model's name as it is: not the 370 of "llama370b"
+    in Llama-3-70B.
+    """
+    return {*re.findall(r"\d+", name)} <= {*re.findall(r"\d+", hub_id)}
+
+
+def spoken(name: str) -> tuple[str, bool]:
+    """A name with the counts and families that people write in another way put as the hub writes
+    them, and whether one of them is a guess.
+    """
+    text = re.sub(EXPERTS, r"\2x\1b", re.sub(MIXTURE, r"\1x\2b", name))
+    guessed = False
+    for entry in named_file()["spoken"]:
+        text, count = re.subn(entry["pattern"], entry["meant"], text, flags=re.IGNORECASE)
+        guessed |= bool(count) and entry.get("asked", False)
+    return text, guessed
+
+
 def words_of(name: str) -> frozenset[str]:
     """The words of a name that tell one shape from another."""
     text = re.sub(r"(\d)_(\d)", r"\1.\2", without_storage(tail_of(name)).lower())
@@ -352,7 +435,7 @@ def states_size(words: Iterable[str]) -> frozenset[str]:
 
 @cache
 def _catalogue_words() -> dict[str, frozenset[str]]:
-    return {hub_id: words_of(hub_id) for hub_id in catalogue_ids()}
+    return {hub_id: words_of(hub_id) for hub_id in known_ids()}
 
 
 def same_words(name: str) -> list[str]:
@@ -380,10 +463,23 @@ def derived_from(name: str) -> list[str]:
     found = {
         hub_id: len(known)
         for hub_id, known in _catalogue_words().items()
-        if known < words and states_size(known) == sizes and len(known) > 1
+        if known < words
+        and states_size(known) == sizes
+        and len(known) > 1
+        and not _other_generation(name, hub_id)
     }
     most = max(found.values(), default=0)
     return [hub_id for hub_id, count in found.items() if count == most]
+
+
+def _other_generation(name: str, hub_id: str) -> bool:
+    """Whether a name says another version of the family than a model has: "llama 5 7b" is not made
+    from llama-7b.
+    """
+    family = re.match(r"[a-z]+", tail_of(hub_id).lower())
+    number = r"[-_ :]*v?(\d+(?:\.\d+)?)(?![\d.]*[-_ ]?[bmkxt])(?![a-z\d])"
+    found = re.search((family[0] if family else "$") + number, tail_of(name).lower())
+    return found is not None and found[1] not in words_of(hub_id)
 
 
 def nearest(name: str, others: Sequence[str] = ()) -> str | None:
@@ -396,7 +492,7 @@ def nearest(name: str, others: Sequence[str] = ()) -> str | None:
     sizes = states_size(words_of(name))
     known_names = {
         squashed(known): known
-        for known in (*reversed(catalogue_ids()), *others)
+        for known in (*reversed(known_ids()), *others)
         if not sizes or states_size(words_of(known)) == sizes
     }
     found = get_close_matches(squashed(without_storage(name)), known_names, 1, LIKE_A_NAME)

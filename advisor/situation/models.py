@@ -27,16 +27,25 @@ from advisor.model_files.config import NAMES, read
 from advisor.model_files.folder import PLAIN, DamagedFile, read_header
 from advisor.model_files.hub_cache import cached_config, cached_models, download_config, is_offline
 from advisor.situation.catalogue import (
+    ROUNDED,
+    bare,
     beginning_with,
     catalogue_entry,
     catalogue_ids,
     derived_from,
+    has_numbers_of,
+    is_instruct,
+    known_ids,
+    named_file,
+    named_models,
     nearest,
     organisation_models,
     same_words,
     size_of,
+    spoken,
     squashed,
     stored_by_name,
+    tail_of,
     typical_sizes,
     without_storage,
     words_of,
@@ -81,9 +90,11 @@ def _find_shape(
     found, warnings = _from_catalogue(name)
     if found is None and HUB_ID.match(name):
         found, warnings = _from_hub(name, online=online)
+        if found is None and (named := _by_name(name)) is not None:
+            found, warnings = named, [f"{named.id}: {named.note}"]
     if found is not None:
         return found, [*warnings, *_sizes_apart(found, params_b)]
-    alike = _copy_of(name) or _described(name)
+    alike = _copy_of(name) or _described(spoken(name)[0], name)
     if alike is not None and not _sizes_apart(alike, params_b):
         known_as = alike.note.removeprefix("shape of ")
         return alike, [
@@ -98,7 +109,7 @@ def _by_size(name: str, params_b: float | None) -> tuple[ModelShape | None, str]
     """The shape of the family that the name says, or the typical one of the size that was stated or
     that the name says; None without either. And a warning that says so.
     """
-    size = size_of(name, params_b)
+    size = size_of(spoken(name)[0], params_b)
     family = family_of_name(name)
     if family is not None and family.sizes:
         shape = _shape_of_family(family, name, size.params)
@@ -247,7 +258,8 @@ def _from_catalogue(name: str) -> tuple[ModelShape | None, list[str]]:
         found = [hub_id for hub_id in ids if hub_id.lower() == wanted]
         warnings = []
     else:
-        found = [hub_id for hub_id in catalogue_ids() if squashed(hub_id) == short]
+        ids = (one for one in catalogue_ids() if squashed(one) == short)
+        found = [hub_id for hub_id in ids if has_numbers_of(name, hub_id)]
         warnings = [f"'{name}' read as {found[0]}"] if found else []
     if len(found) != 1:
         return None, []
@@ -303,26 +315,61 @@ def _filled_shape(hub_id: str, entry: Mapping[str, Any], source: str) -> ModelSh
     return replace(shape, note="; ".join(filter(None, (typical_values, shape.note))))
 
 
-def _copy_of(name: str) -> ModelShape | None:
-    """The shape of the catalogue model that a name is a copy of, stored in another way or by
-    somebody else ("unsloth/Qwen3-8B-bnb-4bit").
+def _by_name(hub_id: str) -> ModelShape | None:
+    """The shape of a model that is known by name alone: of the model that it is like, else a
+    typical one of its size; None for all others.
     """
-    wanted = {squashed(name), squashed(without_storage(name))}
-    shape = _plainest(
-        hub_id
-        for hub_id in catalogue_ids()
-        if squashed(hub_id) in wanted or squashed(without_storage(hub_id)) in wanted
+    known = {one.lower(): one for one in named_models()}.get(hub_id.lower())
+    if known is None:
+        return None
+    group = named_models()[known]
+    source = f"rules/models/named.yaml ({named_file()['sources'][group['source']]})"
+    if like := group.get("like"):
+        shape = _named(_catalogue_shape(like), known, note=f"it has the dimensions of {like}")
+        return replace(shape, source=source, thinks=None)
+    size, active = size_of(known, group.get("params_b")), group.get("active_b")
+    shape = shape_from_size(
+        size.params or 0, known, active_params=round(active * 1e9) if active else size.active
     )
-    return None if shape is None else _named(shape, name, note=f"a copy of {shape.id}")
+    note = "its size is known and its dimensions are not, so typical values were taken"
+    return replace(shape, origin="catalogue", source=source, note=note)
 
 
-def _described(name: str) -> ModelShape | None:
+def _known_shape(hub_id: str) -> ModelShape:
+    """The shape of a model of `known_ids`."""
+    return _by_name(hub_id) or _catalogue_shape(hub_id)
+
+
+def original_by_name(name: str) -> str:
+    """The known model that a copy was made from whose name differs in how it is stored alone."""
+    wanted = {squashed(name).removeprefix("meta"), bare(name)}
+    plain = tail_of(without_storage(name))
+    found = [
+        one
+        for one in known_ids()
+        if bare(one) in wanted and not stored_by_name(one) and has_numbers_of(plain, one)
+    ]
+    return min(found, key=len, default="")
+
+
+def _copy_of(name: str) -> ModelShape | None:
+    """The shape of the model that a name is a copy of, stored in another way or by somebody else
+    ("unsloth/Qwen3-8B-bnb-4bit").
+    """
+    is_copy = "/" in name or ROUNDED.search(name)
+    original = original_by_name(name) if is_copy else ""
+    shape = _known_shape(original) if original else None
+    return None if shape is None else _named(shape, name, note=f"a copy of {original}")
+
+
+def _described(said: str, name: str) -> ModelShape | None:
     """A catalogue model that the words of a description single out ("Llama 3 8B"), or that a
     fine-tuned copy is named after, unless candidates differ in shape.
     """
-    shape = _plainest(same_words(name) or derived_from(name)) or _plainest(
-        beginning_with(name), alike=ALIKE
-    )
+    more = beginning_with(said)
+    # What a tag "latest" stands for moves between the sizes of a family.
+    same = [*same_words(said), *(more if said.lower().endswith(":latest") else ())]
+    shape = _plainest(same or derived_from(said), said) or _plainest(more, said, alike=ALIKE)
     if shape is None:
         return None
     return replace(_named(shape, name, note=f"shape of {shape.id}"), origin="size")
@@ -332,14 +379,15 @@ def _named(shape: ModelShape, name: str, *, note: str) -> ModelShape:
     return replace(shape, id=name, license=None, gated=None, stored=None, note=note)
 
 
-def _plainest(ids: Iterable[str], *, alike: float | None = None) -> ModelShape | None:
-    """One of these catalogue models: in 16 bit before quantised ones, then the one with the
-    shortest name; None if they differ in shape.
+def _plainest(ids: Iterable[str], name: str, *, alike: float | None = None) -> ModelShape | None:
+    """One of these catalogue models: in 16 bit before quantised ones, one that follows instructions
+    only if the name says so, then the one with the shortest name; None if they differ in shape.
 
     Args:
+        name: What they were found for.
         alike: How far their sizes may be apart, as a share; None: as far as they are.
     """
-    shapes = [_catalogue_shape(hub_id) for hub_id in ids]
+    shapes = [_known_shape(hub_id) for hub_id in ids]
     kinds = {
         (shape.layers, shape.hidden_size, shape.intermediate_size, shape.kv_heads, shape.experts)
         for shape in shapes
@@ -350,7 +398,15 @@ def _plainest(ids: Iterable[str], *, alike: float | None = None) -> ModelShape |
     if alike is not None and max(counts) > (1 + alike) * min(counts):
         return None
     # "llama 8b" is Llama-3.1-8B rather than a model distilled into it, which thinks.
-    return min(shapes, key=lambda shape: (shape.stored is not None, len(words_of(shape.id))))
+    instruct = is_instruct(name) is True
+    return min(
+        shapes,
+        key=lambda shape: (
+            shape.stored is not None,
+            (is_instruct(shape.id) is True) is not instruct,
+            len(words_of(shape.id)),
+        ),
+    )
 
 
 # --------------------------------------------------------------------------- the hub

@@ -11,11 +11,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
@@ -27,12 +28,16 @@ from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 from advisor.methods.families import DECODER, ENCODER, kind_of_type
 from advisor.model_files.hub_cache import cached_config, cached_models, has_weights, is_offline
 from advisor.situation.catalogue import (
+    ROUNDED,
     SHORTEST,
-    catalogue_ids,
+    has_numbers_of,
     is_instruct,
+    known_ids,
+    named_models,
     organisation_models,
     put_right,
     size_of,
+    spoken,
     squashed,
     states_size,
     stored_by_name,
@@ -41,7 +46,14 @@ from advisor.situation.catalogue import (
     without_storage,
     words_of,
 )
-from advisor.situation.models import HUB_ID, SAME_SIZE, is_path, model_shape, shape_from_folder
+from advisor.situation.models import (
+    HUB_ID,
+    SAME_SIZE,
+    is_path,
+    model_shape,
+    original_by_name,
+    shape_from_folder,
+)
 from advisor.situation.types import OutOfScope
 
 HARDWARE = "unsupported_hardware"  # the kind of what rules/hardware/not-supported.yaml lists
@@ -230,14 +242,9 @@ def _model_type(path: Path) -> str | None:
 
 
 def original_of(name: str) -> str:
-    """The catalogue's model that a packed copy was made from, as far as its name tells."""
-    wanted = _bare(name)
-    plain = (hub_id for hub_id in catalogue_ids() if stored_by_name(hub_id) is None)
-    return min((hub_id for hub_id in plain if _bare(hub_id) == wanted), key=len, default="")
-
-
-def _bare(name: str) -> str:
-    return squashed(without_storage(name.strip())).removeprefix("meta")
+    """The known model that a packed copy was made from, as far as its name tells."""
+    plain = without_storage(name.strip())
+    return original_by_name(name) or ("" if plain == name else model_meant(tail_of(plain)) or "")
 
 
 # --------------------------------------------------------------------------- the file
@@ -277,6 +284,11 @@ def scope_file() -> Mapping[str, Any]:
 
 MOST = 7  # of a list that is shown: it stays on a screen of 24 lines
 VERSIONS = 20  # a number above it in a name is a date
+# What stands between two names in one field: "20b/120b", "Scout/Maverick", "one and another".
+SEVERAL = re.compile(
+    r"\s*[,;|]\s*|\s+(?:/|&|\+|or|and|vs\.?)\s+|/(?=\d[\d.]*[bkm]\b)|(?<=[a-z])/(?=[a-z]+$)",
+    re.IGNORECASE,
+)
 HUGE = 200e9  # parameters: what nobody means who names a family alone
 
 
@@ -307,7 +319,8 @@ def look_up_name(name: str) -> NameLookup:
         return NameLookup(id=name, note=f"{outside.what}; the answer says where to go with it")
     if is_path(name):
         return _folder(name)
-    if (known := _known(name)) is not None:
+    known = None if models_named(name) else _known(spoken(name)[0])
+    if known is not None and not also_meant(name, known):
         read = "" if known == name else f"read as {known}; "
         return NameLookup(id=known, note=read + about(known))
     problem = ""
@@ -326,8 +339,8 @@ def model_meant(name: str, params_b: float | None = None) -> str | None:
     """The model that a name as people say it is read as where nobody can be asked: "qwen 7b" is the
     first of those that the wizard offers.
 
-    None for an id or a path, for a name that fits no model as it is written, and for one that fits
-    models of several sizes: such a description stays one.
+    None for an id or a path, for a name that fits no model as it is written, for one that fits
+    models of several sizes, and for two names: such a description stays one.
 
     Args:
         name: As it was stated.
@@ -336,28 +349,120 @@ def model_meant(name: str, params_b: float | None = None) -> str | None:
     name = name.strip()
     if not name or "/" in name or is_path(name) or out_of_scope(name) is not None:
         return None
-    found = [known] if (known := _known(name)) is not None else []
-    if not found:
-        ordered, wanted = _ordered(name)
-        found = [hub_id for hub_id in ordered if _has_size(hub_id, name)]
-        if not all(_fits(wanted, words_of(one.replace("/", "-")), one) for one in found):
-            return None
-        found = found if wanted == words_of(name) else []
-    size = size_of(name, params_b).params or (_params(found[0]) if found else 0)
+    said, guessed = spoken(name)
+    if guessed or models_named(name):
+        return None
+    found = [known] if (known := _known(said)) is not None else _candidates(said)
+    size = size_of(said, params_b).params or (_params(found[0]) if found else 0)
     alike = size and all(abs(_params(one) / size - 1) < SAME_SIZE for one in found)
     return found[0] if found and alike else None
 
 
-def shape_meant(name: str, *, params_b: float | None = None) -> tuple[ModelShape | None, list[str]]:
+def _candidates(said: str) -> list[str]:
+    """The models that a name fits as it is written, best first, with the version that it says."""
+    ordered, wanted = _ordered(said)
+    found = [hub_id for hub_id in ordered if _has_size(hub_id, said)]
+    words = {one: _all_words(one) for one in found}
+    if wanted != words_of(_joined(said)):
+        return []
+    if all(_begins(said, one) or _fits(wanted, words[one], one) for one in found):
+        return [
+            one for one in found if _begins(said, one) or wanted - states_size(wanted) <= words[one]
+        ]
+    return []
+
+
+def also_meant(name: str, meant: str) -> tuple[str, ...]:
+    """Models of the same size that a name may stand for as well as for the one that it is read as:
+    other versions of the family where it says none, and others that have as many words more.
+    """
+    said = spoken(name.strip())[0]
+    if name.strip().lower() == tail_of(meant).lower():
+        return ()
+    wanted = words_of(_joined(said))
+    told = {meant: _apart(meant, wanted)}
+    for one in _candidates(said):
+        known, here = told[meant], _apart(one, wanted)
+        if len(here[0]) == len(known[0]) and here not in told.values():
+            told[one] = here
+    return tuple(told)[1:]
+
+
+def _apart(hub_id: str, wanted: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """The words and the versions that a model's name has beside the wanted ones."""
+    more = words_of(hub_id) - wanted - states_size(words_of(hub_id))
+    versions = {word for word in more if re.fullmatch(r"\d{1,2}(?:\.\d+)?|\d+k", word)}
+    return frozenset(word for word in more if word.isalpha() and len(word) > 1), frozenset(versions)
+
+
+def models_named(name: str) -> tuple[str, ...]:
+    """The first of what each of several names in one field means; none if there is but one name."""
+    parts = [part for part in SEVERAL.split(name.strip()) if part]
+    if len(parts) < 2 or (HUB_ID.fullmatch(name) and not re.search(r"/\d[\d.]*[bkm]$", name, re.I)):
+        return ()
+    if unit := re.search(r"(?i)\d([bkm])$", parts[-1]):  # "7/32B"
+        parts[0] = re.sub(r"(?<![\w.])(\d[\d.]*)$", rf"\1{unit[1]}", parts[0])
+    found: dict[str, None] = {}
+    for part in parts:
+        # "Scout/Maverick", "20b/120b": what is before the first holds for the others.
+        whole = (
+            part if _says_family(part) else re.sub(r"[^\s_-]+$", lambda _, to=part: to, parts[0])
+        )
+        if _says_family(whole):
+            ordered, right = _ordered(spoken(whole)[0])
+            found |= dict.fromkeys([one for one in ordered if right & words_of(one)][:1])
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _says_family(name: str) -> bool:
+    return bool(words_of(_joined(name)) & _families())
+
+
+def shape_meant(
+    name: str, *, params_b: float | None = None, online: bool = False
+) -> tuple[ModelShape | None, list[str]]:
     """The shape of the model that a name means, and what is said of it."""
     meant = model_meant(name, params_b)
-    shape, warnings = model_shape(meant or name, params_b=params_b)
-    return shape, [*([read_as(name, meant)] if meant else []), *warnings]
+    shape, warnings = named_shape(meant or name, params_b=params_b, online=online)
+    return shape, [*(about_reading(name, meant) if meant else []), *warnings]
 
 
-def read_as(name: str, meant: str, flag: str = "--model") -> str:
-    """The sentence that says which model a name was read as."""
-    return f"'{name}' read as {meant}; {flag} names another"
+def named_shape(
+    name: str, *, params_b: float | None = None, online: bool = False
+) -> tuple[ModelShape | None, list[str]]:
+    """The shape of a model, and warnings; one of them names the models that a name may mean which
+    is none by itself ("mistral"), or the several that it names.
+    """
+    if several := models_named(name):
+        ids = ", ".join(several)
+        shape, _ = model_shape(several[0])
+        one = f"model: '{name}' names {ids}, and an answer is about one model: name one of them"
+        return shape and replace(shape, id=name, origin="size"), [f"{one}; taken as {several[0]}"]
+    shape, warnings = model_shape(name, params_b=params_b, online=online)
+    if shape is not None and (shape.origin != "size" or is_path(name)):
+        return replace(shape, instruct=is_instruct(name)), warnings
+    near = () if out_of_scope(name) is not None else near_models(name, most=3)[0]
+    ids = ", ".join(model.id for model in near)
+    may_mean = [f"model: '{name}' may mean {ids}: name one of them"] if near else []
+    return shape and replace(shape, instruct=is_instruct(name)), [*warnings, *may_mean]
+
+
+def about_reading(name: str, meant: str, flag: str = "--model") -> list[str]:
+    """Which model a name was read as, what else it may mean, and that a copy was named."""
+    others = ", ".join(also_meant(name, meant)[:3])
+    return [
+        f"'{name}' read as {meant}; {flag} names another",
+        *(
+            [f"model: '{name}' may also mean {others}: name the one that is meant"]
+            if others
+            else []
+        ),
+        *(
+            [f"model: '{name}' names a copy with rounded weights; training starts from {meant}"]
+            if ROUNDED.search(name)
+            else []
+        ),
+    ]
 
 
 def _folder(name: str) -> NameLookup:
@@ -394,6 +499,8 @@ def _known(name: str) -> str | None:
     """
     ids = _every_id()
     wanted = name.lower()
+    if wanted.endswith(":latest"):
+        return None
     whole = [hub_id for hub_id in ids if wanted in (hub_id.lower(), tail_of(hub_id).lower())]
     alike = whole or [hub_id for hub_id in ids if words_of(hub_id) == words_of(name)]
     if whole or any(squashed(hub_id) == squashed(name) for hub_id in alike):
@@ -402,7 +509,32 @@ def _known(name: str) -> str | None:
 
 
 def _every_id() -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*catalogue_ids(), *cached_models())))
+    return tuple(dict.fromkeys((*known_ids(), *cached_models())))
+
+
+@cache
+def _families() -> frozenset[str]:
+    """The words that names of known models begin with."""
+    firsts = (re.match(r"[a-z]+", tail_of(hub_id).lower()) for hub_id in known_ids())
+    return frozenset(found[0] for found in firsts if found)
+
+
+def _joined(name: str) -> str:
+    """A name with the parts of a family put together: "smol lm 2" is "smollm 2"."""
+    found = re.sub(r"\d+", " ", tail_of(name).lower())
+    for one, two in pairwise(re.findall(r"[a-z]+", found)):
+        if one + two in _families():
+            name = re.sub(rf"(?i)\b{one}[-_ ]+{two}", one + two, name)
+    return name
+
+
+def _begins(name: str, hub_id: str) -> bool:
+    """Whether a model's name begins with this one, but for what stands between words and numbers,
+    and holds its numbers as they are: "openllama-7b", not "llama370b".
+    """
+    begun, whole = squashed(name), squashed(hub_id)
+    cut = begun[-1:].isdigit() and whole[len(begun) :][:1].isdigit()
+    return whole.startswith(begun) and not cut and has_numbers_of(name, hub_id)
 
 
 # --------------------------------------------------------------------------- which ones it may be
@@ -413,22 +545,31 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
 
     Words that no model bears are left out of a name that says a family, before its size is.
     """
-    ordered, right = _ordered(name)
+    if several := models_named(name):
+        return tuple(NamedModel(id=one, about=about(one)) for one in several[:most]), False
+    ordered, right = _ordered(said := spoken(without_storage(name) or name)[0])
     near = [NamedModel(id=hub_id, about=about(hub_id)) for hub_id in islice(ordered, most)]
-    return tuple(near), bool(near) and right != words_of(name)
+    return tuple(near), bool(near) and right != words_of(_joined(said))
 
 
 def _ordered(name: str) -> tuple[Iterator[str], frozenset[str]]:
     """The models that a name fits, best first; and the words that they fit."""
-    words = {hub_id: words_of(hub_id.replace("/", "-")) for hub_id in _every_id()}
+    words = {hub_id: _all_words(hub_id) for hub_id in _every_id()}
     known = frozenset().union(*words.values())
+    name = _joined(name)
     typed, short = words_of(name), squashed(name)
     right = frozenset(put_right(word, known) for word in typed)
     tries, left = [right], right & known
-    firsts = (re.search(r"[a-z]+", tail_of(hub_id).lower()) for hub_id in words)
-    if left & {found[0] for found in firsts if found}:  # it says a family
+    firsts = {
+        *_families(),
+        *(re.split(r"[^a-z]", tail_of(one).lower())[0] for one in cached_models()),
+    }
+    if left & firsts:  # it says a family
         tries += [left, left - states_size(left)]
     found: list[str] = []
+    if len(short) > SHORTEST and not typed <= known:
+        found = [one for one in words if _begins(name, one)]
+        right = typed if found else right
     for wanted in tries:
         if not found and any(map(str.isalpha, wanted)):
             found, right = [one for one in words if _fits(wanted, words[one], one)], wanted
@@ -437,6 +578,11 @@ def _ordered(name: str) -> tuple[Iterator[str], frozenset[str]]:
     # Of equal ones the latest comes first.
     ordered = sorted(sorted(found, reverse=True), key=partial(_rank, wanted=right, name=name))
     return (hub_id for hub_id in ordered if out_of_scope(hub_id) is None), right
+
+
+@cache
+def _all_words(hub_id: str) -> frozenset[str]:
+    return words_of(hub_id.replace("/", "-"))
 
 
 def _params(hub_id: str) -> int:
@@ -480,10 +626,11 @@ def _rank(hub_id: str, *, wanted: frozenset[str], name: str) -> tuple[object, ..
         stored_by_name(hub_id) is not None,
         size > HUGE,
         not _has_size(hub_id, name),
-        not tail_of(hub_id).startswith(name),  # as the hub writes it, "Qwen-7B" is the first Qwen
+        own != wanted or not tail_of(hub_id).startswith(name),  # "Qwen-7B" is the first Qwen
         sum(word.isalpha() and len(word) > 1 for word in own - wanted),
         (is_instruct(hub_id) is True) is bool(re.search(r"(?i)\bbase\b", name)),
         sum(word not in own for word in wanted),
+        hub_id in named_models(),
         -max((number for number in numbers if number <= VERSIONS), default=0.0),
         size,
         len(hub_id),
