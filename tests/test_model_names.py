@@ -15,6 +15,8 @@ from advisor.render.words import what_to_do
 from advisor.situation import models
 from advisor.situation.catalogue import (
     catalogue_ids,
+    named_file,
+    named_models,
     nearest,
     size_of,
     squashed,
@@ -412,6 +414,95 @@ def test_a_model_of_another_stated_size_is_not_meant():
     assert model_meant("llama 8b", 8.0) is not None
     assert model_meant("mistral", 13.0) is None
     assert model_meant("llama 8b", 13.0) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "taken", "also"),
+    [
+        ("gpt-oss 20b/120b", "openai/gpt-oss-20b", "openai/gpt-oss-120b"),
+        ("Llama 4 Scout/Maverick", "meta-llama/Llama-4-Scout", "meta-llama/Llama-4-Maverick"),
+        ("Qwen2.5 7/32B", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-32B-Instruct"),
+        ("llama 3 or mistral 7b", "meta-llama/Meta-Llama-3-8B", "mistralai/Mistral-7B"),
+    ],
+)
+def test_several_names_in_one_field_are_all_named(said, taken, also):
+    """The first is what is counted with meanwhile; the model stays one that is not known."""
+    situation = advise({**PAIRS, "model": said, "gpu": {"name": "H100"}}).situation
+    (told,) = [text for text in situation.warnings if "about one model" in text]
+    assert taken in told.rsplit("taken as ", 1)[1]
+    assert also in told
+    assert "model" in situation.unknown
+    assert situation.model.params == model_shape(look_up_name(said).near[0].id)[0].params
+
+
+@pytest.mark.parametrize(
+    ("said", "meant", "also"),
+    [
+        ("Qwen7B", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen-7B-Chat"),
+        ("Baichuan13B", "baichuan-inc/Baichuan2-13B-Chat", "baichuan-inc/Baichuan-13B-Chat"),
+        ("phi3:mini", "microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct"),
+        ("gpt-20b", "openai/gpt-oss-20b", "EleutherAI/gpt-neox-20b"),
+        ("qwen2 0.5b", "Qwen/Qwen2-0.5B-Instruct", None),
+        ("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3", None),
+        ("Mistral-8×7B", "mistralai/Mixtral-8x7B-Instruct-v0.1", None),
+        ("gemma 3 nano 4b", "google/gemma-3n-E4B-it", None),
+    ],
+)
+def test_a_sibling_is_never_taken_in_silence(said, meant, also):
+    """Where a name says no version, the others are named; where it says one, it is that one."""
+    shape, notes = shape_meant(said)
+    assert shape.id == meant
+    assert [
+        text for text in notes if "may also mean" in text and str(also) in text
+    ] != [] or not also
+    assert (look_up_name(said).id is None) or not also
+
+
+@pytest.mark.parametrize("said", ["llama370b", "deepseek-r1:latest", "codegemma", "llama 5 7b"])
+def test_a_name_that_may_mean_models_of_several_sizes_is_asked_about(said):
+    """None of them is taken: neither 370 for 3 and 70, nor a tag that moves, nor a generation."""
+    assert model_meant(said) is None
+    assert shape_meant(said)[0] is None or "guessed" in shape_meant(said)[0].note
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("qwq:32b-preview-q4_K_M", "Qwen/QwQ-32B-Preview"),
+        ("llama-2-7b-chat.ggmlv3.q8_0.bin", "meta-llama/Llama-2-7b-chat-hf"),
+        ("google/gemma-3-27b-it-qat-q4_0-gguf", "google/gemma-3-27b-it"),
+        ("TheBloke/OpenHermes-2.5-Mistral-7B-AWQ", "teknium/OpenHermes-2.5-Mistral-7B"),
+        ("casperhansen/llama-3-8b-instruct-awq", "meta-llama/Meta-Llama-3-8B-Instruct"),
+        ("Qwen2.5 72B int4", "Qwen/Qwen2.5-72B-Instruct"),
+        ("llama 3.3 70b in 4 bit", "meta-llama/Llama-3.3-70B-Instruct"),
+    ],
+)
+def test_a_rounded_copy_leads_to_the_model_that_it_was_made_from(name, of):
+    """Whichever way its name says how it is stored."""
+    situation = advise({**PAIRS, "model": name, "gpu": {"name": "H100"}}).situation
+    outside = situation.outside
+    assert of in ((outside.where if outside else "") + " ".join(situation.warnings))
+
+
+def test_copies_of_one_size_and_names_of_one_model_need_the_same_memory():
+    """Whoever stored them in 4 bit, and with or without the organisation."""
+    for names in (
+        ("unsloth/Llama-3.1-8B-bnb-4bit", "unsloth/llama-3-8b-Instruct-bnb-4bit"),
+        ("openai/gpt-oss-20b", "gpt-oss 20b", "gpt-oss:20b"),
+    ):
+        shapes = [shape_meant(name)[0] for name in names]
+        kinds = {(one.params, one.layers, one.hidden_size, one.stored) for one in shapes}
+        assert len(kinds) == 1, names
+
+
+def test_a_model_known_by_name_alone_is_like_a_known_one_or_has_a_size():
+    """Its id is in no other file, its source is one of the list, and it is never guessed silently."""
+    for hub_id, group in named_models().items():
+        assert hub_id not in IDS
+        assert group["source"] in named_file()["sources"], hub_id
+        shape, notes = model_shape(hub_id)
+        assert (shape.id, shape.origin) == (hub_id, "catalogue")
+        assert any(group.get("like", "typical values were taken") in text for text in notes), hub_id
 
 
 @pytest.mark.parametrize("entry", filter(is_open, public_names()), ids=lambda one: one["spelling"])

@@ -288,17 +288,17 @@ STORAGE = (
     r"(?i)(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|nf4|fp?(?:8|16|32)|bf16|int-?[48]|bnb|[2-8]-?bits?"
     r"|unsloth|hf|dynamic|gguf|ggml(?:v\d)?|mlx|onnx|openvino|coreml|exl[23]|hqq|dwq|llamafile"
     r"|i?q\d(?:_\w+)*|ud|i\d|\d\.\d+bpw|\d{5}-of-\d{5}|w\da\d+|quanti[sz]ed|marlin|autoround"
-    r"|imatrix|(?:g|gs)?128g?|bin|safetensors))+$"
+    r"|imatrix|qat|(?<=gptq-)4b|(?:g|gs)?128g?|bin|safetensors))+$"
 )
 # Of these the ones that say that its weights are rounded.
 ROUNDED = re.compile(
-    r"(?i)(?<![a-z0-9])(?:gptq|awq|int-?[48]|[2-8]-?bits?|nf4|nvfp4|fp8|i?q[1-8]_\w+|exl[23]|hqq|dwq"
-    r"|gguf|ggml(?:v\d)?|w\da\d+|quanti[sz]ed|bnb)(?![a-z0-9])"
+    r"(?i)(?<![a-z0-9])(?:gptq|awq|int-?[48]|[2-8][- ]?bits?|nf4|nvfp4|fp8|i?q[1-8]_\w+|exl[23]|hqq"
+    r"|dwq|gguf|ggml(?:v\d)?|w\da\d+|quanti[sz]ed|bnb)(?![a-z0-9])"
 )
 FILLER = frozenset(
     {
-        "hf", "chat", "instruct", "it", "meta", "base", "model", "the", "a", "an", "v", "latest",
-        "0.1", "0.2", "0.3",
+        "hf", "chat", "instruct", "it", "meta", "base", "model", "the", "a", "an", "in", "v",
+        "latest", "0.1", "0.2", "0.3",
     }
 )  # fmt: skip  # no difference in shape
 LIKE_A_WORD = 0.74  # of a misspelt word: "instrct" and "instruct" have 0.93, "lama", "llama" 0.89
@@ -409,8 +409,9 @@ def has_numbers_of(name: str, hub_id: str) -> bool:
 
 def spoken(name: str) -> tuple[str, bool]:
     """A name with the counts and families that people write in another way put as the hub writes
-    them, and whether one of them is a guess.
+    them, without what a description says of rounded weights; and whether one of them is a guess.
     """
+    name = name if "/" in name else ROUNDED.sub(" ", name)
     text = re.sub(EXPERTS, r"\2x\1b", re.sub(MIXTURE, r"\1x\2b", name))
     guessed = False
     for entry in named_file()["spoken"]:

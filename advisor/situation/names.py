@@ -331,8 +331,10 @@ def look_up_name(name: str) -> NameLookup:
         problem = next((note for note in notes if note.startswith(f"{name}: ")), "")
         problem = problem or f"{name}: not known here, and the hub was not asked (offline)"
     near, misspelt = near_models(name)
-    usual = model_meant(name) is not None
-    return NameLookup(near=near, misspelt=misspelt, note=problem, usual=usual)
+    usual = model_meant(name)
+    if usual is not None and near and near[0].id != usual:
+        near = (NamedModel(id=usual, about=about(usual)), *(one for one in near if one.id != usual))
+    return NameLookup(near=near, misspelt=misspelt, note=problem, usual=usual is not None)
 
 
 def model_meant(name: str, params_b: float | None = None) -> str | None:
@@ -400,7 +402,7 @@ def models_named(name: str) -> tuple[str, ...]:
     parts = [part for part in SEVERAL.split(name.strip()) if part]
     if len(parts) < 2 or (HUB_ID.fullmatch(name) and not re.search(r"/\d[\d.]*[bkm]$", name, re.I)):
         return ()
-    if unit := re.search(r"(?i)\d([bkm])$", parts[-1]):  # "7/32B"
+    if unit := re.search(r"(?i)\d\s*/\s*[\d.]+([bkm])$", name):  # "7/32B"
         parts[0] = re.sub(r"(?<![\w.])(\d[\d.]*)$", rf"\1{unit[1]}", parts[0])
     found: dict[str, None] = {}
     for part in parts:
@@ -441,7 +443,8 @@ def named_shape(
     shape, warnings = model_shape(name, params_b=params_b, online=online)
     if shape is not None and (shape.origin != "size" or is_path(name)):
         return replace(shape, instruct=is_instruct(name)), warnings
-    near = () if out_of_scope(name) is not None else near_models(name, most=3)[0]
+    is_tuned = shape is not None and "/" in name and shape.note.startswith("shape of ")
+    near = () if is_tuned or out_of_scope(name) is not None else near_models(name, most=3)[0]
     ids = ", ".join(model.id for model in near)
     may_mean = [f"model: '{name}' may mean {ids}: name one of them"] if near else []
     return shape and replace(shape, instruct=is_instruct(name)), [*warnings, *may_mean]
@@ -449,20 +452,13 @@ def named_shape(
 
 def about_reading(name: str, meant: str, flag: str = "--model") -> list[str]:
     """Which model a name was read as, what else it may mean, and that a copy was named."""
-    others = ", ".join(also_meant(name, meant)[:3])
-    return [
-        f"'{name}' read as {meant}; {flag} names another",
-        *(
-            [f"model: '{name}' may also mean {others}: name the one that is meant"]
-            if others
-            else []
-        ),
-        *(
-            [f"model: '{name}' names a copy with rounded weights; training starts from {meant}"]
-            if ROUNDED.search(name)
-            else []
-        ),
-    ]
+    notes = [f"'{name}' read as {meant}; {flag} names another"]
+    if others := ", ".join(also_meant(name, meant)[:3]):
+        notes.append(f"model: '{name}' may also mean {others}: name the one that is meant")
+    if ROUNDED.search(name):
+        rounds = f"training starts from {meant}, which QLoRA rounds as it loads"
+        notes.append(f"model: '{name}' says rounded weights; {rounds}")
+    return notes
 
 
 def _folder(name: str) -> NameLookup:
@@ -533,8 +529,8 @@ def _begins(name: str, hub_id: str) -> bool:
     and holds its numbers as they are: "openllama-7b", not "llama370b".
     """
     begun, whole = squashed(name), squashed(hub_id)
-    cut = begun[-1:].isdigit() and whole[len(begun) :][:1].isdigit()
-    return whole.startswith(begun) and not cut and has_numbers_of(name, hub_id)
+    cut = re.match(r"\d[\d.]", begun[-1:] + whole[len(begun) :])  # 20 is no 20.5, nor 200
+    return whole.startswith(begun) and cut is None and has_numbers_of(name, hub_id)
 
 
 # --------------------------------------------------------------------------- which ones it may be
