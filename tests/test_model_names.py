@@ -509,3 +509,9 @@ def test_a_model_known_by_name_alone_is_like_a_known_one_or_has_a_size():
 def test_a_name_as_people_write_it_is_resolved_asked_about_or_told(entry):
     """Of the open half of the public list (tests/data_cases/model_names.yaml)."""
     assert verdict(entry) != "wrong"
+
+
+def test_most_names_that_nobody_looked_at_are_read_right_too():
+    """Of the half set aside; a number alone, so that nobody mends cases: 9 of 73 were wrong."""
+    aside = [verdict(entry) for entry in public_names() if not is_open(entry)]
+    assert aside.count("wrong") <= len(aside) // 8
