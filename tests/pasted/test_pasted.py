@@ -5,6 +5,7 @@ what was promised. docs/testing.md says how to add a screen.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,9 @@ def faults(text: str, screen: dict[str, Any], shell: Shell, *, trained: bool = F
         if holds_placeholder(line):
             found.append(f"{line}\nholds a placeholder")
         if is_elsewhere(line, screen, trained=trained):
+            named = re.match(r"(?:\S*/)?advise (?:chat|check|export|run) (?=[^-])", line)
+            if named and not (shell.folder / shlex.split(line, comments=True)[2]).exists():
+                found.append(f"{line}\nnames what is not there")
             continue
         after = screen.get("after", {}).items()
         promised = next((code for pattern, code in after if re.search(pattern, line)), 0)
