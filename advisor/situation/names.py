@@ -622,7 +622,8 @@ def _rank(hub_id: str, *, wanted: frozenset[str], name: str) -> tuple[object, ..
         stored_by_name(hub_id) is not None,
         size > HUGE,
         not _has_size(hub_id, name),
-        own != wanted or not tail_of(hub_id).startswith(name),  # "Qwen-7B" is the first Qwen
+        # As the hub writes it, "Qwen-7B" is the first Qwen; but "mistral-7b" no sft-beta of it.
+        any(map(str.isalpha, own - wanted)) or not tail_of(hub_id).startswith(name),
         sum(word.isalpha() and len(word) > 1 for word in own - wanted),
         (is_instruct(hub_id) is True) is bool(re.search(r"(?i)\bbase\b", name)),
         sum(word not in own for word in wanted),
