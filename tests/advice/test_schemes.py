@@ -1,13 +1,15 @@
 """Which weights move, and whether the base is quantised (that more never lowers it: sanity.py)."""
 
+import re
 from itertools import product
 
 import pytest
 from msgspec.structs import replace
 
-from advisor.advice.advise import advise, open_case
+from advisor.advice.advise import advise, candidate_of, open_case, with_choice
 from advisor.ground.types import Hardware
 from advisor.ground.units import GIB
+from advisor.methods.composition import parse_composition
 from advisor.ruleset.facts import load_facts
 from advisor.situation.build import situation_of
 from tests.advice.situations import GUIDE, RULES, advised, asked, stated
@@ -125,3 +127,30 @@ def test_four_bit_is_the_last_resort_on_a_processor(model, gib):
     machine = Hardware(kind="cpu", origin="probed", cpu_cores=4, ram_total_bytes=gib * GIB)
     situation = situation_of(stated(**named, model=model), probed=machine)
     assert is_last_resort(open_case(situation, RULES).decision)
+
+
+@pytest.mark.parametrize(
+    ("stated", "composition"),
+    [
+        # What generates holds weights of its own: 8B in 16 bit twice is more than 24 GB.
+        ({"data_kind": "prompts_with_verifier", "model": "Qwen/Qwen3-8B"}, "grpo+qlora"),
+        ({"data_kind": "prompts_with_verifier", "model": "Qwen/Qwen3-1.7B"}, "grpo+lora"),
+        # Experts stay in 16 bit, so that 4 bit saves 1.5 GiB of 80: not worth it.
+        ({"data_kind": "paired", "model": "Qwen3.5-35B-A3B", "gpu": "H100 80GB"}, "sft+lora"),
+    ],
+)
+def test_four_bit_is_for_room_that_it_makes(stated, composition):
+    """RL on one card counts what generates answers; a tenth of the card is the least to save."""
+    known = {"task": "reasoning", "data_rows": 5000, "gpu": "RTX 4090", **stated}
+    assert str(advised(**known).recommendation.composition) == composition
+
+
+def test_offloading_never_fits_while_the_computers_memory_is_unknown():
+    """Whether it fits is not known then; seconds a step stand beside it."""
+    advice = advised(task="qa", model="Qwen/Qwen3-8B", gpu="RTX 4090", gpus=4)
+    ruleset, parts = RULES, parse_composition("sft+full")
+    found = candidate_of(advice, ruleset, parts, offload=True)
+    assert found.stages[0].offloads
+    assert found.estimate.fits == "unknown"
+    said = " ".join(with_choice(advice, found, ruleset).warnings)
+    assert re.search(r"lie in the computer's own memory.* s a step\)", said)
