@@ -1,11 +1,13 @@
 """Whether to train at all, and on how much: properties over random facts and laws of sanity.py."""
 
 import random
+import re
 from itertools import islice, product
 
 import pytest
 
 from advisor.advice.case import Case, decide
+from advisor.advice.facts import can_be_stated
 from advisor.advice.flips import amount_cuts
 from advisor.data.amounts import data_requirements
 from advisor.ruleset.facts import load_facts, signals
@@ -267,3 +269,24 @@ def test_no_number_of_rows_turns_a_firm_answer(task):
         if below.recommendation.composition != above.recommendation.composition:
             assert {below.certainty.strength, above.certainty.strength} == {"weak"}, (cut, kind)
             assert any(f"{cut:,}" in doubt for doubt in below.certainty.doubts), (cut, kind)
+
+
+WRITERS = re.compile(r"(?i)stronger model|you, or|write|label")
+
+
+@pytest.mark.parametrize("tokens", [500_000_000, 30_000_000, 1_000_000])
+def test_raw_text_never_starts_with_examples_that_nobody_wrote(tokens):
+    """So much text that reading it pays is read first; with less the answer says who writes."""
+    rng = random.Random(tokens)
+    for _ in range(scaled(150)):
+        facts = random_facts(rng, data_kind="raw_text", data_tokens=tokens, data_rows=None)
+        facts = {name: value for name, value in facts.items() if value is not None}
+        if not can_be_stated(RULES, facts):
+            continue
+        decision = decide(RULES, facts)
+        chain = decision.composition.chain
+        if not decision.trains or chain[0] != "sft":
+            continue
+        said = " ".join(rule.because for rule in decision.rules)
+        assert WRITERS.search(said), (facts, said)
+        assert tokens < 500_000_000 or decision.facts["architecture"] != "decoder", facts
