@@ -14,6 +14,7 @@ from advisor.advice.why import unknown_words
 from advisor.estimate.types import Estimate
 from advisor.ground.units import format_count, format_gib
 from advisor.methods import methods, remedies, remedy, schemes
+from advisor.methods.remedies import OTHER_TOOL
 from advisor.ruleset.phrases import joined
 
 MANY = 1_000_000  # rows from which on their number is rounded
@@ -92,7 +93,7 @@ def what_to_do(advice: Advice) -> str:
     if advice.nothing_fits is not None:
         return sentence(_nothing_fits(advice, advice.nothing_fits))
     if not composition.chain:
-        outside = situation.outside
+        outside = situation.outside if composition.remedies == (OTHER_TOOL,) else None
         return sentence(outside.what if outside else f"no training is needed: {remedies}")
     training = _training(advice)
     what = f"{remedies}; and {training}" if remedies else training
