@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 def call(folder, tmp_path, monkeypatch):
     """Runs `advise` in a process of its own that knows the folder."""
     monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"Question {i}?", "completion": f"A good answer {i}."} for i in range(60)]
+    rows = [{"prompt": f"Question {i}?", "completion": f"A good answer {i}."} for i in range(240)]
     pairs = [{"prompt": row["prompt"], "chosen": "yes", "rejected": "no"} for row in rows]
     for name, listed in (("pairs", rows), ("prefer", pairs)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
