@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
-from advisor.advice.flips import edges_near, find_flips, nothing_fits
+from advisor.advice.flips import edges_near, find_flips, nothing_fits, what_ifs
 from advisor.advice.search.fit import coarse_fit
 from advisor.advice.search.settings import JUDGED
 from advisor.advice.search.strategies import about_sharing
@@ -23,9 +23,9 @@ from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Verdict
 from advisor.advice.why import (
     budget_reason,
     certainty_of,
-    facts_seen_by,
     memory_reason,
     reason_of,
+    reasons_of,
     rules_that_differ,
 )
 from advisor.advice.why_not import LosingOutcome
@@ -57,7 +57,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         nearest = _of_scheme(case, decision, _least_hungry(case, decision))
         stuck = nothing_fits(case, decision, nearest)
     if stuck is not None:  # with the numbers that rule out even the nearest scheme
-        because = (*recommendation.because, *stuck.nearest.because)
+        because = (*stuck.nearest.because, *recommendation.because)
         recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=because)
     flips = find_flips(case, decision)
     return Advice(
@@ -67,7 +67,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         decided_by=tuple(rule.id for rule in decision.rules),
         guide=guide,
         alternatives=others,
-        flips=flips,
+        flips=what_ifs(case, decision, flips),
         unknown=unknown_facts(case.situation, case.facts),
         warnings=_warnings(case, recommendation, decision),
         certainty=certainty_of(
@@ -302,14 +302,7 @@ TOO_BIG, OVER_BUDGET = "base/too-big", "base/over-budget"  # the rules whose rea
 
 def recommended_candidate(case: Case, decision: Decision) -> Candidate:
     """The composition the rules concluded, with its reasons."""
-    sizes = case.sizes(decision)
-    because = [
-        replace(
-            reason_of(rule, case.ruleset),
-            facts=facts_seen_by(rule, decision, case.situation, case.ruleset, sizes),
-        )
-        for rule in decision.rules
-    ]
+    because = reasons_of(decision, case.situation, case.ruleset, case.sizes(decision))
     found = _candidate(case, decision.composition, "recommended", because)
     return replace(found, ways=case.ways_of(decision.composition))
 

@@ -34,7 +34,7 @@ from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.ground.units import format_count, format_duration, format_gib, format_usd
 from advisor.methods import schemes
 from advisor.methods.composition import Composition
-from advisor.ruleset.facts import Fact
+from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import judged_rules
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import number_words, says
@@ -48,6 +48,8 @@ AMOUNTS = ("data_rows", "data_tokens", "n_tasks", "params_b")
 FIXED = ("task", "params_b", "checkpoint_kind", "n_tasks")  # what is as it is, still worth knowing
 NO_DATA = ("none",)
 GPU_IS_FULL = "memory_bound"
+MAX_SHOWN, FEW_TASKS = 3, 4
+NEARBY = 20  # times more or fewer: an amount that somebody may yet have
 MAX_PER_ANSWER = 2  # changes shown that lead to the same answer: the rest say nothing new
 
 
@@ -64,6 +66,46 @@ def find_flips(case: Case, decision: Decision) -> tuple[Flip, ...]:
             seen[str(flip.to)] = count + 1
             shown.append(flip)
     return tuple(shown)
+
+
+def what_ifs(case: Case, decision: Decision, flips: Sequence[Flip]) -> tuple[Flip, ...]:
+    """Of the changes those that are about this person, three at most, each to another answer.
+
+    First what was not said and can be chosen, then another GPU, then an amount or a choice that was
+    stated. What would lead elsewhere whoever asked (other data, a teacher, a prompt that is good
+    enough) says nothing of this case.
+    """
+    facts = dict(case.ruleset.facts)
+    facts |= {fact.answer: fact for fact in facts.values() if fact.answer}
+    found = dict[str, Flip]()
+
+    def place(flip: Flip) -> tuple[int, int]:
+        fact = facts[next(iter(flip.change))]
+        is_open = decision.facts.get(fact.id) in (None, UNKNOWN)
+        first = 0 if is_open and fact.id in CHOICES else 1 if flip.effort == "money" else 2
+        return first, EFFORT.index(flip.effort)
+
+    own = (flip for flip in flips if _is_own(facts[next(iter(flip.change))], flip, decision))
+    for flip in sorted(own, key=place):
+        found.setdefault(str(flip.to), flip)
+    return tuple(found.values())[:MAX_SHOWN]
+
+
+def _is_own(fact: Fact, flip: Flip, decision: Decision) -> bool:
+    """Whether the change is one of this person's answers, or asked of the likes of them alone."""
+    known = decision.facts.get(fact.id)
+    if fact.signal:
+        tasks = fact.ask_when.get("task", ())
+        asked = all(decision.facts.get(name) in few for name, few in fact.ask_when.items())
+        return bool(fact.ask_when) and asked and len(tasks) <= FEW_TASKS
+    if fact.id in DATA or fact.id == "n_tasks":
+        if known is None:
+            return fact.id == "data_kind"
+        if fact.id == "data_kind":
+            return False
+        value = float(flip.change[fact.answer or fact.id])
+        return min(value, known) * NEARBY >= max(value, known) and known != 1
+    return fact.id != "teacher" or known is not None
 
 
 def _flip(fact: Fact, value: Any, to: Composition, instead: str = "") -> Flip:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from msgspec.structs import replace
+
 from advisor.advice.case import LAST, Decision
 from advisor.advice.facts import fact_origin
 from advisor.advice.types import Candidate, Certainty, Flip, KnownFact, Reason, Sizes
@@ -21,7 +23,7 @@ from advisor.ground.units import about_usd, format_duration, format_gib, format_
 from advisor.methods.composition import Composition
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Conflict, Rule, Ruleset
-from advisor.ruleset.phrases import joined, method_words, named_with_flag, says
+from advisor.ruleset.phrases import clauses, joined, method_words, named_with_flag, says
 from advisor.situation.types import Situation
 
 RANKS_BELOW = "Ranks below"  # how a reason begins that says the verdict with it
@@ -77,6 +79,73 @@ def facts_seen_by(
         text = _fit_words(fact, str(value), sizes) if fact.instance_of else says(fact, value)
         found.append(KnownFact(fact=name, value=value, origin=origin, text=text))
     return tuple(found)
+
+
+DEFAULT_TIER = "default"  # a rule of no higher one says what holds where nothing else decides
+NAMED, LED_BY = 2, 4  # facts that the first reason names at least, and at most
+GENERAL = ("task", "depth")  # are named where the rules looked at nothing else
+
+
+def reasons_of(
+    decision: Decision, situation: Situation, ruleset: Ruleset, sizes: Sizes
+) -> tuple[Reason, ...]:
+    """Why the decision: the reason that rests on most of what this person stated comes first and
+    names it; what would be said of any answer comes last.
+    """
+    found, seen = [], dict[str, KnownFact]()
+    for place, rule in enumerate(decision.rules):
+        facts = facts_seen_by(rule, decision, situation, ruleset, sizes)
+        if rule.table == LAST:
+            facts += _sizes_compared(decision, ruleset, sizes)
+        own = {one.fact: one for one in facts if not one.origin.startswith("concluded")}
+        telling = len(own.keys() - {"data_kind"})
+        is_usual = ruleset.tiers.get(rule.tier, 0) <= ruleset.tiers[DEFAULT_TIER]
+        rank = 0 if telling else 2 if rule.table == LAST else 3 if is_usual else 1 if own else 2
+        found.append((rank, -telling, place, replace(reason_of(rule, ruleset), facts=facts)))
+        seen |= own
+    reasons = [one[-1] for one in sorted(found, key=lambda one: one[:-1])]
+    if len(seen) < NAMED:
+        stated = (name for name in GENERAL if decision.facts.get(name) not in (None, UNKNOWN))
+        seen = {name: _known_fact(name, decision, situation, ruleset) for name in stated} | seen
+    told = [one for one in seen.values() if one.value != "other"]  # no task that says something
+    return (_led_by(told, reasons[0]), *reasons[1:]) if reasons else ()
+
+
+def _led_by(facts: Sequence[KnownFact], reason: Reason) -> Reason:
+    """The reason behind what it rests on: 'You have 900 examples, and LoRA fits in 24 GiB. ...'."""
+    of_it = {one.fact for one in reason.facts}
+    kept = sorted(facts, key=lambda one: one.fact not in of_it)[:LED_BY]
+    said = {one.fact: one.text for one in facts if one in kept}
+    if "data_kind" in said and "data_rows" in said:
+        said["data_kind"] += f" ({said.pop('data_rows').removeprefix('you have ')})"
+    led = clauses(said.values())
+    return replace(reason, text=f"{led[:1].upper()}{led[1:]}. {reason.text}") if led else reason
+
+
+def _known_fact(name: str, decision: Decision, situation: Situation, ruleset: Ruleset) -> KnownFact:
+    fact, value = ruleset.facts[name], decision.facts[name]
+    return KnownFact(
+        fact=name, value=value, origin=fact_origin(situation, name), text=says(fact, value)
+    )
+
+
+def _sizes_compared(decision: Decision, ruleset: Ruleset, sizes: Sizes) -> tuple[KnownFact, ...]:
+    """Whether the scheme that comes first fits, and the next heavier one that does not."""
+    chosen = str(decision.facts["scheme"])
+    heavier = {"qlora": "lora", "lora": "full"}.get(chosen, "")
+    names = [name for name in (chosen, heavier) if f"fits_{name}" in ruleset.facts]
+    values = {name: decision.facts.get(f"fits_{name}") for name in names}
+    return tuple(
+        KnownFact(
+            fact=fact.id,
+            value=values[name],
+            origin="estimated",
+            text=_fit_words(fact, str(values[name]), sizes),
+        )
+        for name in names
+        if values[name] not in (None, UNKNOWN) and (name == chosen or values[name] == "too_big")
+        for fact in [ruleset.facts[f"fits_{name}"]]
+    )
 
 
 def _fit_words(fact: Fact, value: str, sizes: Sizes) -> str:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from advisor.advice.search.strategies import speeds
-from advisor.advice.types import Advice, Flip, Reason
+from advisor.advice.types import Advice, Flip
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.needs import (
     memory_line,
@@ -316,20 +316,8 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
 
 
 def telling_reasons(advice: Advice) -> Iterable[str]:
-    """The reasons that decided, the most telling first.
-
-    What a rule saw of this situation makes its reason telling. The first such rule decided whether
-    and from what to train, the last one how; then those that put a rival below.
-    """
-    ruled_out = {one.rule for other in advice.alternatives for one in other.because}
-    telling: list[Reason] = []
-    others: list[Reason] = []
-    for one in advice.recommendation.because:
-        saw_something = any(not known.origin.startswith("concluded") for known in one.facts)
-        (telling if saw_something else others).append(one)
-    between = sorted(telling[1:-1], key=lambda one: one.rule not in ruled_out)
-    others.sort(key=lambda one: one.rule not in ruled_out)
-    ordered = [*telling[:1], *telling[-1:], *between, *others]
+    """The reasons that decided, the most telling first."""
+    ordered = advice.recommendation.because
     return dict.fromkeys(sentence(GUIDE_ROW.sub(".", reason_text(one))) for one in ordered)
 
 
