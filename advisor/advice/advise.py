@@ -15,7 +15,14 @@ from msgspec.structs import replace
 
 from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
-from advisor.advice.flips import edges_near, find_flips, nothing_fits, what_ifs
+from advisor.advice.flips import (
+    cheapest_holding,
+    edges_near,
+    find_flips,
+    nothing_fits,
+    one_card,
+    what_ifs,
+)
 from advisor.advice.search.fit import coarse_fit
 from advisor.advice.search.settings import JUDGED
 from advisor.advice.search.strategies import about_sharing
@@ -29,8 +36,9 @@ from advisor.advice.why import (
     rules_that_differ,
 )
 from advisor.advice.why_not import LosingOutcome
-from advisor.estimate.types import Estimate
+from advisor.estimate.types import Assumed, Estimate
 from advisor.ground.errors import refuse
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.units import format_gib
 from advisor.methods import methods, objective, schemes
 from advisor.methods.composition import Composition, compose
@@ -60,6 +68,9 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         because = (*stuck.nearest.because, *recommendation.because)
         recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=because)
     flips = find_flips(case, decision)
+    rented = None if stuck else _rent(case, decision.composition)
+    if stuck is None and not rented:
+        recommendation = _with_assumed_cost(case, recommendation)
     return Advice(
         situation=case.situation,
         facts=decision.facts,
@@ -76,7 +87,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
         nothing_fits=stuck,
-        rent=None if stuck else _rent(case, decision.composition),
+        rent=rented,
         methods=ruleset.methods or guide_rules.methods,
     )
 
@@ -89,11 +100,54 @@ def open_case(situation: Situation, ruleset: Ruleset) -> Case:
 
 
 def _rent(case: Case, composition: Composition) -> tuple[Rent, ...] | None:
-    if not case.situation.rentals:
+    limits = (case.facts.get("budget_usd"), case.facts.get("budget_hours"))
+    if not case.situation.rentals or not any(limits):
         return None
     from advisor.advice.rent import rentable  # few answers need it
 
     return rentable(case, composition)
+
+
+ROWS = 1000  # a round number, for what costs in proportion to them
+
+
+def _with_assumed_cost(case: Case, candidate: Candidate) -> Candidate:
+    """The candidate with time and cost, where usual rows and a rented card are enough for them.
+
+    Nothing else is taken from there: rules and fits know what was stated alone.
+    """
+    situation, composition, estimate = case.situation, candidate.composition, candidate.estimate
+    if not composition.chain or estimate.duration_s is not None or situation.tasks:
+        return candidate
+    amounts = objective(composition.chain[0]).amounts or {}
+    stated, assumed = dict(situation.answers.known), list[Assumed]()
+
+    rows, tokens = situation.answers.value("data_rows"), situation.answers.value("data_tokens")
+    if (data := situation.data) is not None:
+        rows, tokens = data.rows, data.tokens.total if data.tokens is not None else tokens
+    if (each := amounts.get("row_tokens")) and not (rows and tokens):
+        source = case.ruleset.sources[amounts["row_source"]].title
+        if not (rows or tokens):
+            assumed.append(Assumed("rows", ROWS, "a round number: the cost grows with it"))
+        assumed.append(Assumed("tokens a row", each, source))
+        rows = rows or (max(1, round(tokens / each)) if tokens else ROWS)
+        counted = {"data_rows": rows, "data_tokens": tokens or rows * each}
+        stated |= {name: Answer(value=one, origin="default") for name, one in counted.items()}
+    hardware = situation.hardware
+    if hardware.kind == "unknown":
+        cards = tuple(card for card in situation.rentals if card.bf16)
+        card = cheapest_holding(replace(situation, cards=cards), candidate.stages)
+        if card is None:
+            return candidate
+        hardware = one_card(card)
+        assumed.append(Assumed("gpu", card.name, f"the cheapest that holds it; {card.price_note}"))
+    there = replace(situation, answers=AnswerSet(known=stated), hardware=hardware)
+    cost = Case.build(there, case.ruleset).cost_of(composition).cost
+    if cost.duration_s is None or not assumed:
+        return candidate
+    names = ("duration_s", "times", "cost_usd", "cost_note")
+    found = {name: getattr(cost, name) for name in names}
+    return replace(candidate, estimate=replace(estimate, **found, assumed=tuple(assumed)))
 
 
 def guide_answer(case: Case) -> GuideAnswer | None:
@@ -276,17 +330,18 @@ BY_HAND = "recommended, but another one was chosen by hand"
 
 def with_choice(advice: Advice, chosen: Candidate, ruleset: Ruleset) -> Advice:
     """The same advice about another of its candidates, for --choose."""
-    first = advice.recommendation
+    first, case = advice.recommendation, Case.build(advice.situation, ruleset)
+    rented = _rent(case, chosen.composition)
     old = replace(first, verdict="ranked_lower", because=(Reason(text=BY_HAND), *first.because))
     others = (one for one in advice.alternatives if one is not chosen)
     of_old = _candidate_warnings(advice.situation, first)
     kept = (warning for warning in advice.warnings if warning not in of_old)
     return replace(
         advice,
-        recommendation=chosen,
+        recommendation=chosen if rented else _with_assumed_cost(case, chosen),
         alternatives=(old, *others),
         nothing_fits=None,
-        rent=_rent(Case.build(advice.situation, ruleset), chosen.composition),
+        rent=rented,
         warnings=(*kept, *_candidate_warnings(advice.situation, chosen)),
     )
 

@@ -231,6 +231,14 @@ class HostMoment(Struct, frozen=True):
     because: str
 
 
+class Assumed(Struct, frozen=True):
+    """What nobody stated and a cost was counted with; whether it fits is asked without it."""
+
+    what: str  # "tokens a row"
+    value: Any
+    source: str
+
+
 class Estimate(Struct, frozen=True, kw_only=True):
     """What one candidate costs. A part is None where it cannot be known; `unknown` says why."""
 
@@ -249,6 +257,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     refused: str = ""  # why no memory is enough: it then counts as too big
     cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"
     learned: Learned | None = None  # from runs here; None: the formula alone
+    assumed: tuple[Assumed, ...] = ()  # behind time and cost
     unknown: tuple[str, ...] = ()
 
     @property

@@ -55,6 +55,8 @@ AMOUNTS = Keys(
             most=2,
             help="the range that published runs sit in",
         ),
+        "row_tokens": Number(whole=True, min=1, help="of a usual row, for a cost nobody can know"),
+        "row_source": Text(help="where that is from: an id of rules/sources.yaml"),
         "text": Text(),
         "sources": ListOf(of=Text(), least=1, help="ids of rules/sources.yaml"),
     },

@@ -130,6 +130,9 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
             for one in estimate.host
         ],
         "cost_note": estimate.cost_note,
+        "assumed": [
+            {"what": one.what, "value": one.value, "source": one.source} for one in estimate.assumed
+        ],
         "learned": None if estimate.learned is None else learned_document(estimate.learned),
         "unknown": list(estimate.unknown),
     }

@@ -211,10 +211,10 @@ TO_RENT = (
 def _cards(
     answers: AnswerSet, hardware: Hardware, warnings: list[str]
 ) -> tuple[Hardware, tuple[GpuSpec, ...], tuple[GpuSpec, ...]]:
-    """The hardware, the cards that would hold what it does not, and those to choose from where a
-    limit was stated and no card. Whose data may not leave the house is told no price of strangers.
+    """The hardware, the cards that would hold what it does not, and those to choose from where no
+    card was stated. Whose data may not leave the house is told no price of strangers.
     """
-    usd, hours, name = (answers.value(fact) for fact in ("budget_usd", "budget_hours", "gpu"))
+    usd, name = answers.value("budget_usd"), answers.value("gpu")
     is_stated = any(answers.value(fact) is not None for fact in ("gpu_memory_gib", "gpus", "nodes"))
     is_open = hardware.origin == "unknown" or (hardware.kind == "cpu" and name is None)
     if is_open and usd and name is None and not is_stated:
@@ -230,7 +230,7 @@ def _cards(
             for gpu in hardware.gpus
         )
         hardware = replace(hardware, gpus=tuple(gpus))
-    rentals = cards if is_open and not is_stated and (usd or hours) else ()
+    rentals = cards if is_open and not is_stated else ()
     return hardware, () if hardware.kind == "unknown" else cards, rentals
 
 

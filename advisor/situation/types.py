@@ -91,7 +91,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     # Models that could take the place of this one, largest first.
     smaller: tuple[tuple[ModelShape, ModelSuggestion], ...] = ()
     free_gpus: str = ""  # who lends which GPU out for nothing, if there is none here
-    rentals: tuple[GpuSpec, ...] = ()  # to choose from: a limit was stated, and no card
+    rentals: tuple[GpuSpec, ...] = ()  # to choose from: no card was stated
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     past: PastRuns = NO_RUNS  # of this machine and others, which correct estimates
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or a named model

@@ -90,19 +90,32 @@ def time_and_cost(advice: Advice) -> tuple[str, str]:
 def time_line(advice: Advice) -> str:
     """'36 min (27 min to 52 min), of which training 34 min; within your limit of 8 h'."""
     estimate, hours = advice.recommendation.estimate, advice.facts.get("budget_hours")
+    hours = None if estimate.assumed else hours
     times, trained_s = estimate.times, estimate.duration_s
     if trained_s is None:
         return sentence(f"not known{because_unknown(advice)}")
     limit = None if hours is None else float(hours) * 3600
     if times is None:
         verdict = _limit_words(trained_s, trained_s, limit, format_duration)
+        verdict += _assumed_words(estimate)
         return f"{format_duration(trained_s)} of training{verdict}"
     low, high, whole, training = map(
         format_duration, (times.low_s, times.high_s, times.total_s, times.train_s)
     )
     band = "" if low == high else f" ({low} to {high})"
+    if estimate.assumed:
+        return f"{whole}{band}{_assumed_words(estimate)}"
     part = "" if training == whole else f", of which training {training}"
     return f"{whole}{band}{part}{_limit_words(times.total_s, times.high_s, limit, format_duration)}"
+
+
+def _assumed_words(estimate: Estimate) -> str:
+    """'; assumed: 1,000 rows, 300 tokens a row, one RTX 3090', what nobody stated."""
+    words = [
+        f"one {one.value}" if one.what == "gpu" else f"{one.value:,} {one.what}"
+        for one in estimate.assumed
+    ]
+    return f"; assumed: {', '.join(words)}" if words else ""
 
 
 def _limit_words(
@@ -132,7 +145,7 @@ def cost_line(advice: Advice) -> str:
         low_usd, high_usd = (usd * end / times.total_s for end in (times.low_s, times.high_s))
         if format_usd(low_usd) != format_usd(usd):
             shown += f" ({format_usd(low_usd)} to {format_usd(high_usd)})"
-    limit = advice.facts.get("budget_usd")
+    limit = None if estimate.assumed else advice.facts.get("budget_usd")
     note = f": {estimate.cost_note}" if estimate.cost_note else ""
     verdict = _limit_words(usd, high_usd, float(limit) if limit else None, format_usd)
     renting = "Electricity alone; renting the same would be " if is_own else ""
