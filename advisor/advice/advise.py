@@ -34,6 +34,7 @@ from advisor.advice.why import (
     reason_of,
     reasons_of,
     rules_that_differ,
+    sizes_of_pair,
 )
 from advisor.advice.why_not import LosingOutcome
 from advisor.estimate.types import Assumed, Estimate
@@ -348,6 +349,12 @@ def with_choice(advice: Advice, chosen: Candidate, ruleset: Ruleset) -> Advice:
 
 # Every objective that the guide names stands in one of them.
 GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")
+# Of chains the one that people who know ask about: why not that?
+ASKED_BESIDE = {
+    "sft>rm>ppo": ("sft>dpo",), "sft>rm>rloo": ("sft>dpo",), "sft>rm>grpo": ("sft>dpo",),
+    "kto": ("dpo",), "sft>kto": ("sft>dpo",), "orpo": ("dpo",), "rloo": ("grpo",),
+    "dpo": ("sft>dpo",), "sft>dpo": ("dpo",), "grpo": ("sft>grpo",), "sft>grpo": ("grpo",),
+}  # fmt: skip
 ANSWERED_REMEDIES = {
     "rag": ("knowledge_source", "retrieval"),
     "prompting": ("readiness", "prompting"),
@@ -419,7 +426,12 @@ def _of_scheme(
 ) -> Candidate:
     judgement, sizes = decision.steps[LAST], case.sizes(decision)
     lost = LosingOutcome(judgement, scheme, decision.facts, case.ruleset, sizes)
-    return _losing_candidate(case, decision.candidate(scheme, remedies), lost)
+    found = _losing_candidate(case, decision.candidate(scheme, remedies), lost)
+    pair = sizes_of_pair(sizes, scheme, str(decision.facts["scheme"]))
+    first, *others = found.because
+    if not pair or found.verdict != "ranked_lower" or any(one.isdigit() for one in first.text):
+        return found
+    return replace(found, because=(replace(first, text=f"{first.text} {pair}"), *others))
 
 
 def _other_chains(case: Case, decision: Decision) -> Iterator[Candidate]:
@@ -431,7 +443,8 @@ def _other_chains(case: Case, decision: Decision) -> Iterator[Candidate]:
     suggested = case.situation.suggestion is not None
     # Whoever has examples beside pairs can learn from both.
     both = [f"sft>{decision.chain}"] if _unread_examples(case.situation, decision.chain) else []
-    for chain in dict.fromkeys((*both, *ranked, *GUIDE_CHAINS)):
+    asked = ASKED_BESIDE.get(decision.chain, ())
+    for chain in dict.fromkeys((*both, *asked, *ranked, *GUIDE_CHAINS)):
         if chain != decision.chain:
             lost = LosingOutcome(
                 judgement, chain, decision.facts, case.ruleset, is_suggested=suggested

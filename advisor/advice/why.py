@@ -196,6 +196,18 @@ def memory_reason(cost: Estimate, scheme: str, rule: str, hardware: Hardware) ->
     )
 
 
+PAIR = "It needs "  # how the numbers of a pair begin
+
+
+def sizes_of_pair(sizes: Sizes, one: str, other: str) -> str:
+    """'It needs 140 GiB, LoRA 17.8 GiB.', or nothing if either is not known."""
+    needs = [cost.memory for cost in map(sizes.get, (one, other)) if cost is not None]
+    if one == other or len(needs) < 2 or None in needs:
+        return ""
+    first, second = (format_gib(memory.need_bytes) for memory in needs if memory is not None)
+    return f"{PAIR}{first}, {method_words(other)} {second}."
+
+
 def budget_reason(cost: Estimate, facts: Mapping[str, Any], scheme: str, rule: str) -> Reason:
     """Which stated limit a candidate breaks, with both numbers."""
     usd, hours = facts.get("budget_usd"), facts.get("budget_hours")

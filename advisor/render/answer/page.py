@@ -179,8 +179,8 @@ WARNING, TAKEN = "Warning", "Assumed"
 # How many entries of a label are added while there is room, the most useful first. One of each
 # stands there in any case.
 ADDED = (
-    ("Why", 2),
     ("Why not", 2),
+    ("Why", 2),
     ("What if", 2),
     (TAKEN, 2),
     (WARNING, 2),

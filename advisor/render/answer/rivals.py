@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from advisor.advice.advise import BY_HAND
+from advisor.advice.advise import ASKED_BESIDE, BY_HAND
 from advisor.advice.types import Advice, Candidate, Reason
-from advisor.advice.why import RANKS_BELOW
+from advisor.advice.why import PAIR, RANKS_BELOW
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.why import reason_text
@@ -20,7 +20,8 @@ SAME_METHOD = {"rlhf": "ppo"}  # the guide's name -> its objective
 MOST_STARS = 5
 GUIDE_ROW = re.compile(r"\. \([^()]*\)$")  # the guide's row in brackets after a sentence
 ASKED_FIRST = ("full", "lora", "qlora")  # the schemes that a person asks for, in this order
-WOULD = re.compile(r"^[^,;:]{1,50}? would(?= win if)")
+NEXT = {"qlora": ("lora", "full", "qlora"), "full": ("lora", "qlora", "full")}
+WOULD = re.compile(r"^[^;:]{1,99}? would(?= win if)")
 HERE = re.compile(r"; here (?=[A-Z])")
 VERBS = {"forbidden": "is ruled out", "ranked_lower": "ranks lower"}
 
@@ -74,14 +75,18 @@ def rival_lines(advice: Advice) -> Iterator[str]:
 def _nearest_rivals(advice: Advice) -> list[Candidate]:
     """Other schemes of the same training first, then the guide's own; what is ruled out last."""
     guide = str(advice.guide.composition) if advice.guide is not None else ""
+    ours = advice.recommendation.composition
+    order = NEXT.get(str(ours.scheme), ASKED_FIRST)  # the next one to it first
 
     def distance(candidate: Candidate) -> tuple[int, int]:
         other = candidate.composition
         if is_chosen(advice) and candidate is advice.alternatives[0]:
             return -1, 0  # what the rules recommend
+        if ">".join(other.chain) in ASKED_BESIDE.get(">".join(ours.chain), ()):
+            return 0, -1
         if _same_training(advice, other):
             is_asked = other.scheme in ASKED_FIRST
-            return (0, ASKED_FIRST.index(str(other.scheme))) if is_asked else (2, 0)
+            return (0, order.index(str(other.scheme))) if is_asked else (2, 0)
         return (1 if str(other) == guide else 4 if candidate.verdict == "forbidden" else 3), 0
 
     # If nothing is trained, why not to train is why that remedy: rivals are the other remedies.
@@ -100,16 +105,12 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
         return ""
     text, is_same = reason_text(reason).rstrip("."), _same_training(advice, other)
     scheme = method_words(str(other.scheme))
-    if text.startswith(RANKS_BELOW):
-        if reason.rule in told:
-            # As planned, like the numbers above: the least it could do with would look like a gain.
-            numbers = _numbers(candidate, planned=True)
-            if not advice.recommendation.composition.chain or not numbers:
-                return ""
-            text = f"{text.partition(':')[0]}; it would take {numbers}"
+    text, _, pair = text.partition(f" {PAIR}")
+    pair = f"needs {pair}" if pair else ""
+    if reason.rule in told:
+        text = ""
+    elif text.startswith(RANKS_BELOW):
         text = inside_sentence(text)
-    elif reason.rule in told:
-        return ""
     elif WOULD.search(text):
         text = WOULD.sub("would", text)
     else:
@@ -117,7 +118,12 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
         if not is_same and candidate.verdict != "ranked_lower":
             text = f"{_verdict(candidate)}: {inside_sentence(text)}"
         text = inside_sentence(text)
-    name = scheme if is_same else str(other)
+    name, text = (
+        scheme if is_same else str(other),
+        "; ".join(filter(None, (pair, text.rstrip(".")))),
+    )
+    if not text:
+        return ""
     return shortened(f"{name}: {HERE.sub('; ', GUIDE_ROW.sub('', text))}", "; ", " (")
 
 
