@@ -243,6 +243,11 @@ def scheme_of_fact(fact: Fact) -> str:
 
 # --------------------------------------------------------------------------- how sure
 
+OPEN = ("budget", "depth", "data_kind", "priority", "serve_with")
+AMOUNTS = frozenset(("data_rows", "data_tokens"))
+ELSEWHERE = ("closed_model", "unsupported_hardware")  # the method stays a question
+TRIED = {"rag": "rag_tried", "prompting": "prompting_tried"}
+
 
 def certainty_of(
     decision: Decision,
@@ -265,6 +270,7 @@ def certainty_of(
             titles = titles_of(conflict, ruleset)
             conflicts.append(Reason(text=conflict.says, rule=against[0], source=titles))
     unstated, fits = _unstated(ruleset, base, flips), recommendation.estimate.fits
+    ours, facts = recommendation.composition, decision.facts
     doubts = {
         f"the answer depends on {joined(unstated, 'or')}": unstated,
         "experts disagree here": conflicts,
@@ -274,6 +280,19 @@ def certainty_of(
         "it may not fit": fits == "may_fit",
         "nothing says how much memory the computer itself has": fits == "unknown"
         and any(stage.offloads for stage in recommendation.stages),
+        "another tool may train the model as it is": decision.nothing_fits,
+        "what is not trained here can be done in other ways": facts.get("out_of_scope")
+        in ELSEWHERE,
+        "no GPU was stated, and no rule is about your task": facts["task"] == "other"
+        and decision.trains
+        and facts.get("device") in (None, UNKNOWN),
+        "you have tried it": any(
+            facts.get(tried) for tried in map(TRIED.get, ours.remedies) if tried
+        ),
+        "the model loses more than usual in 4 bit": facts.get("avoid_4_bit") and ours.quantization,
+        "every weight may give more, since quality and money come first": decision.trains
+        and ours.update != "full"
+        and (facts.get("budget"), facts.get("priority")) == ("high", "quality"),
     }
     weak = tuple(clause for clause, holds in doubts.items() if holds)
     return Certainty(
@@ -287,18 +306,18 @@ def certainty_of(
 
 
 def _unstated(ruleset: Ruleset, base: Mapping[str, Any], flips: Sequence[Flip]) -> list[str]:
-    """The facts that nobody stated and that alone could change the answer; signals and the number
-    of tasks do not count, since as a rule nobody states them.
+    """The facts that nobody stated and that alone could change the answer. Not what would do so for
+    everybody: a teacher, other data, a signal, or very few examples.
     """
     facts = {fact.answer or fact.id: fact for fact in ruleset.facts.values()}
     if base.get("budget_usd"):
         facts.pop("budget", None)  # the limit says how much it may cost
     changing = dict.fromkeys(name for flip in flips for name in flip.change if name in facts)
-    return [
-        named_with_flag(fact)
-        for fact in map(facts.__getitem__, changing)
-        if fact.origin == "asked" and not fact.signal and fact.id not in (*base, "gpu", "n_tasks")
-    ]
+    deciding = [*OPEN, *(AMOUNTS if base.get("data_kind") == "raw_text" else ())]
+    found = [fact for fact in map(facts.__getitem__, changing) if fact.id in deciding]
+    if not AMOUNTS.isdisjoint(base):
+        found = [fact for fact in found if fact.id not in AMOUNTS]
+    return [named_with_flag(fact) for fact in found if fact.id not in base]
 
 
 def unknown_words(reason: str) -> str:
