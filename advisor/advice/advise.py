@@ -8,6 +8,7 @@ fits, what to blame and the ways out (flips.py). planning.py makes a launch file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -429,7 +430,7 @@ def _of_scheme(
     found = _losing_candidate(case, decision.candidate(scheme, remedies), lost)
     pair = sizes_of_pair(sizes, scheme, str(decision.facts["scheme"]))
     first, *others = found.because
-    if not pair or found.verdict != "ranked_lower" or any(one.isdigit() for one in first.text):
+    if not (pair and first.rule) or found.verdict != "ranked_lower" or re.search(r"\d", first.text):
         return found
     return replace(found, because=(replace(first, text=f"{first.text} {pair}"), *others))
 

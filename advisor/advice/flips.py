@@ -104,7 +104,7 @@ def _is_own(fact: Fact, flip: Flip, decision: Decision) -> bool:
         if fact.id == "data_kind":
             return False
         value = float(flip.change[fact.answer or fact.id])
-        return min(value, known) * NEARBY >= max(value, known) and known != 1
+        return bool(min(value, known) * NEARBY >= max(value, known) and known != 1)
     return fact.id != "teacher" or known is not None
 
 

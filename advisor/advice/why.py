@@ -96,7 +96,7 @@ def reasons_of(
     for place, rule in enumerate(decision.rules):
         facts = facts_seen_by(rule, decision, situation, ruleset, sizes)
         if rule.table == LAST:
-            facts += _sizes_compared(decision, ruleset, sizes)
+            facts += _size_of(decision, ruleset, sizes)
         own = {one.fact: one for one in facts if not one.origin.startswith("concluded")}
         telling = len(own.keys() - {"data_kind"})
         is_usual = ruleset.tiers.get(rule.tier, 0) <= ruleset.tiers[DEFAULT_TIER]
@@ -129,23 +129,14 @@ def _known_fact(name: str, decision: Decision, situation: Situation, ruleset: Ru
     )
 
 
-def _sizes_compared(decision: Decision, ruleset: Ruleset, sizes: Sizes) -> tuple[KnownFact, ...]:
-    """Whether the scheme that comes first fits, and the next heavier one that does not."""
-    chosen = str(decision.facts["scheme"])
-    heavier = {"qlora": "lora", "lora": "full"}.get(chosen, "")
-    names = [name for name in (chosen, heavier) if f"fits_{name}" in ruleset.facts]
-    values = {name: decision.facts.get(f"fits_{name}") for name in names}
-    return tuple(
-        KnownFact(
-            fact=fact.id,
-            value=values[name],
-            origin="estimated",
-            text=_fit_words(fact, str(values[name]), sizes),
-        )
-        for name in names
-        if values[name] not in (None, UNKNOWN) and (name == chosen or values[name] == "too_big")
-        for fact in [ruleset.facts[f"fits_{name}"]]
-    )
+def _size_of(decision: Decision, ruleset: Ruleset, sizes: Sizes) -> tuple[KnownFact, ...]:
+    """Whether the scheme that comes first fits, if that is known."""
+    fact = ruleset.facts.get(f"fits_{decision.facts['scheme']}")
+    value = None if fact is None else decision.facts.get(fact.id)
+    if fact is None or value in (None, UNKNOWN):
+        return ()
+    text = _fit_words(fact, str(value), sizes)
+    return (KnownFact(fact=fact.id, value=value, origin="estimated", text=text),)
 
 
 def _fit_words(fact: Fact, value: str, sizes: Sizes) -> str:

@@ -104,7 +104,7 @@ def time_line(advice: Advice) -> str:
     )
     band = "" if low == high else f" ({low} to {high})"
     if estimate.assumed:
-        return f"{whole}{band}{_assumed_words(estimate)}"
+        return f"{whole}{_assumed_words(estimate)}"
     part = "" if training == whole else f", of which training {training}"
     return f"{whole}{band}{part}{_limit_words(times.total_s, times.high_s, limit, format_duration)}"
 
@@ -141,7 +141,7 @@ def cost_line(advice: Advice) -> str:
         return sentence(f"not known{because_unknown(advice) or ': no price is known for this GPU'}")
     usd, times = whole_usd(estimate) or estimate.cost_usd, estimate.times
     shown, high_usd = format_usd(usd), usd
-    if times is not None and times.low_s < times.high_s:
+    if times is not None and times.low_s < times.high_s and not estimate.assumed:
         low_usd, high_usd = (usd * end / times.total_s for end in (times.low_s, times.high_s))
         if format_usd(low_usd) != format_usd(usd):
             shown += f" ({format_usd(low_usd)} to {format_usd(high_usd)})"

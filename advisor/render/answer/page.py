@@ -28,7 +28,7 @@ from advisor.render.answer.needs import (
 from advisor.render.answer.rivals import GUIDE_ROW, canonical, named_methods, rival_lines, rivals
 from advisor.render.answer.why import (
     ASSUMED,
-    FIRST,
+    HINTS,
     answer_words,
     flip_text,
     flips,
@@ -188,6 +188,7 @@ ADDED = (
     ("Why not", 3),
     ("What if", 3),
 )
+OVER = 2  # lines more than these: what changes what one should do takes them, nothing else
 GROWING = {label for label, _ in ADDED}
 SPARED = ("What if", "Unsure")  # left to the whole answer where the screen has too few lines
 FLAG = re.compile(r" \(--[a-z-]+\)")
@@ -233,6 +234,9 @@ def first_screen(
     columns = max(columns, COLUMNS)
     most = {label: items for label, texts in _texts(advice) if (items := _items(label, texts))}
     kept = {label: items[:1] if label in GROWING else items for label, items in most.items()}
+    if WARNING in most:  # what changes what one should do is never left to the whole answer
+        serious = tuple(one for one in most[WARNING] if not HINTS.search(one.text))
+        kept[WARNING] = serious or most[WARNING][:1]
     steps = first_steps(advice, plan_path=plan_path) if with_steps else ()
     first = FirstScreen(answer=_answer(advice), labelled=kept, steps=steps)
 
@@ -247,10 +251,8 @@ def first_screen(
     for label in SPARED if lines < LINES else ():
         if is_too_long(first):
             kept.pop(label, None)
-    if is_too_long(first) and {TAKEN, WARNING} <= kept.keys():
-        # What was assumed comes before stock warnings, and after what may end the run.
-        is_serious = any(one.search(ordered_warnings(advice)[0]) for one in FIRST)
-        kept.pop(TAKEN if is_serious else WARNING)
+    if first.lines(columns) > lines + OVER and {TAKEN, WARNING} <= kept.keys():
+        kept.pop(TAKEN)  # the whole answer says what was assumed
     for label, count in ADDED:
         if label in kept and len(most[label]) >= count == len(kept[label]) + 1:
             longer = replace(first, labelled=kept | {label: most[label][:count]})
@@ -317,8 +319,10 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
 
 def telling_reasons(advice: Advice) -> Iterable[str]:
     """The reasons that decided, the most telling first."""
-    ordered = advice.recommendation.because
-    return dict.fromkeys(sentence(GUIDE_ROW.sub(".", reason_text(one))) for one in ordered)
+    ordered = (GUIDE_ROW.sub(".", reason_text(one)) for one in advice.recommendation.because)
+    return dict.fromkeys(
+        sentence(shortened(one, "; ", ": ", ", and ", least=THREE_LINES)) for one in ordered
+    )
 
 
 def _doubts(advice: Advice) -> str:
@@ -348,7 +352,7 @@ def _what_if(flip: Flip) -> str:
 def _short_warning(text: str) -> str:
     """The first sentence without the rule's id, or what it says before a colon if it is long."""
     first = re.split(r"(?<=[a-z)])\. (?=[A-Z])", RULE.sub("", text))[0]
-    return sentence(shortened(first, ": ", least=THREE_LINES))
+    return sentence(shortened(shortened(first, "; "), ": ", least=THREE_LINES))
 
 
 # --------------------------------------------------------------------------- how to begin

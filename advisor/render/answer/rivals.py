@@ -197,7 +197,7 @@ def _why_lower(candidate: Candidate, told: set[str]) -> str:
         return _verdict(candidate)
     if reason.text == BY_HAND:
         return BY_HAND
-    text = reason_text(reason)
+    text = reason_text(reason).partition(f" {PAIR}")[0]  # all numbers stand behind it
     if WOULD.search(text):
         return WOULD.sub("would", text).rstrip(".")
     verdict, because = _verdict(candidate), text

@@ -29,8 +29,11 @@ FIRST = (
     re.compile(r": unknown model,|not a model we know by that name"),
     re.compile(r"never run on"),
 )
-# To be read after what may be wrong.
-HINTS = re.compile(r"^all \d+ GPUs are used|^generating the answers takes")
+# To be read after what may be wrong: what is to be known, and changes nothing that one does.
+HINTS = re.compile(
+    r"(?i)^all \d+ GPUs are used|^generating the answers takes|^time: |^the checkpoint is stored"
+    r"|^these trainers quantise|^a mixture of experts|^4 bit on an |^more than \d+ GPUs"
+)
 # What was taken for granted, and is not so if a person says otherwise: it comes first.
 ASSUMED = re.compile(
     r"\bread as \S|(?<!by that name; )\btaken (as|for|to) \S|\b(was|were) taken\b|\bis assumed"
