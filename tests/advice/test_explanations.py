@@ -8,7 +8,6 @@ from advisor import Answers
 from advisor.advice.flips import MAX_SHOWN
 from advisor.render.answer.page import WARNING, first_screen
 from advisor.render.answer.why import ASSUMED, HINTS, ordered_warnings
-from advisor.render.next_steps import next_steps
 from advisor.situation.build import situation_of
 from tests.advice.public_situations import RECENT, answers_of, read_situations
 from tests.advice.situations import RULES, UNKNOWN_MACHINE, advice_on, advised
@@ -119,16 +118,6 @@ def test_a_cost_that_nobody_can_know_says_what_it_assumes(stated, assumed):
     assert (estimate.fits == "unknown") == ("gpu" in assumed)
     shown = first_screen(advice).labelled["Time"][0].text
     assert ("assumed: " in shown) == bool(assumed)
-
-
-def test_a_search_that_is_there_is_measured_and_not_set_up():
-    """Who has tried retrieval is not told to pull a model and start a server."""
-    stated = {"task": "qa", "data_kind": "raw_text", "depth": "domain_knowledge"}
-    for tried in ((), ("rag_tried",)):
-        advice = advised(**stated, signals=("facts_change_often", *tried))
-        (steps,) = next_steps(advice)
-        assert ("Measure" in steps.first) is bool(tried)
-        assert bool(steps.ways) is not bool(tried)
 
 
 def test_a_warning_that_changes_what_one_does_is_never_folded():
