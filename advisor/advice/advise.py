@@ -16,14 +16,7 @@ from msgspec.structs import replace
 
 from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
-from advisor.advice.flips import (
-    cheapest_holding,
-    edges_near,
-    find_flips,
-    nothing_fits,
-    one_card,
-    what_ifs,
-)
+from advisor.advice.flips import cheapest_holding, edges_near, find_flips, one_card, what_ifs
 from advisor.advice.search.fit import coarse_fit
 from advisor.advice.search.settings import JUDGED
 from advisor.advice.search.strategies import about_sharing
@@ -65,6 +58,8 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
     if decision.nothing_fits:
         # The wanted scheme that needs least: from there the way out is shortest.
         nearest = _of_scheme(case, decision, _least_hungry(case, decision))
+        from advisor.advice.nothing_fits import nothing_fits  # few answers need it
+
         stuck = nothing_fits(case, decision, nearest)
     if stuck is not None:  # with the numbers that rule out even the nearest scheme
         because = (*stuck.nearest.because, *recommendation.because)
@@ -114,10 +109,7 @@ ROWS = 1000  # a round number, for what costs in proportion to them
 
 
 def _with_assumed_cost(case: Case, candidate: Candidate) -> Candidate:
-    """The candidate with time and cost, where usual rows and a rented card are enough for them.
-
-    Nothing else is taken from there: rules and fits know what was stated alone.
-    """
+    """The candidate with time and cost, counted with usual rows and a rented card; nothing else."""
     situation, composition, estimate = case.situation, candidate.composition, candidate.estimate
     if not composition.chain or estimate.duration_s is not None or situation.tasks:
         return candidate

@@ -105,8 +105,14 @@ def reasons_of(
         seen |= own
     reasons = [one[-1] for one in sorted(found, key=lambda one: one[:-1])]
     if len(seen) < NAMED:
-        stated = (name for name in GENERAL if decision.facts.get(name) not in (None, UNKNOWN))
-        seen = {name: _known_fact(name, decision, situation, ruleset) for name in stated} | seen
+        general = ((name, decision.facts.get(name)) for name in GENERAL)
+        stated = {name: value for name, value in general if value not in (None, UNKNOWN)}
+        seen = {
+            name: KnownFact(
+                fact=name, value=value, origin="", text=says(ruleset.facts[name], value)
+            )
+            for name, value in stated.items()
+        } | seen
     told = [one for one in seen.values() if one.value != "other"]  # no task that says something
     return (_led_by(told, reasons[0]), *reasons[1:]) if reasons else ()
 
@@ -120,13 +126,6 @@ def _led_by(facts: Sequence[KnownFact], reason: Reason) -> Reason:
         said["data_kind"] += f" ({said.pop('data_rows').removeprefix('you have ')})"
     led = clauses(said.values())
     return replace(reason, text=f"{led[:1].upper()}{led[1:]}. {reason.text}") if led else reason
-
-
-def _known_fact(name: str, decision: Decision, situation: Situation, ruleset: Ruleset) -> KnownFact:
-    fact, value = ruleset.facts[name], decision.facts[name]
-    return KnownFact(
-        fact=name, value=value, origin=fact_origin(situation, name), text=says(fact, value)
-    )
 
 
 def _size_of(decision: Decision, ruleset: Ruleset, sizes: Sizes) -> tuple[KnownFact, ...]:
@@ -320,17 +319,3 @@ def unknown_words(reason: str) -> str:
         return why
     quality, _, rest = why.removeprefix("its ").partition(" is ")
     return f"the {quality} of the {what} is {rest}"
-
-
-def certainty_lines(certainty: Certainty) -> tuple[str, ...]:
-    """How sure the answer is, a sentence for each scale, and who disagrees."""
-    evidence = f"Evidence: {certainty.evidence}; it rests on {certainty.rests_on}."
-    strength = f"Recommendation: {certainty.strength}"
-    strength += f"; {'; '.join(certainty.doubts)}." if certainty.doubts else "."
-    lines = [f"{evidence} {strength}"]
-    lines += [
-        f"Experts who say otherwise: {one.text} ({one.source})" for one in certainty.conflicts
-    ]
-    if certainty.incomplete:
-        lines.append(f"The estimate is incomplete: {joined(certainty.incomplete)}.")
-    return tuple(lines)

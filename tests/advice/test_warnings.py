@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from advisor.advice.why import GRADES, certainty_lines
+from advisor.advice.why import GRADES
+from advisor.render.answer.why import certainty_lines
 from tests.advice.situations import RULES, advised, asked, random_advices
 from tests.conftest import scaled
 

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advisor.advice.advise import MAY_NOT_FIT, NO_MODEL, PART_OF_DATA
-from advisor.advice.types import Advice, Candidate, Flip, KnownFact, Reason
-from advisor.advice.why import certainty_lines
+from advisor.advice.types import Advice, Candidate, Certainty, Flip, KnownFact, Reason
 from advisor.ground.units import format_gib
 from advisor.render.blocks import Item, Paragraph, Section, listed
 from advisor.render.words import is_chosen, memory_words, sentence
 from advisor.ruleset.facts import load_facts
-from advisor.ruleset.phrases import clauses, named_with_flag, says
+from advisor.ruleset.phrases import clauses, joined, named_with_flag, says
 
 NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -127,6 +126,20 @@ def why(advice: Advice) -> Section:
         blocks.append(Paragraph(text=f"The guide {says_it}, in its row “{guide.row}”."))
     title = f"{'Against' if chosen else 'Why'} {ours.composition}" if advice.fits else "Why"
     return Section(title=title, blocks=blocks)
+
+
+def certainty_lines(certainty: Certainty) -> tuple[str, ...]:
+    """How sure the answer is, a sentence for each scale, and who disagrees."""
+    evidence = f"Evidence: {certainty.evidence}; it rests on {certainty.rests_on}."
+    strength = f"Recommendation: {certainty.strength}"
+    strength += f"; {'; '.join(certainty.doubts)}." if certainty.doubts else "."
+    lines = [f"{evidence} {strength}"]
+    lines += [
+        f"Experts who say otherwise: {one.text} ({one.source})" for one in certainty.conflicts
+    ]
+    if certainty.incomplete:
+        lines.append(f"The estimate is incomplete: {joined(certainty.incomplete)}.")
+    return tuple(lines)
 
 
 def obstacles(advice: Advice) -> Section:
