@@ -45,9 +45,7 @@ FOLDERS: Mapping[str, tuple[str, type[Method]]] = {
 AMOUNTS = Keys(
     keys={
         "unit": Choice(values=("rows", "tokens"), help="left out: rows"),
-        "floor": Number(
-            whole=True, min=1, help="below this it is not advised at all; left out: too_few"
-        ),
+        "floor": Number(whole=True, min=1, help="below this nothing is advised; else: too_few"),
         "too_few": Number(whole=True, min=1, help="below this it is documented to fail"),
         "usual": ListOf(
             of=Number(whole=True, min=1),
