@@ -102,6 +102,11 @@ UNCLEAR = {  # columns, and the line with --map that is offered
         {"Frage": ["w"], "Antwort": ["w"], **{f"feature {n}": ["w"] for n in range(MOST_COLUMNS)}},
         "--map takes question and answer",
     ),
+    "a customer's name": (
+        {"Kunde": ["M. Brandt", "Jo van Dyk", "Ana Ruiz"], "What they wrote": [ASKED],
+         "What we answered": [REPLIED], "done?": ["yes", "no"]},
+        "--map 'question=What they wrote' 'answer=What we answered'",
+    ),
     "a colour": (LETTERS | {"Farbe": ["rot", "blau"]}, "--map text=Schreiben label=Bürger"),
 }  # fmt: skip
 

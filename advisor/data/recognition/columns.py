@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -54,15 +54,20 @@ class Column(Struct):
     @property
     def holds_addresses(self) -> bool:
         """True for a column of e-mail addresses or links, which are no text to learn from."""
-        return self._mostly(_ADDRESS)
+        return self._mostly(_ADDRESS.fullmatch)
 
     @property
     def holds_dates(self) -> bool:
         """True for a column of days or of days and times, which are no category."""
-        return self._mostly(_DATE)
+        return self._mostly(_DATE.fullmatch)
 
-    def _mostly(self, pattern: re.Pattern[str]) -> bool:
-        found = sum(pattern.fullmatch(value.strip()) is not None for value in self.values)
+    @property
+    def holds_names(self) -> bool:
+        """True for a column of names of people, firms or products, which nobody asks or answers."""
+        return self._mostly(_is_name)
+
+    def _mostly(self, test: Callable[[str], object]) -> bool:
+        found = sum(bool(test(value.strip())) for value in self.values)
         return found > 0.5 * len(self.values) > 0
 
     def is_label(self, *, named: bool) -> bool:
@@ -79,6 +84,14 @@ class Column(Struct):
                 or distinct == self.filled == 1
             )
         return self.filled >= 8 and 2 <= distinct <= self.filled / 3
+
+
+def _is_name(text: str) -> bool:
+    """Whether it is one to four words that begin with a capital, small ones ("van de") apart."""
+    words = text.split()
+    capitals = [word for word in words if word[0].isupper()]
+    small = all(len(word) <= 3 for word in words if word not in capitals)
+    return 0 < len(capitals) and len(words) <= 4 and small and not set(text) & set("?!:;0123456789")
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:

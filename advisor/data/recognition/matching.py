@@ -322,6 +322,8 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
         and not (column.holds_addresses or column.holds_dates or may_be_row([name]))
     }
     texts = {name: role for name, role in texts.items() if role not in ("nothing", "label")}
+    written = {name: role for name, role in texts.items() if not _is_about(columns[name], role)}
+    texts = written if len(written) > 1 else texts
     better, worse = ([name for name in texts if _words()[side] & {*plain_words(name)}]
                      for side in ("chosen", "rejected"))  # fmt: skip
     if len(better) == len(worse) == 1 and better != worse:
@@ -348,6 +350,14 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
         )
         return pairs, not says_little
     return pairs[:SHOWN_WAYS] or [_way("a text in {text}", {"text": name}) for name in texts], False
+
+
+def _is_about(column: Column, role: str) -> bool:
+    """Whether it says whose row this is, or in what state, under a name that could be a text's."""
+    is_person = role in ("customer", "agent")
+    return (is_person and _is_thin(column)) or (
+        (is_person or not role) and (column.holds_names or column.is_label(named=False))
+    )
 
 
 def _is_thin(column: Column) -> bool:
