@@ -92,6 +92,7 @@ class SkippedRows(Struct):
     tallies: dict[str, Tally] = field(default_factory=dict)
     shortened: Tally = field(default_factory=Tally)
     seen: int = 0  # rows read
+    blank: int = 0  # of them without a single filled cell: the empty lines of a sheet
 
     @property
     def total(self) -> int:
@@ -100,8 +101,13 @@ class SkippedRows(Struct):
 
     @property
     def are_too_many(self) -> bool:
-        """Whether more rows are unusable than may be left out."""
-        return self.total > MAX_UNUSABLE_SHARE * self.seen
+        """Whether more rows are unusable than may be left out; empty lines are no rows."""
+        return self.share > MAX_UNUSABLE_SHARE or 0 < self.total == self.seen
+
+    @property
+    def share(self) -> float:
+        """How much of the rows that hold anything is unusable."""
+        return (self.total - self.blank) / max(1, self.seen - self.blank)
 
     def add(self, reason: str, row: int) -> None:
         """Count a row that is left out."""
@@ -125,21 +131,42 @@ class SkippedRows(Struct):
         if self.are_too_many:
             raise self.refusal(path)
 
-    def refusal(self, path: str) -> InputError:
+    def refusal(self, path: str) -> TooManyUnusable:
         """The error for a file with more unusable rows than may be left out."""
         faults = [
             Fault(where=path, what=f"{text} ({tally.rows_in_words})")
             for _, tally, text in sorted(self.said(), key=lambda one: -one[1].count)
         ]
-        share = 100 * self.total / max(1, self.seen)
         none = self.total == self.seen
         last = Fault(
             where=path,
-            what="no row can be used" if none else f"{share:.0f} % of the rows cannot be used",
+            what="no row can be used"
+            if none
+            else f"{100 * self.share:.0f} % of the rows cannot be used",
             allowed=f"up to {MAX_UNUSABLE_SHARE:.0%} may be left out, with a count",
             hint="repair or remove these rows, or name other columns with --map",
         )
-        return InputError(faults=[*faults, last])
+        return TooManyUnusable(faults=[*faults, last], usable=self.seen - self.total)
+
+
+class TooManyUnusable(InputError):
+    """A file of which more rows cannot be used than may be left out.
+
+    Attributes:
+        usable: How many rows can be used.
+    """
+
+    def __init__(self, *, faults: list[Fault], usable: int) -> None:
+        super().__init__(faults=faults)
+        self.usable = usable
+
+
+def usable_rows(path: str, mapping: Mapping[str, str]) -> str:
+    """A JSON Lines text of the rows that can be used, with all their columns."""
+    data = recognise(path, mapping=mapping)
+    used = {example.row for example in read_examples(data, skipped=SkippedRows())}
+    rows = (row for number, row in read_rows(data.source) if number in used)
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 def read_examples(
@@ -171,7 +198,8 @@ def read_examples(
                 raise UnusableRow("empty-row" if row in (None, []) else "row-is-no-object")
             example = build(number, with_paths(row, inner) if inner else row)
         except UnusableRow as error:
-            counted.add("empty-row" if is_empty(row) else error.reason, number)
+            counted.blank += (blank := is_empty(row))
+            counted.add("empty-row" if blank else error.reason, number)
             continue
         if data.kind == "paired" and example.messages[-1].role != "assistant":
             roles = [message.role for message in example.messages]

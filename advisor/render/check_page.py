@@ -92,7 +92,10 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
     trains = ", ".join(profile.objectives[:SHOWN_OBJECTIVES]) or "nothing yet"
     console.print(page.text(f"Trains: {trains}{f'. See above: {counts}' if counts else ''}"))
     if profile.objectives:
-        console.print(page.text("Without --task, the next line asks what the model is for.", "dim"))
+        task = suited_task(profile)
+        shown = "lets the rows decide" if task == "other" else "is what the rows look like"
+        asks = "without --task you are asked what the model is for"
+        console.print(page.text(f"`--task {task}` {shown}; {asks}.", "dim"))
     line = page.text(_next_command(profile, advice.get("model")))
     console.print(line, soft_wrap=True)  # whole, so that it can be pasted
 

@@ -283,7 +283,8 @@ def suited_task(found: DataProfile) -> str:
     count = looks["looked_at"]
     signs = {"calls": "tool_use", "code": "code", "layout": "structured_output"}
     shown = (task for sign, task in signs.items() if looks.get(sign, 0) > count / 2)
-    return next(shown, "other") if count >= FEW_ROWS else "other"
+    is_answered = found.kind != "raw_text"  # documents are no answers, whatever their form
+    return next(shown, "other") if count >= FEW_ROWS and is_answered else "other"
 
 
 def _looks(found: DataProfile) -> dict[str, Any]:

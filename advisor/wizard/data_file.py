@@ -7,14 +7,18 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from advisor.data.examples import TooManyUnusable, usable_rows
 from advisor.data.read.source import files_here, team_files, typed_path
-from advisor.data.recognition.recognise import ColumnsUnclear, first_row
+from advisor.data.recognition.recognise import ColumnsUnclear, first_row, recognise
 from advisor.ground.errors import AdviseError
+from advisor.ground.files import text_of, write_atomically
 from advisor.ground.terminal import one_line, shown, width_of
 from advisor.ground.types import AnswerSet, DataProfile
 from advisor.ruleset.facts import load_facts
@@ -77,7 +81,7 @@ class DataReader(Struct, frozen=True, kw_only=True):
         def readable(text: str) -> str:
             path = typed_path(text)
             try:
-                with suppress(ColumnsUnclear):
+                with suppress(ColumnsUnclear, TooManyUnusable):
                     self.read(path, None)
             except AdviseError as error:
                 raise ValueError(error.text()) from None
@@ -99,7 +103,8 @@ class DataReader(Struct, frozen=True, kw_only=True):
     def understand(
         self, path: str, *, before: Mapped | None = None, holds: Mapped | None = None
     ) -> tuple[Mapped | None, DataProfile] | None:
-        """The columns, if they were asked for, and the file read with them; None for another file.
+        """The columns, if they were asked for, and the file read with them, or a copy of it without
+        the rows that cannot be used; None for another file.
 
         Args:
             before: The mapping that was chosen when the same file was named before.
@@ -112,6 +117,8 @@ class DataReader(Struct, frozen=True, kw_only=True):
             found = self.read(path, None)
         except ColumnsUnclear as error:
             row, ways = error.row, [way.mapping for way in error.ways]
+        except TooManyUnusable:  # of other columns, it may be
+            row, ways = first_row(path), [recognise(path).mapping]
         else:
             if found.confidence != "guessed":
                 return None, found
@@ -120,10 +127,36 @@ class DataReader(Struct, frozen=True, kw_only=True):
             ways = [before, *(way for way in ways if way != before)]
         while (mapping := ask_columns(self.ui, path, row, ways)) is not None:
             try:
-                return mapping, self.read(path, mapping)
+                if found := self._usable(path, mapping):
+                    return mapping, found
             except AdviseError as error:
                 self.ui.say(error.text(), tone="warning")
+            ways = [mapping, *(way for way in ways if way != mapping)]
         return None
+
+    def _usable(self, path: str, mapping: Mapped) -> DataProfile | None:
+        """The file measured, or a copy without the rows that cannot be used, if there are many and
+        the person wants it; None if not.
+        """
+        try:
+            return self.read(path, mapping)
+        except TooManyUnusable as error:
+            if not error.usable:
+                raise
+            *reasons, last = error.faults
+            self.ui.say("; ".join(fault.what for fault in reasons), tone="warning")
+            copy = _free_copy(path, text := usable_rows(path, mapping))
+            options = [
+                Option(
+                    value=True, label="Yes", help=f"{error.usable:,} rows go into {shown(copy)}"
+                ),
+                Option(value=False, label="No", help="other columns, or another file"),
+            ]
+            what = f"{last.what[0].upper()}{last.what[1:]}"
+            if not self.ui.choose(f"{what}. Leave them out, in a copy?", options):
+                return None
+            write_atomically(Path(copy), text)
+            return self.read(copy, mapping)
 
     def ask_teams(self, folder: str, teams: Mapping[str, str]) -> Several | None:
         """One team for each file of a folder, if that is so; None if it is one data set."""
@@ -155,9 +188,18 @@ class DataReader(Struct, frozen=True, kw_only=True):
                 why = ": its columns are other ones than those of the first" if understood else ""
                 self.ui.say(f"{name} is left out{why}.", tone="warning")
                 continue
-            found[name], mapping = path, own or mapping
+            found[name], mapping = understood[1].path, own or mapping
         values = {"tasks": found, "data_path": None, "data_mapping": mapping}
         return Several(values=values) if found else None
+
+
+def _free_copy(path: str, text: str) -> str:
+    """Where the usable rows of a file go: no other file of that name is lost."""
+    for number in count(1):
+        copy = f"{os.path.splitext(path.rstrip('/'))[0]}-usable{f'-{number}' * (number > 1)}.jsonl"
+        if not os.path.lexists(copy) or text_of(Path(copy)) == text:
+            return copy
+    raise AssertionError
 
 
 def expanded_path(text: str, check: Check) -> str:
@@ -216,6 +258,7 @@ def _ask_about(answers: AnswerSet, path: str, reader: DataReader) -> Several | N
         if understood is None:
             return None
         mapping, found = understood
+        path = found.path
         wrong = misfit(reader.task, found)
         chosen = _ask_task(reader.ui, str(reader.task), wrong) if wrong else DONT_KNOW
         if chosen is None:

@@ -135,6 +135,7 @@ def test_unusable_rows_are_counted_with_their_number(tmp_path, reason, row):
 def test_more_than_five_percent_unusable_rows_are_refused(tmp_path, bad, refused):
     """Up to 5 % of the rows may be left out; one more is too many."""
     rows = [{"question": f"Q{index}", "answer": "" if index < bad else "A"} for index in range(100)]
+    rows += [{"question": "", "answer": None}] * 30  # empty lines of a sheet are no rows
     skipped = SkippedRows()
     assert len(list(read_examples(jsonl(tmp_path, rows), skipped=skipped))) == 100 - bad
     with refused:

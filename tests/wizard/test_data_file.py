@@ -164,6 +164,22 @@ def test_a_file_that_cannot_be_read_is_asked_for_again(tmp_path):
     assert ("invalid JSON" in said, "no such file" in said) == (True, True)
 
 
+def test_rows_that_cannot_be_used_are_left_out_in_a_copy_if_one_wants(tmp_path):
+    """The columns chosen stay the first offer; no other file of that name is lost."""
+    path = tmp_path / "mails.csv"
+    rows = [f"{ASKED.format(n)};{REPLIED.format(n) if n % 5 else ''}" for n in range(60)]
+    path.write_text("\n".join(["Frage an uns;Unsere Antwort", *rows]) + "\n")
+    (tmp_path / "mails-usable.jsonl").write_text("mine")
+    ui = ScriptedUi(str(path), YES, "No", YES, YES)
+    copy = tmp_path / "mails-usable-2.jsonl"
+    mapped = read_as("Frage an uns", "Unsere Antwort")
+    assert answered(ui) == {"data_path": str(copy), **mapped}
+    assert ui.asked[-1] == "20 % of the rows cannot be used. Leave them out, in a copy?"
+    assert "--map" not in " ".join(ui.said)
+    assert len(copy.read_text().splitlines()) == 48
+    assert (tmp_path / "mails-usable.jsonl").read_text() == "mine"
+
+
 def test_an_answer_given_before_is_offered_first_or_goes(tmp_path):
     """Whoever comes back to the question finds the earlier columns; without a file they go."""
     path = tickets(tmp_path)
