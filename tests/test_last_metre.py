@@ -17,8 +17,9 @@ from advisor.data.read.source import typed_path
 from advisor.plan.read import read_plan
 from advisor.render.terminal import print_advice, print_whole_answer
 from advisor.render.words import without_flags
+from advisor.situation.answers import answers_from_flags
 from tests.conftest import PAIRS
-from tests.wizard.scripted import ScriptedUi, answers_of, known
+from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, known
 
 ASKED = "--json --task customer_service --gpu none"
 STATED = (
@@ -165,9 +166,24 @@ def test_a_path_is_taken_as_a_terminal_gives_it(tmp_path, monkeypatch, write):
     Path("Customer mails.csv").write_text("question,answer\na,b\n")
     typed = write("Customer mails.csv")
     assert Path(typed_path(typed)).samefile("Customer mails.csv")
+    for flag, fact in (("data_path", typed), ("tasks", f"a={typed}")):
+        stated = answers_from_flags({flag: fact}, FACTS).value(flag)
+        assert Path(stated if flag == "data_path" else stated["a"]).samefile("Customer mails.csv")
     if not typed.startswith("file:"):
         Path(typed).write_text("")
         assert typed_path(typed) == typed
+
+
+def test_a_path_of_windows_is_found_or_stays_as_it_was_typed(tmp_path, monkeypatch, call):
+    """With the other slashes where there is one, else with what to do."""
+    monkeypatch.chdir(tmp_path)
+    Path("Mails 2025").mkdir()
+    Path("Mails 2025/all (new).csv").write_text("question,answer\na,b\n")
+    assert typed_path(r"Mails 2025\all (new).csv") == "Mails 2025/all (new).csv"
+    for typed in (r"\\server\share\a.jsonl", r"Q:\data\a.jsonl"):
+        code, _, said = call("check", typed)
+        assert (code, said.partition(":" if typed[0] == "\\" else ": ")[0]) == (2, typed)
+        assert "/mnt/c/" in said
 
 
 def test_the_data_files_that_are_here_are_offered(tmp_path, monkeypatch):

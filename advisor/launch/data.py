@@ -25,8 +25,6 @@ from advisor.record.smaller import key_path
 from advisor.ruleset.load import load_rules
 from advisor.situation.catalogue import is_instruct
 
-PRIVATE = ("secret-", "personal-data-")  # findings that are said again before a model learns them
-
 
 class CheckedData(Struct, frozen=True, kw_only=True):
     """What the data of some stages is, with every fault and warning once."""
@@ -138,7 +136,7 @@ def _has_reward(entry: Entry, profile: DataProfile) -> bool:
 
 def _warnings(entry: Entry, profile: DataProfile) -> Iterable[str]:
     for finding in profile.findings:
-        if finding.id.startswith(PRIVATE):
+        if finding.is_private:
             yield f"{entry.data.path}: {finding.text}"
     found = objective(entry.stage.objective)
     is_suited = _purpose(entry) in profile.objectives or profile.kind in found.trains_on

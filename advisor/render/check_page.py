@@ -94,8 +94,8 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
     if profile.objectives:
         task = suited_task(profile)
         shown = "lets the rows decide" if task == "other" else "is what the rows look like"
-        asks = "without --task you are asked what the model is for"
-        console.print(page.text(f"`--task {task}` {shown}; {asks}.", "dim"))
+        said = f"`--task {task}` {shown}; leave it out to be asked."
+        console.print(page.text(said, "dim"))
     line = page.text(_next_command(profile, advice.get("model")))
     console.print(line, soft_wrap=True)  # whole, so that it can be pasted
 
@@ -164,17 +164,22 @@ class _Page:
         return Group(table, self.text(f"also {', '.join(more)}", "dim")) if more else table
 
     def findings(self, findings: Sequence[DataFinding]) -> RenderableType:
-        if not findings:
-            return self.text("no problems found")
+        # Errors, then what nobody may miss, however many.
+        first = [one for one in findings if one.severity == "error" or one.is_private]
+        kept = [*first, *(one for one in findings if one not in first)]
+        kept = kept[: max(SHOWN_FINDINGS, len(first))]
+        shown = [one for one in findings if one in kept]
         rows = [
             (self.text(*SEVERITIES[finding.severity]) if place == 0 else "", line)
-            for finding in findings[:SHOWN_FINDINGS]
+            for finding in shown
             for place, line in enumerate(_finding_lines(finding))
         ]
-        more = len(findings) - SHOWN_FINDINGS
-        if more <= 0:
-            return self.pairs(rows)
-        return Group(self.pairs(rows), self.text(f"and {more:,} more: --json lists all", "dim"))
+        more = len(findings) - len(shown)
+        parts = [self.pairs(rows)] if rows else [self.text("no problems found")]
+        said = [f"and {more:,} more: --json lists all"] if more else []
+        if not rows or any(one.is_private for one in first):
+            said.append("names and postal addresses are not looked for")
+        return Group(*parts, *([self.text("; ".join(said), "dim")] if said else []))
 
     def reading(self, profile: DataProfile) -> RenderableType:
         """The format, how sure that is, and one row."""

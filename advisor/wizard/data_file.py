@@ -127,8 +127,8 @@ class DataReader(Struct, frozen=True, kw_only=True):
             ways = [before, *(way for way in ways if way != before)]
         while (mapping := ask_columns(self.ui, path, row, ways)) is not None:
             try:
-                if found := self._usable(path, mapping):
-                    return mapping, found
+                if mended := self._usable(path, mapping):
+                    return mapping, mended
             except AdviseError as error:
                 self.ui.say(error.text(), tone="warning")
             ways = [mapping, *(way for way in ways if way != mapping)]

@@ -59,6 +59,8 @@ def test_a_telephone_number_is_told_as_it_is_written_at_home(text):
         ("record-number", "Patient ID: A-204711"),
         ("record-number", "Sozialversicherungsnummer 1237 010180"),
         ("record-number", "Passport No. P4366918"),
+        ("record-number", "Steuer-ID 12 345 678 900"),
+        ("record-number", "Ausweis-Nr. L01X00T4071"),
     ],
 )
 def test_dates_of_birth_and_numbers_of_records_are_told_by_the_word_before_them(kind, text):
@@ -87,6 +89,12 @@ def test_dates_of_birth_and_numbers_of_records_are_told_by_the_word_before_them(
 def test_orders_prices_addresses_and_books_are_no_telephones(text, language):
     """Whatever the language: only what is written as a number to dial is one."""
     assert kinds(language + text) == set()
+
+
+def test_a_bank_account_is_no_payment_card_too():
+    """Its groups may pass for one by their check digit."""
+    assert kinds("Pay to DE41 5105 0000 1234 5602 00") == {"iban"}
+    assert kinds("Pay by 5105 0000 1234 5602") == {"card-number"}
 
 
 def test_check_advice_and_run_find_the_same(tmp_path, monkeypatch):

@@ -174,6 +174,19 @@ def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypat
     assert lines[-1] == "Next: advise --task classification --data many.jsonl"
 
 
+def test_personal_data_are_never_among_the_findings_that_are_not_shown(tmp_path):
+    """However much else is found; and what nobody looked for is said."""
+    rows = [
+        {"question": f"Ã¤ [Your Name] </s> {n % 40} {'?' * (n % 3)}",
+         "answer": f"a@b.org {'<|im_end|>' * (n % 2)}" + " born 12.03.1958, call 0171 1234567" * (n > 50)}
+        for n in range(60)
+    ]  # fmt: skip
+    text = " ".join(page(write_rows(tmp_path / "a.jsonl", rows)).split())
+    assert "more: --json lists all; names and postal addresses are not looked for" in text
+    assert "9 rows with what looks like dates of birth" in text
+    assert "9 rows with what looks like telephone numbers" in text
+
+
 def test_bins_that_hold_nothing_are_left_out_and_the_shortest_share_one():
     """No row is lost from the picture."""
     histogram = [(16, 3), (32, 0), (64, 4), (128, 5), (256, 1), (512, 2), (1024, 8), (2048, 9)]

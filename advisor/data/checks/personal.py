@@ -63,7 +63,8 @@ RECORD = (
     "mrn", "medical record", "patient id", "patient no", "patient nu", "patientenn", "case n",
     "case id", "fallnummer", "fall-nr", "aktenzeichen", "insurance n", "policy n", "versicherungsn",
     "sozialversicherungsn",
-    "passport", "passnummer", "ausweisnummer", "nhs n", "dossier n", "expediente",
+    "passport", "passnummer", "ausweisnummer", "ausweis-n", "steuer-id", "steuernummer", "tax id",
+    "nhs n", "dossier n", "expediente",
 )  # fmt: skip
 CALL = (
     "call ", "phone", "tel.", "tel:", "tel ", "mobile", "fax", "telefon", "handy", "téléphone",
@@ -89,9 +90,9 @@ TOLD = (
     ),
     PrivateKind(
         "personal-data-record-number",
-        "numbers of records (patient, case, insurance, passport)",
+        "numbers of records (patient, case, insurance, passport, tax)",
         RECORD,
-        _after(RECORD, NUMBER_WORDS, r"[A-Z]{0,3}[ -]?\d[\d./-]{2,14}\d"),
+        _after(RECORD, NUMBER_WORDS, r"[A-Z]{0,3}[ -]?\d(?: ?\d|[A-Z./-]){2,14}\d"),
     ),
     PrivateKind(
         PHONE,
@@ -107,6 +108,8 @@ NUMBERS = (
         "personal-data-card-number",
         "payment card numbers",
         ("",),
+        # Not the second or third group of a bank account.
+        r"(?<![A-Z]{2}\d\d )(?<![A-Z]{2}\d\d [A-Z\d]{4} )"
         r"(?<![\d.+-])(?:3[47]\d\d([ -]?)\d{6}\1\d{5}|(?:4\d|5[1-5]|2[2-7]|6[05]|35)\d\d([ -]?)"
         r"\d{4}\2\d{4}\2\d{4})(?!\.?\d|-\d)",
         _luhn,
@@ -152,8 +155,9 @@ BEFORE, LOOKED_AT_CHARS = 40, 1000  # of a row: from before its first such numbe
 FIRST_ROWS = 128
 OTHER_NUMBERS = re.compile(
     r"(?:\b(?:order|ticket|invoice|article|item|part|serial|tracking|customer|account|ref|reference"
-    r"|isbn|issn|doi|sku|ean|konto|commande|facture|pedido|factura|ordine|fattura|code)"
-    r"|bestell|auftrag|rechnung|kunden|artikel|sendung)[\w-]*[ .:#-]*"
+    r"|isbn|issn|doi|sku|ean|konto|commande|facture|pedido|factura|ordine|fattura|code|tax"
+    r"|passport)|bestell|auftrag|rechnung|kunden|artikel|sendung|steuer|ausweis|versicherung)"
+    r"[\w-]*[ .:#-]*"
     r"(?:(?:no|nr|number|id|is)[.: ]*)?$",
     re.IGNORECASE,
 )  # fmt: skip

@@ -152,7 +152,7 @@ class PrivateData(RowCheck):
         for kind in (*KINDS, *TOLD, *NUMBERS):
             tally, phones = self.tallies[kind.id], self.phones
             risk = (
-                "take them out and change them: a model repeats what it was trained on"
+                "remove and change them: models repeat them"
                 if kind.id.startswith("secret")
                 else "a model may repeat them"
             )

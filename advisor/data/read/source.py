@@ -117,9 +117,13 @@ class DataSource(Struct, frozen=True, kw_only=True):
         return {file.path.relative_to(self.root).as_posix(): file.path for file in self.files}
 
 
+# Before a letter that needs no escape.
+WINDOWS = re.compile(r"^[\"']?([A-Za-z]:\\|\\\\)|\\\w")
+
+
 def typed_path(text: str) -> str:
     """The path in a text as a terminal gives it that a file was dragged into: in quotes, with
-    blanks escaped, or as file://. A file of just that name wins.
+    blanks escaped, as file://, or as Windows writes it. A file of just that name wins.
     """
     whole = os.path.expanduser(text)
     if os.path.lexists(whole):
@@ -127,6 +131,12 @@ def typed_path(text: str) -> str:
     bare = text.strip()
     if bare.startswith("file://"):
         bare = unquote(urlsplit(bare).path)
+    elif WINDOWS.search(bare):
+        bare = bare.strip("\"'")
+        drive, slashes = bare[:2], bare.replace("\\", "/")
+        # A drive is a folder below /mnt in the Linux of Windows.
+        below = f"/mnt/{drive[0].lower()}{slashes[2:]}" if drive[1:] == ":" else slashes
+        bare = below if os.path.exists(below) else bare
     elif "\\" in bare or bare[:1] in ("'", '"'):
         with suppress(ValueError):  # a quote that does not end
             words = shlex.split(bare)
@@ -197,6 +207,8 @@ def _status(where: Path, shown: str) -> os.stat_result:
             what = f"a link to a file that does not exist ({os.readlink(where)})"
         else:
             allowed, hint = _nearest_in_folder(where)
+            if os.sep == "/" and WINDOWS.search(shown):
+                hint = "on Linux folders are parted by /, and in WSL C:\\ is /mnt/c/"
     except NotADirectoryError:
         what, hint = "no such file; a part of the path is a file, not a folder", ""
     except PermissionError:

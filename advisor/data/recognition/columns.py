@@ -91,7 +91,7 @@ def _is_name(text: str) -> bool:
     words = text.split()
     capitals = [word for word in words if word[0].isupper()]
     small = all(len(word) <= 3 for word in words if word not in capitals)
-    return 0 < len(capitals) and len(words) <= 4 and small and not set(text) & set("?!:;0123456789")
+    return bool(capitals) and len(words) <= 4 and small and not set(text) & set("?!:;0123456789")
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from advisor.advice.types import Advice, Candidate
@@ -197,21 +197,43 @@ def rent(advice: Advice) -> Section:
 
 
 def privacy_lines(advice: Advice) -> list[str]:
-    """What leaves this machine, for who says that privacy comes first; else nothing."""
+    """What leaves this machine, and what the rows hold, for who says that privacy comes first; else
+    nothing.
+    """
     if advice.facts.get("priority") != "privacy":
         return []
+    return [_who_sees(advice), *_personal_data(advice)]
+
+
+def _personal_data(advice: Advice) -> Iterator[str]:
+    found = [
+        finding.text.partition(", such as")[0]
+        for data in (advice.situation.data, *advice.situation.tasks.values())
+        if data is not None
+        for finding in data.findings
+        if finding.is_private
+    ]
+    if found:
+        yield (
+            f"{'; '.join(found)}. A model may repeat them; names and postal addresses are not"
+            " looked for"
+        )
+
+
+def _who_sees(advice: Advice) -> str:
     hardware, model = advice.situation.hardware, advice.situation.model
     if not advice.recommendation.composition.chain:
-        return ["Nothing leaves this machine; the models and programs named here are downloaded"]
+        return "Nothing leaves this machine; the models and programs named here are downloaded"
     is_here = model is not None and model.origin == "folder"
     download = "" if is_here else "; the model's files are downloaded"
-    if hardware.origin == "probed":
-        return [f"Nothing leaves this machine{download}"]
+    # `--gpu none` is this machine, too.
+    if hardware.origin == "probed" or (hardware.origin == "stated" and hardware.kind == "cpu"):
+        return f"Nothing leaves this machine{download}"
     if advice.rent:
-        return [f"Rows and model go to the provider of the GPU that you rent{download}"]
+        return f"Rows and model go to the provider of the GPU that you rent{download}"
     gpu = device_name(advice).replace("one ", "the ", 1) if hardware.gpus else "a GPU"
     where = f"the machine with {gpu}; if it is rented, to its provider"
-    return [f"Rows and model go to {where}{download}"]
+    return f"Rows and model go to {where}{download}"
 
 
 def remedy_cost(advice: Advice) -> str:
