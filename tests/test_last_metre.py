@@ -17,9 +17,8 @@ from advisor.data.read.source import typed_path
 from advisor.plan.read import read_plan
 from advisor.render.terminal import print_advice, print_whole_answer
 from advisor.render.words import without_flags
-from advisor.situation.answers import answers_from_flags
 from tests.conftest import PAIRS
-from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, known
+from tests.wizard.scripted import ScriptedUi, answers_of, known
 
 ASKED = "--json --task customer_service --gpu none"
 STATED = (
@@ -160,15 +159,16 @@ def test_what_was_assumed_comes_first(call):
 
 @pytest.mark.parametrize("write", [shlex.quote, '"{}"'.format, lambda text: text.replace(" ", "\\ "),
                                    lambda text: "file://" + pathname2url(os.path.abspath(text))])  # fmt: skip
-def test_a_path_is_taken_as_a_terminal_gives_it(tmp_path, monkeypatch, write):
+def test_a_path_is_taken_as_a_terminal_gives_it(tmp_path, monkeypatch, call, write):
     """In quotes, escaped, or as file://; a file of just that name wins."""
     monkeypatch.chdir(tmp_path)
     Path("Customer mails.csv").write_text("question,answer\na,b\n")
     typed = write("Customer mails.csv")
     assert Path(typed_path(typed)).samefile("Customer mails.csv")
-    for flag, fact in (("data_path", typed), ("tasks", f"a={typed}")):
-        stated = answers_from_flags({flag: fact}, FACTS).value(flag)
-        assert Path(stated if flag == "data_path" else stated["a"]).samefile("Customer mails.csv")
+    assert typed_path(f"a={typed}") == f"a={typed_path(typed)}"
+    named = shlex.quote(typed)
+    code, out, _ = call(*shlex.split(f"--json --task qa --gpu none --data {named}"))
+    assert (code, json.loads(out)["data"]["rows"]) == (0, 1)
     if not typed.startswith("file:"):
         Path(typed).write_text("")
         assert typed_path(typed) == typed
@@ -189,11 +189,14 @@ def test_a_path_of_windows_is_found_or_stays_as_it_was_typed(tmp_path, monkeypat
 def test_the_data_files_that_are_here_are_offered(tmp_path, monkeypatch):
     """By name; another one is typed."""
     monkeypatch.chdir(tmp_path)
-    for name in ("train.jsonl", "more.csv", "plan.yaml", "README.md"):
+    for name in ("train.jsonl", "more.csv", "plan.yaml", "README.md", "notes/a.txt", "src/a.py"):
+        Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("x\n")
+    Path("pairs.json").write_text("[]\n")
     ui = ScriptedUi("Write texts", "train.jsonl")
     assert known(answers_of(ui, "data_path"))["data_path"] == "train.jsonl"
-    assert ui.offered[-1][:3] == ["more.csv", "train.jsonl", "Another file"]
+    offered = ["more.csv", "notes", "pairs.json", "train.jsonl", "Another file"]
+    assert ui.offered[-1][:5] == offered
 
 
 def test_examples_beside_pairs_are_read_or_refused(tmp_path, monkeypatch, document, call):

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+import advisor.data
 from advisor.advice.advise import advise, candidate_of, with_choice
 from advisor.advice.facts import contradictions, contradictions_in, situation_facts
 from advisor.advice.planning import make_plan, missing_for_plan
@@ -86,14 +87,14 @@ def read_answers(
         faults += error.faults
         found.append(getattr(error, "valid", AnswerSet()))
     try:
-        found.append(answers_from_flags(flags, facts))
+        paths = {name: flags.get(name) or () for name in ("data_path", "data_examples", "tasks")}
+        typed = {name: tuple(advisor.data.typed_path(one) for one in paths[name]) for name in paths}
+        found.append(answers_from_flags({**flags, **typed}, facts))
     except InputError as error:
         faults += error.faults
         found.append(getattr(error, "valid", AnswerSet()))
     merged = merge_answers(*found)
-    return Stated(
-        answers=merged, warnings=warnings, answers_file=answers_file, faults=tuple(faults)
-    )
+    return Stated(answers=merged, warnings=warnings, answers_file=answers_file, faults=(*faults,))
 
 
 def _document(answers_file: str) -> Document:

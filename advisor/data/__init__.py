@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from advisor.data.read.source import content_digest as content_digest
     from advisor.data.read.source import find_data as find_data
     from advisor.data.read.source import team_files as team_files
+    from advisor.data.read.source import typed_path as typed_path
     from advisor.data.recognition.recognise import ColumnsUnclear as ColumnsUnclear
     from advisor.data.recognition.recognise import DataSet as DataSet
     from advisor.data.recognition.recognise import recognise as recognise
@@ -39,7 +40,7 @@ _NAMES = {
     "measure": "Depth profile unusable",
     "read.lines": "Faults",
     "read.rows": "read_rows",
-    "read.source": "content_digest find_data team_files",
+    "read.source": "content_digest find_data team_files typed_path",
     "recognition.recognise": "ColumnsUnclear DataSet recognise",
     "templates.chat_text": "ALWAYS missing_text",
     "templates.tokenizer": "has_template switch_at_hand template_at_hand",

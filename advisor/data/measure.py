@@ -286,7 +286,8 @@ def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> Iterator[Data
         said = ", ".join(how[what] for what in sorted(how, reverse=True))
         files.setdefault(said, []).append(shown)
     for said, names in files.items():
-        text = f"{said}: read as such" + (f" ({len(names)} files)" if len(names) > 1 else "")
+        as_such = "" if "not read" in said else ": read as such"
+        text = f"{said}{as_such}" + (f" ({len(names)} files)" if len(names) > 1 else "")
         yield finding("read-as", "warning" if "not read" in said else "note", text, len(names))
 
 

@@ -219,12 +219,8 @@ class DataFinding(Struct, frozen=True, kw_only=True):
     rows: tuple[int, ...] = ()  # 1-based; the first few
     blocks: tuple[str, ...] = ()  # objectives it makes impossible
 
-    @property
-    def is_private(self) -> bool:
-        """Whether it is about what a model should not learn: secrets and personal data."""
-        return self.id.startswith(("secret-", "personal-data-"))
 
-
+PRIVATE = ("secret-", "personal-data-")  # how findings begin about what a model should not learn
 SHORT = 1024  # tokens: up to here the longest row costs little
 FAR = 2.0  # the longest row is no outlier up to so many times the length of 99 % of the rows
 FEW = 100  # rows: of fewer, 99 % are all of them, and one outlier would set the length

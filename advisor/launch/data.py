@@ -13,7 +13,7 @@ from advisor.data import profile
 from advisor.data.read.hub import is_hub_id
 from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.types import FSDP, DataProfile
+from advisor.ground.types import FSDP, PRIVATE, DataProfile
 from advisor.methods import methods, objective, update
 from advisor.methods.families import DECODER
 from advisor.methods.rewards import reward_parts
@@ -136,7 +136,7 @@ def _has_reward(entry: Entry, profile: DataProfile) -> bool:
 
 def _warnings(entry: Entry, profile: DataProfile) -> Iterable[str]:
     for finding in profile.findings:
-        if finding.is_private:
+        if finding.id.startswith(PRIVATE):
             yield f"{entry.data.path}: {finding.text}"
     found = objective(entry.stage.objective)
     is_suited = _purpose(entry) in profile.objectives or profile.kind in found.trains_on

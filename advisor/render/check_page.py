@@ -14,7 +14,7 @@ from rich.text import Text
 
 from advisor.data.amounts import in_words
 from advisor.data.recognition.matching import map_flag
-from advisor.ground.types import DataFinding, DataProfile, TokenStats
+from advisor.ground.types import PRIVATE, DataFinding, DataProfile, TokenStats
 from advisor.ground.units import format_count
 from advisor.methods import methods
 from advisor.render.data import FORMATS, visible, what_of
@@ -41,6 +41,7 @@ VERDICTS = {
     "unknown": "dim",
 }
 # What is shown of each list, so that the page fits a screen; --json has all of it.
+UNREAD = "files-not-read"
 SHOWN_OBJECTIVES, SHOWN_FINDINGS, SHOWN_FAULTS, SHOWN_TURNS = 3, 5, 5, 4
 SHOWN_CLASSES, SHOWN_BARS, SHOWN_SCRIPTS = 4, 5, 6
 SHOWN_CHARS, LABEL_CHARS = 120, 28
@@ -73,6 +74,10 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
         if counted[word]
     )
     page.print_section(f"Findings{f': {counts}' if counts else ''}", page.findings(findings))
+    for finding in findings:
+        if finding.id == UNREAD:
+            for command in finding.text.split("`")[1::2]:
+                console.print(page.text(f"  {visible(command)}"), soft_wrap=True)
     row = f" (row {profile.sample.get('row', '?')})" if profile.sample else ""
     page.print_section(f"How it is read{row}", page.reading(profile))
     if "classes" in measures:
@@ -165,7 +170,11 @@ class _Page:
 
     def findings(self, findings: Sequence[DataFinding]) -> RenderableType:
         # Errors, then what nobody may miss, however many.
-        first = [one for one in findings if one.severity == "error" or one.is_private]
+        first = [
+            one
+            for one in findings
+            if one.severity == "error" or one.id.startswith((*PRIVATE, UNREAD))
+        ]
         kept = [*first, *(one for one in findings if one not in first)]
         kept = kept[: max(SHOWN_FINDINGS, len(first))]
         shown = [one for one in findings if one in kept]
@@ -177,7 +186,7 @@ class _Page:
         more = len(findings) - len(shown)
         parts = [self.pairs(rows)] if rows else [self.text("no problems found")]
         said = [f"and {more:,} more: --json lists all"] if more else []
-        if not rows or any(one.is_private for one in first):
+        if not rows or any(one.id.startswith(PRIVATE) for one in first):
             said.append("names and postal addresses are not looked for")
         return Group(*parts, *([self.text("; ".join(said), "dim")] if said else []))
 
@@ -317,6 +326,8 @@ def _share(share: float) -> str:
 
 def _finding_lines(finding: DataFinding) -> list[str]:
     text = visible(finding.text)
+    if finding.id == UNREAD and "`" in text:  # whole below, so that they can be pasted
+        return [f"{text.partition(': `')[0]}, with the lines below"]
     if finding.id != "unreadable-rows":
         return [text]
     parts = text.split("; ")

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from advisor.data.read.source import typed_path
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.shape import (
     Choice,
@@ -204,8 +203,6 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> A
             _take_signal_flags(stated, values)
         elif fact_id in PAIRS:
             pairs = _pairs(stated, values, flag, PAIRS[fact_id][1])
-            if fact_id == "tasks":
-                pairs = {name: typed_path(path) for name, path in pairs.items()}
             if pairs:
                 stated.faults += check_shape(NamedValue(flag, pairs), fact_shape(facts[fact_id]))
             stated.take(fact_id, pairs, flag)
@@ -224,8 +221,6 @@ def _take_value(stated: _Stated, fact_id: str, value: Any, flag: str) -> None:
         what = f"{flag} {value}: the name is not UTF-8, and no plan can hold it"
         stated.faults.append(Fault(what=what, hint="rename the file"))
     fact = stated.facts[fact_id]
-    if fact.type == "path":
-        value = typed_path(str(value))
     if fact.type == "number":
         try:
             value = _number(value, whole=fact.integer)

@@ -283,8 +283,7 @@ def suited_task(found: DataProfile) -> str:
     count = looks["looked_at"]
     signs = {"calls": "tool_use", "code": "code", "layout": "structured_output"}
     shown = (task for sign, task in signs.items() if looks.get(sign, 0) > count / 2)
-    is_answered = found.kind != "raw_text"  # documents are no answers, whatever their form
-    return next(shown, "other") if count >= FEW_ROWS and is_answered else "other"
+    return next(shown, "other") if count >= FEW_ROWS and found.kind != "raw_text" else "other"
 
 
 def _looks(found: DataProfile) -> dict[str, Any]:

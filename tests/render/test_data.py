@@ -187,6 +187,18 @@ def test_personal_data_are_never_among_the_findings_that_are_not_shown(tmp_path)
     assert "9 rows with what looks like telephone numbers" in text
 
 
+def test_the_command_for_files_that_are_not_read_is_one_line(tmp_path, monkeypatch):
+    """Whole, so that it can be pasted; documents are not proposed as structured output."""
+    monkeypatch.chdir(tmp_path)
+    Path("protocols").mkdir()
+    for n in range(20):
+        Path(f"protocols/{n}.txt").write_text(f"Name: {n}\nPlace: Ward {n}\nText of {n}.\n")
+    Path("protocols/a.docx").write_text("x")
+    lines = [line.rstrip() for line in page("protocols").split("\n")]
+    assert "  find protocols -iname '*.docx' -exec pandoc -t plain '{}' -o '{}.txt' ';'" in lines
+    assert "Next: advise --task other --data protocols" in lines
+
+
 def test_bins_that_hold_nothing_are_left_out_and_the_shortest_share_one():
     """No row is lost from the picture."""
     histogram = [(16, 3), (32, 0), (64, 4), (128, 5), (256, 1), (512, 2), (1024, 8), (2048, 9)]

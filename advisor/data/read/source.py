@@ -73,7 +73,7 @@ HEAD_BYTES = 4096
 CONTROLS = tuple(bytes([code]) for code in (*range(1, 9), *range(14, 26), 28, 29, 30, 31))
 MOST_CONTROLS = 0.02
 MOST_FILES = 50_000  # below one folder
-OFFERED = (".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")  # where no file is named yet
+OFFERED = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")  # where no file is named yet
 MOST_OFFERED = 8
 BESIDE_DATA = (
     "readme", "license", "licence", "notice", "citation", "changelog", "dataset_infos",
@@ -123,12 +123,15 @@ WINDOWS = re.compile(r"^[\"']?([A-Za-z]:\\|\\\\)|\\\w")
 
 def typed_path(text: str) -> str:
     """The path in a text as a terminal gives it that a file was dragged into: in quotes, with
-    blanks escaped, as file://, or as Windows writes it. A file of just that name wins.
+    blanks escaped, as file://, or as Windows writes it; also behind NAME=. A file of
+    just that name wins.
     """
     whole = os.path.expanduser(text)
     if os.path.lexists(whole):
         return whole
     bare = text.strip()
+    if named := re.match(r"[\w-]+=", bare):
+        return f"{named[0]}{typed_path(bare[named.end() :])}"
     if bare.startswith("file://"):
         bare = unquote(urlsplit(bare).path)
     elif WINDOWS.search(bare):
@@ -150,12 +153,23 @@ def files_here() -> list[str]:
         found = [
             name
             for name in sorted(os.listdir())
-            if name.removesuffix(".gz").endswith(OFFERED)
-            and not name.startswith((".", *BESIDE_DATA))
-            and os.path.isfile(name)
+            if (
+                name.removesuffix(".gz").endswith(OFFERED)
+                and not name.lower().startswith((".", *BESIDE_DATA))
+                and os.path.isfile(name)
+            )
+            or _holds_documents(name)
         ]
         return found if len(found) <= MOST_OFFERED else []
     return []
+
+
+def _holds_documents(name: str) -> bool:
+    """Whether it is a folder whose files are data or text, nothing else and none below."""
+    if name.startswith((".", "_")) or not os.path.isdir(name):
+        return False
+    files = [Path(one.name) for one in os.scandir(name) if not one.name.startswith(".")]
+    return bool(files) and all(ending(file) in CONTAINERS for file in files)
 
 
 def find_data(path: str | os.PathLike[str] | DataSource) -> DataSource:

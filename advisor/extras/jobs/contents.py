@@ -19,9 +19,11 @@ from advisor.ground.extras import extras
 from advisor.ground.files import text_of
 from advisor.ground.resources import method_roots
 from advisor.ground.terminal import mask_secrets
+from advisor.launch.checks.model import own_reward_faults
+from advisor.methods.rewards import reward_parts
 from advisor.plan.entries import with_paths
 from advisor.plan.model import Plan
-from advisor.plan.read import resolve_path
+from advisor.plan.read import PlanOnDisk, resolve_path
 from advisor.record.content import model_files
 
 ARROW_NOTES = ("state.json", "dataset_info.json", "dataset_dict.json")  # beside Arrow files
@@ -40,6 +42,12 @@ class Contents:
         self._places: dict[Path, str] = {}  # where it lies here -> in the bundle
         faults: list[Fault] = []
         moved = with_paths(plan, lambda text: self._place(text, faults))
+        faults += [
+            replace(fault, where=f"stage {stage.name}")
+            for stage in plan.stages
+            for part in reward_parts(stage.options)
+            for fault in own_reward_faults(PlanOnDisk(plan=plan, path=self._path), part)
+        ]
         if faults:
             raise InputError(faults=faults)
         self._own_methods()

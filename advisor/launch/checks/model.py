@@ -137,6 +137,11 @@ def _part_faults(file: PlanOnDisk, part: RewardPart) -> Iterator[Fault]:
         if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
             allowed = "a stage with objective rm, or the folder of a reward model"
             yield Fault(what=f"reward_model: {folder} holds no model", allowed=allowed)
+    yield from own_reward_faults(file, part)
+
+
+def own_reward_faults(file: PlanOnDisk, part: RewardPart) -> Iterator[Fault]:
+    """What is wrong with a function of one's own that scores answers, as far as a look tells."""
     if part.source == "reward":
         named, _, function = part.value.rpartition(":")
         path = file.resolve(named)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from advisor.advice.types import Advice, Candidate
 from advisor.estimate.types import Estimate, MemoryEstimate, Moment
-from advisor.ground.types import Hardware
+from advisor.ground.types import PRIVATE, Hardware
 from advisor.ground.units import (
     TIME_PARTS,
     format_duration,
@@ -211,13 +211,11 @@ def _personal_data(advice: Advice) -> Iterator[str]:
         for data in (advice.situation.data, *advice.situation.tasks.values())
         if data is not None
         for finding in data.findings
-        if finding.is_private
+        if finding.id.startswith(PRIVATE)
     ]
+    risk = "A model may" if advice.recommendation.composition.chain else "Answers may"
     if found:
-        yield (
-            f"{'; '.join(found)}. A model may repeat them; names and postal addresses are not"
-            " looked for"
-        )
+        yield f"{'; '.join(found)}. {risk} repeat them; names and addresses are not looked for"
 
 
 def _who_sees(advice: Advice) -> str:

@@ -225,6 +225,20 @@ def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatc
         packed("other")
 
 
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [("score.py:scor", "has no function 'scor'"), ("reward.py:score", "reward: no such file")],
+)
+def test_a_reward_that_is_not_there_is_refused_here_and_not_on_the_cluster(project, named, said):
+    """A misspelt function, or a file that a hub would be asked for."""
+    Path("../elsewhere/score.py").write_text("def score(answers, **_):\n    return [0.0]\n")
+    plan = Path("plan.yaml")
+    reward = f"objective: grpo\n    reward: ../elsewhere/{named}"
+    plan.write_text(plan.read_text().replace("objective: sft", reward))
+    with pytest.raises(InputError, match=said):
+        packed()
+
+
 def test_links_and_odd_names_become_plain_files(project, monkeypatch):
     """Links are carried as files and hidden files stay here; one that changes leaves no bundle."""
     rows = project / "rows"
