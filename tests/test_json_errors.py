@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from advisor.cli import COMMANDS, advise
-from advisor.commands.session import AT
+from advisor.commands.choosing import AT
 from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import schemas

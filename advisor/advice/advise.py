@@ -3,7 +3,8 @@
 A situation under rules is a case, decided table by table (case.py). Its candidates, the
 recommendation and every other composition, come with settings that fit and an estimate (search/),
 and with why or why not (why.py, why_not.py); then what would change the answer and, if nothing
-fits, what to blame and the ways out (flips.py). planning.py makes a launch file of a candidate.
+fits, what to blame and the ways out (flips.py, nothing_fits.py). planning.py makes a launch file of
+a candidate.
 """
 
 from __future__ import annotations
@@ -179,7 +180,8 @@ def _warnings(case: Case, recommendation: Candidate, decision: Decision) -> tupl
     situation, table = case.situation, decision.steps.get("data_amount")
     rules = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
     for stage in recommendation.stages:
-        rules += case.costs.stage(recommendation.composition, stage.stage.objective).warnings()
+        one = case.costs.stage(recommendation.composition, stage.stage.objective)
+        rules += replace(one, engine=stage.engine).warnings()
     found = dict.fromkeys(
         (
             *situation.misfits,
@@ -256,10 +258,13 @@ def _given_up(candidate: Candidate) -> list[str]:
     if cost.fits == "may_fit" and cost.memory is not None and cost.limit_bytes is not None:
         sizes = (cost.memory.need_bytes, cost.memory.need_low_bytes, cost.memory.need_high_bytes)
         need, low, high = map(format_gib, sizes)
+        measured = (
+            "; `advise run` with --dry-run measures the longest batch, about a minute once the"
+            " model is downloaded, and trains nothing"
+        )
         found.append(
             f"{MAY_NOT_FIT}: it needs {need} by the estimate (between {low} and {high}), and there"
-            f" are {format_gib(cost.limit_bytes)}; `advise run` with --dry-run measures the longest"
-            " batch, about a minute once the model is downloaded, and trains nothing"
+            f" are {format_gib(cost.limit_bytes)}{'' if candidate.engine else measured}"
         )
     return found
 

@@ -298,7 +298,14 @@ class Case(Struct, frozen=True, eq=False, dict=True):
     @property
     def _ladder(self) -> Iterator[Concessions]:
         several = len(self.situation.hardware.gpus) > 1  # else nothing is sharded and offloaded
-        yield from dict.fromkeys(replace(one, offload=one.offload and several) for one in LADDER)
+        yield from dict.fromkeys(
+            replace(
+                one,
+                offload=one.offload and several,
+                elsewhere=one.elsewhere and self.costs.may_go_elsewhere,
+            )
+            for one in LADDER
+        )
 
     @cached_property
     def composition(self) -> Composition:
@@ -334,7 +341,8 @@ class Case(Struct, frozen=True, eq=False, dict=True):
                 return found
             if not found.nothing_fits:
                 return found
-        return tried[0]
+        # The numbers are those of whoever needs least.
+        return next((one for one in tried if one.concessions.elsewhere), tried[0])
 
     def _decision_with(self, concessions: Concessions) -> Decision:
         fits = self.coarse_fits(self._before_scheme.chain, concessions)

@@ -38,6 +38,8 @@ HEADS = {
 }
 SAVES = "all that a crash costs; more where saving would take over 5 % of the time"
 
+ENGINE = "engine"  # what a plan lacks that another engine trains
+
 Written = dict[Place, str]  # path of a value -> the comment beside it
 
 
@@ -48,6 +50,8 @@ def missing_for_plan(advice: Advice, candidate: Candidate) -> list[str]:
     """Keys of an answers file that have to be known before a candidate can run."""
     situation, composition = advice.situation, candidate.composition
     answers, model, profiles = situation.answers, situation.model, data_profiles(situation)
+    if candidate.engine is not None or situation.hardware.not_supported is not None:
+        return [ENGINE]
     found = {
         "tasks": composition.per_task and not answers.value("tasks"),
         "data.path": not (
@@ -278,7 +282,7 @@ def _data(situation: Situation) -> Mapping[str, Any]:
                 for name, path in tasks.items()
             )
         }
-    return {"data": _plan_data(str(answers.value("data_path")), situation.data, stated)}
+    return {"data": _plan_data(str(answers.value("data_path") or ""), situation.data, stated)}
 
 
 def _plan_data(

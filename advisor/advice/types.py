@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.estimate.types import Estimate
 from advisor.ground.types import DDP, FSDP
 from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
 from advisor.situation.types import Situation
+
+if TYPE_CHECKING:
+    from advisor.methods.engines import Engine
 
 Sizes = Mapping[str, Estimate]  # scheme -> its estimate on the chain that was concluded
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
@@ -80,6 +84,7 @@ class Concessions(Struct, frozen=True, kw_only=True):
 
     least_module: bool = False  # the smallest modules
     offload: bool = False  # what is sharded lies in the computer's memory, which is slower
+    elsewhere: bool = False  # another engine trains it, if the bundled trainers cannot
     shorter: int = 0  # steps by which rows are shorter
     may_not_fit: bool = False  # what is too big by less than the estimate may be wrong is tried
     # Which schemes that break a limit on money or time may read a part of the data: none, modules,
@@ -89,13 +94,16 @@ class Concessions(Struct, frozen=True, kw_only=True):
 
 NO_CONCESSIONS = Concessions()
 # Memory first gives way in what changes the result least: docs/architecture.md, "Nothing fits".
+_ALL_OVER = Concessions(least_module=True, elsewhere=True, offload=True)
 LADDER = (
     NO_CONCESSIONS,
     Concessions(least_module=True),
-    Concessions(least_module=True, offload=True),
-    Concessions(least_module=True, offload=True, shorter=1),
-    Concessions(least_module=True, offload=True, shorter=2),
-    Concessions(least_module=True, offload=True, shorter=2, may_not_fit=True),
+    Concessions(elsewhere=True),
+    Concessions(least_module=True, elsewhere=True),
+    _ALL_OVER,
+    replace(_ALL_OVER, shorter=1),
+    replace(_ALL_OVER, shorter=2),
+    replace(_ALL_OVER, shorter=2, may_not_fit=True),
 )
 
 
@@ -131,6 +139,7 @@ class FittedStage(Struct, frozen=True, kw_only=True):
     is_eased: bool = False  # settings for a memory that is short, in the place of the usual ones
     part: PartOfData | None = None  # None: all of the data are read
     left_out: str = ""  # which rows are longer than what fits, or nothing
+    engine: Engine | None = None  # that trains it; None: the bundled trainers
 
     @property
     def rows_per_step(self) -> int:
@@ -202,6 +211,11 @@ class Candidate(Struct, frozen=True, kw_only=True):
     ways: tuple[Fitted, ...] = ()  # under each strategy of several GPUs, the chosen one first
     # --force may take it: never over a company's forbid, nor what cannot run.
     forced_ok: bool = True
+
+    @property
+    def engine(self) -> Engine | None:
+        """What trains it, if the bundled trainers do not."""
+        return self.stages[0].engine if self.stages else None
 
     @property
     def verdict_words(self) -> str:

@@ -47,7 +47,7 @@ def answer(options: AdviceOptions) -> int:
     nothing = nothing_to_train(advice, ruleset)
     refusal: AdviseError | None = None
     if nothing:
-        missing = [nothing]
+        missing = missing or [nothing]
     elif plan is None and plan_file is not None and advice.fits:
         refusal = incomplete(missing)
     if plan_file is not None and plan is not None:

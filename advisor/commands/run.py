@@ -80,7 +80,8 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
         why = nothing or "nothing fits; see above for what would"
         say(f"nothing was started: {why}")
         if given.as_json:
-            print_json(advice_document(advice, plan=None, missing=[why]))
+            missing = resolve_plan(advice, ruleset)[2] if advice.fits else []
+            print_json(advice_document(advice, plan=None, missing=missing or [why]))
         context.exit(3)
     made, comments, missing = resolve_plan(advice, ruleset)
     if made is None:

@@ -6,9 +6,8 @@ Nothing is printed here but the warnings about the user's own rules, through `wa
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import advisor.data
-from advisor.advice.advise import advise, candidate_of, with_choice
+from advisor.advice.advise import advise, with_choice
 from advisor.advice.facts import contradictions, contradictions_in, situation_facts
 from advisor.advice.planning import make_plan, missing_for_plan
-from advisor.advice.types import Advice, Candidate
-from advisor.ground.errors import AdviseError, Fault, InputError, did_you_mean, refuse
+from advisor.advice.types import Advice
+from advisor.ground.errors import AdviseError, Fault, InputError, refuse
 from advisor.ground.terminal import print_warning
 from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.yaml_files import Document, parse_yaml, read_yaml
-from advisor.methods import objectives, remedies, schemes
-from advisor.methods.composition import ENCODER, PER_TASK, Composition, compose, parse_composition
 from advisor.plan.model import Comments, Plan
 from advisor.ruleset.facts import Fact, load_facts
 from advisor.ruleset.load import load_rules, only_layer
@@ -34,22 +31,6 @@ from advisor.situation.answers import answers_from_document, answers_from_flags,
 from advisor.situation.build import situation_of
 
 SHIPPED = ("document", "evidence")
-# What a plan may lack -> the option that gives it, with an example, and what that is.
-MISSING = {
-    "data.path": ("--data examples.jsonl", "your examples"),
-    "data.examples": (
-        "--examples examples.jsonl",
-        "requests and answers that go with the documents",
-    ),
-    "model": ("--model Qwen/Qwen3-8B", "a hub id or a directory"),
-    "engine": ("--gpu H100", "a device that these trainers run on; or the tool named above"),
-    "tasks": ("--tasks first=examples.jsonl", "one for each task"),
-    "teacher_model": ("--teacher-model Qwen/Qwen3-32B", "a larger model of the same family"),
-    "reward_model": (
-        "--reward-model reward-model",
-        "a model that scores answers; or train one on the way: --choose 'sft>rm>ppo+lora'",
-    ),
-}
 Warn = Callable[[str], object]
 
 
@@ -191,6 +172,8 @@ def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comment
 
 def incomplete(missing: Sequence[str]) -> InputError:
     """The error of a plan that cannot be made, since it lacks these: one fault for each."""
+    from advisor.commands.choosing import MISSING
+
     return InputError(
         faults=[
             Fault(
@@ -202,9 +185,6 @@ def incomplete(missing: Sequence[str]) -> InputError:
         ]
         or [Fault(what="the answer trains nothing: there is no plan")]
     )
-
-
-AT = "--choose"
 
 
 def choose_candidate(
@@ -220,89 +200,26 @@ def choose_candidate(
         advice = replace(advice, situation=replace(advice.situation, unsuited=""))
     if choose is None:
         return advice
-    wanted = composition_meant(choose, advice)
-    candidates = (advice.recommendation, *advice.alternatives)
-    found = next((each for each in candidates if each.composition == wanted), None)
-    if found is advice.recommendation:
-        return advice
-    if found is None and wanted.chain:
-        found = candidate_of(advice, ruleset, wanted)
-    if found is None:
-        listed = ", ".join(str(candidate.composition) for candidate in candidates)
-        raise InputError(
-            f"'{wanted}' is not a candidate here",
-            where=AT,
-            allowed=f"candidates: {listed}, or any other chain with a scheme",
-        )
-    if len(advice.situation.hardware.gpus) > 1 and wanted.chain:
-        is_too_big = found.estimate.fits == "too_big"
-        again = candidate_of(advice, ruleset, wanted, offload=is_too_big)
-        found = replace(found, ways=again.ways) if not is_too_big else again
-    if not found.forced_ok:
-        raise InputError(
-            f"'{wanted}' cannot be taken: {found.because[0].text}",
-            where=AT,
-            hint="--force does not override this",
-        )
-    if not force:
-        raise InputError(
-            f"'{wanted}' is not recommended: {found.because[0].text}",
-            where=AT,
-            hint=f"to take it anyway: {AT} {shlex.quote(str(wanted))} --force",
-        )
-    return with_choice(advice, found, ruleset)
+    from advisor.commands.choosing import chosen_candidate  # few choose
 
-
-def composition_meant(choose: str, advice: Advice) -> Composition:
-    """The composition that a value of --choose stands for.
-
-    A chain alone (`dpo`) takes the recommended scheme, a scheme alone (`qlora`) keeps the
-    recommended chain.
-
-    Raises InputError for a name that is neither, with the nearest one.
-    """
-    name = choose.strip()
-    if "+" in name or "&" in name or name in remedies():
-        return parse_composition(name, at=AT)
-    like = next(trained(advice), advice.recommendation).composition
-    if name in schemes() and like.chain:
-        alike = compose(">".join(like.chain), name, per_task=like.per_task)
-        return replace(alike, encoder=like.encoder, remedies=like.remedies)
-    chain = name.removesuffix(PER_TASK)
-    parts = chain.removeprefix(ENCODER).split(">")
-    unknown = [part for part in parts if part not in objectives()]
-    if unknown:
-        known = [*objectives(), *schemes(), *remedies()]
-        raise InputError(
-            f"unknown method '{unknown[0]}'",
-            where=AT,
-            allowed=(
-                f"an objective ({', '.join(objectives())}), a chain of them (sft>dpo), a scheme"
-                f" ({', '.join(schemes())}), both (sft+lora), or a remedy"
-                f" ({', '.join(remedies())})"
-            ),
-            hint=did_you_mean(unknown[0], known) or "`advise rules` explains each",
-        )
-    per_task = name.endswith(PER_TASK) or like.per_task
-    return compose(chain, like.scheme or "lora", per_task=per_task)
-
-
-def trained(advice: Advice) -> Iterator[Candidate]:
-    """The candidates that train something, the best first."""
-    yield from (
-        one for one in (advice.recommendation, *advice.alternatives) if one.composition.chain
-    )
+    found = chosen_candidate(advice, ruleset, choose, force=force)
+    return advice if found is advice.recommendation else with_choice(advice, found, ruleset)
 
 
 # --------------------------------------------------------------------------- nothing to train
 
 
 def nothing_to_train(advice: Advice, ruleset: Ruleset) -> str:
-    """Why there is no plan, and how to train all the same; "" if the answer trains something.
+    """Why there is no plan, and how to train all the same; "" if the bundled trainers train.
 
     That is an answer and no bad input: whoever asked for a plan gets exit code 3 with it.
     """
-    composition = advice.recommendation.composition
+    composition, engine = advice.recommendation.composition, advice.recommendation.engine
+    if composition.chain and engine is not None:
+        from advisor.render.other_engine import engine_words, export_line, start_line
+
+        line = export_line(advice, engine) or start_line(advice, engine)
+        return f"there is no plan to write or run: {engine_words(advice, engine)}; type: {line}"
     if composition.chain or not advice.fits:
         return ""
     why = f"the answer is '{composition}', which trains nothing: there is no plan to write or run"
@@ -310,27 +227,7 @@ def nothing_to_train(advice: Advice, ruleset: Ruleset) -> str:
     if outside is not None:  # --force takes the composition, and no plan can hold this model
         thing = "model (--model)" if outside.is_model else "device (--gpu)"
         return f"{why}; to train with this tool, name another {thing}"
+    from advisor.commands.choosing import way_to_train
+
     how = way_to_train(advice, ruleset)
     return f"{why}; to train all the same: {how}" if how else why
-
-
-def way_to_train(advice: Advice, ruleset: Ruleset) -> str:
-    """The options that make a plan if the answer is to train nothing, of the candidate that
-    lacks least for one, and what has to be given with them.
-    """
-    ways = [
-        (missing_for_plan(advice, candidate), candidate.composition)
-        for candidate in trained(advice)
-        if candidate.forced_ok and candidate.estimate.fits != "too_big"
-    ]
-    if not ways:
-        return ""
-    missing, composition = min(
-        ways,  # what no option gives, such as data of another kind, is the worst to lack
-        key=lambda way: (not {*way[0]} <= MISSING.keys(), len(way[0]), len(way[1].chain)),
-    )
-    needed = [MISSING.get(key, ("", key)) for key in missing]
-    options = (option for option, _ in needed if option)
-    command = " ".join([AT, shlex.quote(str(composition)), "--force", *options])
-    words = "; ".join(f"{option}: {what}" if option else f"with {what}" for option, what in needed)
-    return f"{command} ({words})" if words else command

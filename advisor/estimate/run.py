@@ -429,13 +429,17 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
     @property
     def quantisable(self) -> int:
         """Weights that nf4 and int8 quantise."""
-        experts = self.dims.routed_params if self.trainer["linear_experts"] else 0
-        return self.dims.linear_params + experts
+        return self.dims.linear_params + self.dims.routed_params - self.left_experts
 
     @property
     def left_experts(self) -> int:
         """Routed experts and routers that stay as they are on a quantised base."""
-        return 0 if self.trainer["linear_experts"] else self.dims.routed_params
+        return 0 if self.quantises_experts else self.dims.routed_params
+
+    @property
+    def quantises_experts(self) -> bool:
+        """Whether a quantised base has its routed experts quantised too."""
+        return bool(self.trainer["linear_experts"] or self.trainer["quantises_experts"])
 
     @property
     def quantised_head(self) -> bool:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, field
 
 from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
 
+if TYPE_CHECKING:
+    from advisor.plan.model import Plan
+
 
 class ExportRequest(Struct, frozen=True, kw_only=True):
     """What is to be exported."""
 
     source: Path  # the plan file, or the run folder: what the exporter takes
+    plan: Plan | None = None  # of answers, in place of a file; its paths start at `source`
     out: Path | None  # where the user wants it; None: the exporter's own place
     only: str | None  # one task or stage
     say: Callable[[str], None]  # takes messages, line by line
@@ -36,6 +40,7 @@ class Form(Struct, frozen=True, kw_only=True):
     TAKES: Literal["plan", "run"]
     NEEDS: tuple[str, ...] = ()  # packages that the function imports or starts
     VARIANTS: bool = False  # whether --to takes NAME:VARIANT
+    ANSWERS: bool = False  # whether it takes answers in place of a plan
     # module:name; takes an ExportRequest, writes it, says where it is, returns the exit code
     function: str
 

@@ -46,6 +46,10 @@ TRAITS: Mapping[str, Shape] = {
         help="experts are linear layers, which bitsandbytes quantises and PEFT adapts by name;"
         " else two tensors of all experts"
     ),
+    "quantises_experts": Flag(
+        help="tensors of all experts of a layer are quantised too, and written out in 16 bit while"
+        " they compute"
+    ),
     "keeps_quantised_inputs": Flag(
         help="the product with a 4-bit matrix keeps its input for the backward pass"
     ),

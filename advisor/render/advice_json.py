@@ -65,6 +65,7 @@ def advice_document(
                 "conflicts": map(_reason, certainty.conflicts),
             },
             "estimate": estimate_document(ours.estimate),
+            "engine": engine_of(advice),
             "ways": [_way(way, is_chosen=number == 0) for number, way in enumerate(ours.ways)],
             "find_out": finding_out(advice),
             "next_steps": map(_next_steps, next_steps(advice)),
@@ -94,6 +95,18 @@ def advice_document(
         "missing": missing,
         "next_steps": commands(advice, plan_path=plan_path),
     }))  # fmt: skip
+
+
+def engine_of(advice: Advice) -> dict[str, Any]:
+    """Which engine trains the recommendation, and why; the lines for one that is not ours."""
+    if advice.recommendation.engine or advice.situation.outside:
+        from advisor.render.other_engine import engine_document  # most answers are ours
+
+        return engine_document(advice)
+    trains = bool(advice.recommendation.composition.chain)
+    why = "these trainers load it" if trains else "nothing is trained"
+    lines = dict.fromkeys(("source", "command", "export"))
+    return {"id": "ours", "runs_here": trains, "why": why, **lines}
 
 
 def estimate_document(estimate: Estimate) -> dict[str, Any]:

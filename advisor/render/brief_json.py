@@ -35,7 +35,7 @@ def brief_document(advice: Advice, *, exit_code: int, plan_path: str | None) -> 
             "headline": _cut(screen.answer, 2 * most),
             "why": [_cut(text, most) for text in because[:3]],
             "estimate": {key: estimate[key] for key in ESTIMATE},
-            "engine": "ours",
+            "engine": ours.engine.id if ours.engine else "ours",
             "strength": advice.certainty.strength,
             "commands": steps,
             "plan_file": plan_path,

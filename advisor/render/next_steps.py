@@ -139,6 +139,11 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
         named = " and ".join(lacking.values())
         text = f"Training waits for {named}. The questions ask for what is open:"
         return (*steps, TrainingStep(text=text, commands=(asks,)))
+    if (engine := advice.recommendation.engine) is not None:
+        from advisor.render.other_engine import engine_lines
+
+        lines = engine_lines(advice, engine, changes.get("data_path"))
+        return (*steps, *(TrainingStep(text=text, commands=(line,)) for text, line in lines))
     if advice.rent and situation.hardware.kind == "unknown":
         first = advice.rent[0]
         changes |= {"gpu": first.card.name, "gpus": first.count if first.count > 1 else None}
@@ -259,7 +264,7 @@ def _file_to_write(advice: Advice) -> tuple[TrainingStep, dict[str, Any]]:
 
 def finding_out(advice: Advice) -> str | None:
     """The line that measures whether it fits, if the estimate cannot say; else None."""
-    if advice.recommendation.estimate.fits != "may_fit":
+    if advice.recommendation.estimate.fits != "may_fit" or advice.recommendation.engine:
         return None
     lines = [line for step in training_steps(advice) for line in step.commands]
     return next((line for line in lines if line.endswith(DRY_RUN)), None)

@@ -19,6 +19,7 @@ from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import SOURCES_FILE, read_shipped
 from advisor.methods import (
+    engines,
     families,
     kernels,
     links,
@@ -86,6 +87,7 @@ CATALOGUES = (
     Catalogue("layouts", LAYOUTS_FILE, (layouts,)),
     Catalogue("strategies", strategies.STRATEGIES_FILE, (strategies.strategies,)),
     Catalogue("optimizers", optimizers.OPTIMIZERS_FILE, (optimizers.optimizer_file,)),
+    Catalogue("engines", engines.ENGINES_FILE, (engines.engines,)),
     Catalogue("trainer", trainers.TRAINER_FILE, (trainers.trainers,)),
     Catalogue("rollouts", rewards.ROLLOUTS_FILE, (rewards.rollout_warnings,)),
     Catalogue("amounts", REQUIREMENTS_FILE, (data_requirements,)),

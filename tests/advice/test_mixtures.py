@@ -8,7 +8,6 @@ import json
 import pytest
 
 from advisor.api import advise, advise_document
-from advisor.estimate.types import LEFT_EXPERTS
 
 GIB = 2**30
 EXPERTS = {  # bytes of the experts' matrices in 16 bit
@@ -17,7 +16,7 @@ EXPERTS = {  # bytes of the experts' matrices in 16 bit
     "openai/gpt-oss-20b": 24 * 32 * 3 * 2880 * 2880 * 2,  # 35.6 GiB
 }
 GPUS = {"RTX 4090": 24 * GIB, "RTX A6000": 48 * GIB, "A100 80GB": 80 * GIB}
-# Where something fits: what is recommended. Everywhere else the experts alone are too big.
+# Where the bundled trainers hold it. Everywhere else 16-bit experts alone are too big.
 RUNS = {
     ("Qwen/Qwen3-30B-A3B", "A100 80GB"): "sft+lora",
     ("openai/gpt-oss-20b", "RTX A6000"): "sft+lora",
@@ -41,27 +40,26 @@ def candidate(advice, name):
 
 @pytest.mark.parametrize(("gpu", "room"), GPUS.items())
 @pytest.mark.parametrize(("model", "experts"), EXPERTS.items())
-def test_what_is_recommended_holds_its_experts_in_16_bit(model, experts, gpu, room, answers):
-    """Where experts alone fill the GPU nothing is recommended, and QLoRA says what they take."""
+def test_experts_stay_in_16_bit_with_ours_and_are_in_4_bit_elsewhere(
+    model, experts, gpu, room, answers
+):
+    """Where 16-bit experts fit, the bundled trainers take LoRA; else an engine holds them in 4 bit,
+    and only where those are too big as well is a smaller model the answer.
+    """
     advice = advise({**answers, "model": model, "gpu": {"name": gpu}})
-    four_bit = candidate(advice, "sft+qlora").estimate.memory
-    left = {term.name: term.size_bytes for term in four_bit.peak.terms}[LEFT_EXPERTS]
-    assert experts < left < 1.01 * experts  # routers, and biases of gpt-oss, are the rest
-    assert four_bit.need_bytes > left
-    wanted = RUNS.get((model, gpu))
-    assert advice.fits == (wanted is not None)
-    if wanted is None:
-        assert four_bit.need_bytes > room
-        said = " ".join(one.text for one in candidate(advice, "sft+qlora").because)
-        if model == "openai/gpt-oss-20b":  # no memory is enough for a second quantisation
-            assert "cannot be quantised a second time" in said
-            assert str(advice.nothing_fits.nearest.composition) == "sft+lora"
-        else:
-            assert f"{experts / GIB:.1f} GiB of it for experts that stay in 16 bit" in said
+    found = advice.recommendation
+    if wanted := RUNS.get((model, gpu)):
+        assert (str(found.composition), found.engine) == (wanted, None)
+        assert experts < found.estimate.memory.need_bytes <= room
         return
-    assert str(advice.recommendation.composition) == wanted
-    assert experts < advice.recommendation.estimate.memory.need_bytes <= room
-    assert advice.recommendation.estimate.is_likely
+    four_bit = candidate(advice, "sft+qlora") if not advice.fits else found
+    assert four_bit.engine.id == "unsloth"
+    need = four_bit.estimate.memory.need_bytes
+    assert experts / 4 < need < experts  # half a byte a weight in place of two
+    assert advice.fits == (need <= room)
+    assert str(found.composition) == ("sft+qlora" if advice.fits else "smaller_model")
+    if not advice.fits:
+        assert f"needs {need / GIB:.1f} GiB" in four_bit.because[0].text
 
 
 @pytest.mark.parametrize(("model", "gpu"), [*RUNS, ("Qwen/Qwen3-8B", "A100 80GB")])

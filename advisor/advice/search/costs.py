@@ -4,10 +4,9 @@ the GPUs that the estimates speak for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -32,18 +31,18 @@ from advisor.advice.types import (
     Concessions,
     Fitted,
     FittedStage,
-    PartOfData,
     Strategy,
     values_of,
 )
 from advisor.estimate.types import Estimate
-from advisor.ground.units import about_usd, format_duration, format_usd
 from advisor.methods import objective, update
 from advisor.methods.composition import Composition
 from advisor.methods.strategies import refused_by
 from advisor.ruleset.model import Ruleset
-from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
+
+if TYPE_CHECKING:
+    from advisor.methods.engines import Engine
 
 OVER_BUDGET = "over_budget"
 # One GPU may pack its rows where several have too few rows in a step for that: up to so many times
@@ -52,8 +51,6 @@ MOST_BY_PACKING = 2.0
 # A base in 4 bit has to save so much of the GPU's memory to be worth its lost speed and quality.
 LEAST_SAVING = 0.1
 OF_4_BIT = 4.5  # bits of a weight in nf4, with its scales
-# Of a limit, what is planned with: hours are estimates, and a run that ends early has no result.
-PLANNED = 0.9
 
 
 class Costs:
@@ -82,10 +79,44 @@ class Costs:
                 found = self._on_several(composition, concessions)
             else:
                 found = self.fit_under(ALONE, composition, concessions)
+            leaves_ours = self._leaves_ours(composition)
+            if leaves_ours or (concessions.elsewhere and not found.cost.is_likely):
+                found = self._elsewhere(composition, concessions, None if leaves_ours else found)
             if self._reads_part(composition, concessions, found.cost):
+                from advisor.advice.search.part_of_data import on_part_of_data  # seldom
+
                 found = on_part_of_data(found, self.facts)
             self._priced[key] = found
         return self._priced[key]
+
+    @property
+    def may_go_elsewhere(self) -> bool:
+        """Whether rules/tools/engines.yaml may name an engine: it is about mixtures and several
+        GPUs.
+        """
+        model = self.situation.model
+        several = len(self.situation.hardware.gpus) > 1
+        return model is not None and (several or bool(model.experts))
+
+    def _elsewhere(
+        self, composition: Composition, concessions: Concessions, ours: Fitted | None
+    ) -> Fitted:
+        from advisor.advice.search.elsewhere import fitted_elsewhere  # most answers are ours
+
+        def fit_under(strategy: Strategy, engine: Engine) -> Fitted:
+            return self.fit_under(strategy, composition, concessions, engine)
+
+        found = None
+        if not composition.encoder:
+            offload = concessions.offload
+            found = fitted_elsewhere(composition, self.situation, fit_under, ours, offload=offload)
+        return found or ours or self.fit_under(ALONE, composition, concessions)
+
+    def _leaves_ours(self, composition: Composition) -> bool:
+        """Whether the bundled trainers are not taken on this device, whatever fits."""
+        hardware = self.situation.hardware
+        on_apple = hardware.kind == "mps" and composition.quantization is not None
+        return on_apple or hardware.not_supported is not None
 
     def _reads_part(
         self, composition: Composition, concessions: Concessions, cost: Estimate
@@ -120,8 +151,11 @@ class Costs:
         self, composition: Composition, concessions: Concessions = NO_CONCESSIONS
     ) -> tuple[Fitted, ...]:
         """A composition under each strategy of several GPUs, the chosen one first."""
-        if len(self.situation.hardware.gpus) < 2 or not composition.chain:
+        chosen = self.cost_of(composition, concessions) if composition.chain else None
+        if len(self.situation.hardware.gpus) < 2 or chosen is None:
             return ()
+        if chosen.stages[0].engine is not None:
+            return (chosen,)
         strategies = [ON_EACH]
         if not self.refuses_to_shard(composition):
             strategies.append(SHARDED)
@@ -129,7 +163,6 @@ class Costs:
         others += self._fewer.ways_of(composition, concessions) or [
             self._fewer.cost_of(composition, concessions)
         ]
-        chosen = self.cost_of(composition, concessions)
         unique = {way.name: way for way in others}
         unique.pop(chosen.name, None)
         return (chosen, *unique.values())
@@ -184,6 +217,7 @@ class Costs:
         strategy: Strategy,
         composition: Composition,
         concessions: Concessions = NO_CONCESSIONS,
+        engine: Engine | None = None,
     ) -> Fitted:
         """A composition under one strategy; stages of one module have it in one size."""
         best: Fitted | None = None
@@ -201,6 +235,7 @@ class Costs:
                     concessions=concessions,
                     memory_left=level if lead else MEMORY_LEFT[0],
                     module={} if objective(name).scores or name == lead else module,
+                    engine=engine,
                 )
                 for name in composition.chain
             )
@@ -239,7 +274,8 @@ class Costs:
         composition, concessions = stage.composition, stage.concessions
         form = (composition.encoder, composition.scheme, lead if stage.module else "")
         given_up = (stage.memory_left, concessions.least_module, concessions.shorter)
-        key = (stage.objective, *form, stage.strategy, *given_up)
+        engine = stage.engine and stage.engine.id
+        key = (stage.objective, *form, stage.strategy, engine, *given_up)
         if key not in self._stages:
             self._stages[key] = fit_stage(stage)
         return self._stages[key]
@@ -293,70 +329,3 @@ def _has_one_module(composition: Composition, found: Fitted) -> bool:
         if key in stage.reasons and not objective(stage.stage.objective).scores
     }
     return len(sizes) < 2
-
-
-# --------------------------------------------------------------------------- a part of the data
-
-
-def on_part_of_data(found: Fitted, facts: Mapping[str, Any]) -> Fitted:
-    """The stages with as many optimizer steps as the limits are enough for (plan key `max_steps`);
-    unchanged if that is not known, or not a step of each. Rows are drawn at random.
-    """
-    (stages, cost), (share, limit, whole) = found, _tightest_limit(found.cost, facts)
-    if share >= 1 or any(None in (one.cost.steps, one.cost.duration_s) for one in stages):
-        return found
-    steps = [_round_down(share * PLANNED * (stage.cost.steps or 0)) for stage in stages]
-    if not all(steps):
-        return found
-    ended, duration_s = [], 0.0
-    for stage, most in zip(stages, steps, strict=True):
-        duration_s += most / (stage.cost.steps or 1) * (stage.cost.duration_s or 0.0)
-        ended.append(_ended_stage(stage, most, (limit, whole), facts.get("data_rows")))
-    of_time = duration_s / (cost.duration_s or duration_s)
-    times = None if cost.times is None else cost.times.with_training(duration_s)
-    usd = None if cost.cost_usd is None else of_time * cost.cost_usd
-    return Fitted(tuple(ended), replace(cost, duration_s=duration_s, times=times, cost_usd=usd))
-
-
-def _tightest_limit(cost: Estimate, facts: Mapping[str, Any]) -> tuple[float, str, str]:
-    """(the share that the tightest limit is enough for, the limit, the whole in words)."""
-    usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
-    found = [(1.0, "", "")]
-    if usd is not None and cost.cost_usd:
-        found.append((usd / cost.cost_usd, format_usd(float(usd)), about_usd(cost.cost_usd)))
-    if hours is not None and cost.duration_s:
-        limit_s = 3600 * float(hours)
-        about = f"about {format_duration(cost.duration_s)}"
-        found.append((limit_s / cost.duration_s, format_duration(limit_s), about))
-    return min(found)
-
-
-def _ended_stage(
-    fitted: FittedStage, most: int, words: tuple[str, str], rows: float | None
-) -> FittedStage:
-    limit, whole = words
-    of_all = most / (fitted.cost.steps or 1)
-    epochs = fitted.reasons.get("epochs")
-    passes = of_all * fitted.stage.epochs
-    read, text = None, f"about {of_all:.1%} of your data"
-    if passes >= 1:
-        text = f"{passes:.2g} passes over your data instead of {fitted.stage.epochs:g}"
-    elif rows:
-        read = max(1, _round_down(passes * rows * (1 - fitted.stage.holdout)))
-        text = f"about {read:,} of your {int(rows):,} rows"
-    because = f"{limit} is enough for about so many of {fitted.cost.steps:,} steps: {text}"
-    reasons = {**fitted.reasons, "max_steps": Chosen(value=most, because=because)}
-    if epochs is not None:
-        ended = f"max_steps ends it earlier; otherwise: {inside_sentence(epochs.because)}"
-        reasons["epochs"] = replace(epochs, because=ended)
-    part = PartOfData(limit=limit, whole=whole, share=of_all, text=text, rows=read)
-    stage = replace(fitted.stage, max_steps=most)
-    return replace(fitted, stage=stage, reasons=reasons, part=part)
-
-
-def _round_down(number: float) -> int:
-    """The number with two digits: no estimate knows more."""
-    if number < 1:
-        return 0
-    digits = max(0, math.floor(math.log10(number)) - 1)
-    return int(number // 10**digits * 10**digits)

@@ -102,6 +102,7 @@ def fit_stage(case: StageCase, *, may_pack: bool = True) -> FittedStage:
         machines=case.situation.hardware.machines,
         is_eased=fitted is not settings,
         left_out=left_out,
+        engine=case.engine,
     )
 
 
@@ -219,7 +220,7 @@ def _refused_if_impossible(
     """The estimate, too big with a reason if no run can load or share the stage."""
     sizes = [one.memory.need_bytes for one in (best.least, best.cost) if one.memory is not None]
     cost, refused = replace(best.cost, least_bytes=min(sizes, default=None)), ""
-    if (model := case.situation.model) is not None:
+    if (model := case.situation.model) is not None and case.engine is None:
         quantization = case.composition.quantization
         refused = why_not_loadable(
             model.stored, trains_all=not case.is_module, quantization=quantization

@@ -132,7 +132,7 @@ def _run(case: StageCase, plain: Mapping[str, Any], *, epochs: float) -> Run | N
         tokens_total=tokens,
         rows_total=rows,
     )
-    return Run(stage=stage, model=model, device=device, rows=read)
+    return Run(stage=stage, model=model, device=device, rows=read, trainer=case.trainer)
 
 
 def _amounts_to_read(

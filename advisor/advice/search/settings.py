@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import NODEFAULT, Struct, field
 
@@ -17,6 +17,7 @@ from advisor.advice.types import (
     Strategy,
     values_of,
 )
+from advisor.estimate.trainers import OURS, Trainer, trainer_of
 from advisor.ground.annotated import defaults_of
 from advisor.ground.types import FSDP, DataProfile, ModelShape
 from advisor.methods import methods
@@ -28,6 +29,9 @@ from advisor.plan.model import Stage
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
+
+if TYPE_CHECKING:
+    from advisor.methods.engines import Engine
 
 SETTINGS = "settings"  # the table that is asked stage by stage
 JUDGED = ("preference", "unpaired_feedback")  # answers that somebody judged
@@ -51,6 +55,7 @@ class StageCase(Struct, frozen=True):
     memory_left: str = MEMORY_LEFT[0]  # whose settings to begin with
     # Keys of a module that goes on from another stage, which stand over the stage's own.
     module: Mapping[str, Chosen] = field(default_factory=dict)
+    engine: Engine | None = None  # that trains it; None: the bundled trainers
 
     @property
     def method(self) -> Objective:
@@ -69,6 +74,13 @@ class StageCase(Struct, frozen=True):
             "quantization": self.composition.quantization,
         }
         return axes | ({"head": SEQ2SEQ} if self.composition.encoder and self.is_seq2seq else {})
+
+    @property
+    def trainer(self) -> Trainer:
+        """Whose traits decide memory and time."""
+        if self.engine is None or not self.engine.trainer:
+            return OURS
+        return trainer_of(self.engine.trainer, {}, self.engine.found.source.checked)
 
     @property
     def is_module(self) -> bool:
@@ -156,7 +168,11 @@ class StageCase(Struct, frozen=True):
 
     def warnings(self) -> tuple[Rule, ...]:
         """The `warn` rules of the settings table that fire."""
-        return judge(self.ruleset, SETTINGS, self.seen()).warnings
+        found = judge(self.ruleset, SETTINGS, self.seen()).warnings
+        if self.engine is None:
+            return found
+        # Those about a quantised base are about the bundled trainers.
+        return tuple(one for one in found if all(seen.fact != "quantization" for seen in one.when))
 
 
 def is_seq2seq(model: ModelShape | None) -> bool:

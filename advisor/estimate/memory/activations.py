@@ -120,6 +120,13 @@ def recomputed_layer(run: Run) -> Iterator[Term]:
         widest = max(d.shared_size if run.left_experts else d.expert_width, d.q_size)
         because = "in 16 bit while it is multiplied"
         yield term_of("dequantised matrix", 2 * d.hidden * widest, because, src.QLORA)
+        if run.trainer["quantises_experts"] and run.left_experts == 0 and d.experts > 1:
+            # Their products keep them for the backward pass: those of each layer, or of one that
+            # is computed again.
+            held = d.routed_layers if run.checkpointing == "none" else 1
+            because = "experts in 16 bit while they compute, of each layer that is not run again"
+            size = 2 * d.expert_layer_params * held
+            yield term_of("dequantised experts", size, because, src.EXPERTS)
     trainer = run.trainer
     keeps_inputs = run.is_fsdp and trainer["fsdp"] == 1 and run.is_module and trainer["accelerate"]
     if keeps_inputs and run.checkpointing == "full":

@@ -73,7 +73,7 @@ def weight_bytes(run: Run, *, routed: float, width: int) -> float:
     d = run.dims
     if run.stage.quantization != "nf4":
         return (d.params - d.routed_params + routed) * width
-    of_experts = NF4_BYTES if run.trainer["linear_experts"] else width
+    of_experts = NF4_BYTES if run.quantises_experts else width
     return (d.params - d.routed_params) * NF4_BYTES + routed * of_experts
 
 

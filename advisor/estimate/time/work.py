@@ -222,11 +222,9 @@ def _share_of_experts(d: Dims, tokens: float) -> float:
 
 def dequantisation_bytes(run: Run) -> float:
     """Bytes per micro-batch that move to make 16-bit weights of 4-bit ones: in each pass."""
-    d = run.dims
     if not run.stage.quantization:
         return 0.0
-    size = d.linear_params + (d.routed_params if run.trainer["linear_experts"] else 0)
-    return (passes_of(run) - 1) * size * DEQUANTISED
+    return (passes_of(run) - 1) * run.quantisable * DEQUANTISED
 
 
 def written_out_bytes(run: Run) -> float:

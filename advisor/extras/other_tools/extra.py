@@ -1,4 +1,6 @@
-"""Configurations of TRL, LLaMA-Factory and Axolotl, read and written (docs/other_tools.md)."""
+"""Configurations of TRL, LLaMA-Factory and Axolotl, read and written, and files for Unsloth
+(docs/other_tools.md).
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,18 @@ class OtherTools(Extra):
     EXPORTERS = tuple(
         Form(
             NAME=name,
-            HELP=f"the file of {called}, with its data",
+            HELP=help_,
             TAKES="plan",
-            function="advisor.extras.other_tools.files:export",
+            ANSWERS=True,
+            function=f"advisor.extras.other_tools.{module}:export",
         )
-        for name, called in TOOLS.items()
+        for name, help_, module in (
+            *(
+                (name, f"the file of {called}, with its data", "files")
+                for name, called in TOOLS.items()
+            ),
+            ("unsloth", "unsloth.yaml and train.py of Unsloth, with its data", "unsloth"),
+        )
     )
 
     def recognise(self, path: str) -> Callable[..., int] | None:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
 from advisor.record.smaller import yaml_value
+from advisor.situation.models import usable_shape
 
 BUNDLE = "`advise export` with --to bundle carries the plan itself to another machine"
 MOST_SHOWN = 3  # notes on the screen; all of them stand in the files
@@ -82,28 +84,25 @@ class WrittenFolder(Struct, frozen=True, kw_only=True):
 
 def export(wanted: ExportRequest) -> int:
     """Write the files of a plan for another tool and say what is in them."""
-    for line in write_files(wanted.form, wanted.source, wanted.out, only=wanted.only).lines():
+    written = write_files(
+        wanted.form, wanted.source, wanted.out, only=wanted.only, plan=wanted.plan
+    )
+    for line in written.lines():
         wanted.say(line)
     return 0
 
 
-def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | None) -> WrittenFolder:
+def write_files(
+    tool_id: str, source: Path, out: Path | None, *, only: str | None, plan: Plan | None = None
+) -> WrittenFolder:
     """Write a plan, or one task or stage. Raises InputError for what the tool cannot train."""
-    plan, tool = read_plan(source), tool_named(tool_id)
-    chosen = _chosen(plan, only)
+    plan, tool = plan or read_plan(source), tool_named(tool_id)
+    chosen = chosen_entries(plan, only)
     faults = [fault for entry in chosen for fault in _refusals(tool, plan, entry)]
     if faults:
         raise InputError(faults=list(dict.fromkeys(faults)))
     folder = (out or Path(f"{plan.name}-{tool_id}")).expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            "is there already, and nothing is overwritten",
-            hint="remove it, or choose another folder with --out",
-            where=str(folder),
-        )
-    work = folder.parent / f"{TEMPORARY}{os.getpid()}-{folder.name}"
-    try:
-        work.mkdir(parents=True)
+    with fresh_folder(folder) as work:
         files: dict[str, dict[str, Any]] = {}
         jobs = [job_of(tool, plan, entry, source=source, work=work) for entry in chosen]
         for job in jobs:
@@ -115,15 +114,33 @@ def write_files(tool_id: str, source: Path, out: Path | None, *, only: str | Non
         for name, content in files.items():
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (work / name).write_text(f"{text}\n", "utf-8")
+    return WrittenFolder(folder=folder, jobs=tuple(jobs))
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `folder` at the end, or nothing at all. Raises InputError
+    where something is there.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            "is there already, and nothing is overwritten",
+            hint="remove it, or choose another folder with --out",
+            where=str(folder),
+        )
+    work = folder.parent / f"{TEMPORARY}{os.getpid()}-{folder.name}"
+    try:
+        work.mkdir(parents=True)
+        yield work
         work.rename(folder)
     except OSError as error:
         raise cannot_write(folder, error, way_out="choose another place with --out") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return WrittenFolder(folder=folder, jobs=tuple(jobs))
 
 
-def _chosen(plan: Plan, only: str | None) -> list[Entry]:
+def chosen_entries(plan: Plan, only: str | None) -> list[Entry]:
+    """The trainings of a plan that are wanted. Raises InputError if there is none of that name."""
     every = entries(plan)
     names = [(one.name, one.stage.name, one.task and one.task.name) for one in every]
     found = [one for one, known in zip(every, names, strict=True) if only in (None, *known)]
@@ -156,7 +173,7 @@ def _refusals(tool: Tool, plan: Plan, entry: Entry) -> Iterator[Fault]:
 def _head(job: ToolJob) -> Iterator[str]:
     stage = job.entry.stage
     base = f" on a base in {stage.quantization}" if stage.quantization else ""
-    yield from _commented(
+    yield from commented(
         f"{stage.objective}, {stage.update}{base} of {job.model}, for {job.tool.title}. Written by"
         f" finetune-advisor {__version__} from the plan {job.plan.name}."
     )
@@ -171,10 +188,11 @@ def _head(job: ToolJob) -> Iterator[str]:
         if lines:
             yield f"# {title}:"
         for line in dict.fromkeys(lines):
-            yield from _commented(line, first="#  - ", later="#    ")
+            yield from commented(line, first="#  - ", later="#    ")
 
 
-def _commented(text: str, first: str = "# ", later: str = "# ") -> list[str]:
+def commented(text: str, first: str = "# ", later: str = "# ") -> list[str]:
+    """A text as the lines of a comment."""
     return textwrap.wrap(
         text, 96, initial_indent=first, subsequent_indent=later,
         break_long_words=False, break_on_hyphens=False,
@@ -236,7 +254,9 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) ->
     job = ToolJob(tool=tool, plan=plan, entry=entry, place=".".join(parts), model=plan.model)
     _start(job, source)
     path = resolve_path(source, entry.data.path)
-    if path.exists() or not is_hub_id(entry.data.path):
+    if not entry.data.path:
+        job.notes.append(f"no data file is named: put your rows into {job.folder}/train.jsonl")
+    elif path.exists() or not is_hub_id(entry.data.path):
         more = {"chat_template_kwargs": dict(plan.template)} if plan.template else {}
         job.rows = write_rows(entry, path, work / job.folder, tool.rows, more)
         job.notes += job.rows.notes
@@ -333,7 +353,8 @@ def _facts(job: ToolJob) -> dict[str, Any]:
     is_last = job.entry.stage.name == plan.stages[-1].name
     return {
         "command": job.command,
-        "on_hub": rows is None,
+        "on_hub": rows is None and bool(job.entry.data.path),
+        "experts_4bit": job.entry.stage.quantization == "nf4" and _is_mixture(plan.model),
         "data": job.entry.data.path,
         "kind": job.kind,
         "is_split": rows is not None and rows.is_split,
@@ -350,11 +371,17 @@ def _facts(job: ToolJob) -> dict[str, Any]:
         "differs": differs,
         "name": job.place.replace("-", "_") or "rows",
         "thinking": plan.template.get("enable_thinking"),
+        "offload": plan.launch.offload,
         "zero": ZERO.get(plan.launch.strategy or ""),
         "uploads": target is not None and is_last,
         "hub": f"{target}-{task.name}" if task else target,
         **dict.fromkeys(plan.extra_key("trackers", "trackers") or (), True),
     }
+
+
+def _is_mixture(model: str) -> bool:
+    shape = usable_shape(model)
+    return shape is not None and bool(shape.experts)
 
 
 def _add(job: ToolJob, part: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

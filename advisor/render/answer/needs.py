@@ -54,10 +54,12 @@ def _fit_words(advice: Advice) -> str:
     unknown = "whether it fits is not known"
     if any(stage.offloads for stage in advice.recommendation.stages):
         unknown += ", since the computer's own memory is not"
+    ours = advice.recommendation.engine is None
+    measured = ": --dry-run measures it in about a minute" if ours else ""
     words = {
         "fits": f"it fits{parted}",
         "tight": f"it fits{parted}, with little to spare",
-        "may_fit": f"it may fit{parted or ': --dry-run measures it in about a minute'}",
+        "may_fit": f"it may fit{parted or measured}",
         "too_big": "it does not fit",
         "unknown": unknown,
     }

@@ -291,6 +291,10 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
         suggestion = situation.suggestion
         if suggestion is not None:
             yield "Model", [f"{suggestion.model}, a suggestion: --model names another"]
+        if ours.engine is not None:
+            from advisor.render.other_engine import engine_words
+
+            yield "Engine", [sentence(engine_words(advice, ours.engine))]
         yield "Memory", [memory_line(advice)]
         parts = dict.fromkeys(stage.part for stage in ours.stages if stage.part)
         whole = "All of it would take {0.whole}; your limit is {0.limit}."

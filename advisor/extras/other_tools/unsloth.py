@@ -1,0 +1,285 @@
+"""A plan for Unsloth: `unsloth.yaml` for `unsloth train`, which knows supervised training alone and
+38 keys, and `train.py`, which says all of it. With the data, written whole or not at all.
+
+unsloth_cli/config.py drops a key that it does not know without a word, so every name here is held
+against its own classes by a test. Read: unslothai/unsloth 015bdef0d9, 2026-08-22.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advisor.export.exporter import ExportRequest
+from advisor.extras.other_tools.files import BUNDLE, chosen_entries, commented, fresh_folder
+from advisor.extras.other_tools.mapping import flat_stage, usual_values
+from advisor.extras.other_tools.rows import TEST, TRAIN, WrittenRows, write_rows
+from advisor.extras.other_tools.tool import TEXT
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.files import shown_path
+from advisor.ground.types import FSDP
+from advisor.ground.version import __version__
+from advisor.methods.optimizers import optimizer
+from advisor.plan.entries import Entry
+from advisor.plan.model import Plan
+from advisor.plan.read import read_plan, resolve_path
+from advisor.record.smaller import yaml_value
+from advisor.situation.models import usable_shape
+
+INSTALL = "pip install unsloth"
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+# Keys of a plan that both files say, or that are said in other words.
+SAID = {
+    "model", "trust_remote_code", "objective", "update", "quantization", "rank", "alpha", "dropout",
+    "rslora", "target_modules", "learning_rate", "epochs", "max_steps", "warmup", "weight_decay",
+    "micro_batch_size", "grad_accum", "seq_len", "packing", "loss_on", "seed", "revision",
+    "gradient_checkpointing", "holdout", "save_minutes", "weights_dtype", "precision", "processes",
+    "strategy", "double_quantization", "peft.use_dora",
+}  # fmt: skip
+WARMUP_STEPS = 5  # its own default, where the number of steps is not known
+IN_SCRIPT = {"optimizer", "scheduler"}
+
+
+def export(wanted: ExportRequest) -> int:
+    """Write a plan, or one task or stage. Raises InputError for what Unsloth cannot train."""
+    plan = wanted.plan or read_plan(wanted.source)
+    entries = chosen_entries(plan, wanted.only)
+    if faults := [fault for entry in entries for fault in _refusals(plan, entry)]:
+        raise InputError(faults=list(dict.fromkeys(faults)))
+    folder = (wanted.out or Path(f"{plan.name}-unsloth")).expanduser().absolute()
+    with fresh_folder(folder) as work:
+        for number, entry in enumerate(entries):
+            _write(plan, entry, wanted.source, work, f".{entry.name}" if number else "")
+    wanted.say(f"Wrote {shown_path(folder)}: unsloth.yaml and train.py, for Unsloth.")
+    wanted.say(f"Install it in an environment of its own: {INSTALL}")
+    wanted.say(f"Start: cd {shown_path(folder)} && python train.py")
+    return 0
+
+
+def _refusals(plan: Plan, entry: Entry) -> Iterator[Fault]:
+    stage, whats = entry.stage, []
+    if stage.objective not in ("sft", "cpt"):
+        whats.append(
+            f"{stage.objective} is not written for Unsloth: its file trains on texts alone"
+        )
+    if stage.update not in ("lora", "full"):
+        whats.append(f"Unsloth has no update '{stage.update}'")
+    if stage.options.get("head") not in (None, "language"):
+        whats.append(f"`head: {stage.options['head']}` is not written for Unsloth")
+    if plan.launch.strategy == FSDP:
+        whats.append("Unsloth holds a whole model on each GPU, and this plan divides it (fsdp)")
+    if entry.starts_from is not None:
+        whats.append("a stage that goes on from another is not written for Unsloth: --only NAME")
+    for what in whats:
+        yield Fault(where=f"stage {stage.name}", what=what, hint=BUNDLE)
+
+
+def _write(plan: Plan, entry: Entry, source: Path, work: Path, place: str) -> None:
+    data, rows, notes = f"data{place}", None, []
+    path = resolve_path(source, entry.data.path)
+    if entry.data.path:
+        rows = write_rows(entry, path, work / data, (), {})
+        notes += rows.notes
+    else:
+        notes.append(f"no data file is named: put your rows into {data}/train.jsonl")
+    settings = _settings(plan, entry, rows)
+    kind = rows.kind if rows else TEXT if entry.stage.objective == "cpt" else "answers"
+    lost = [
+        f"{key} ({yaml_value(value)})"
+        for key, value in settings["ours"].items()
+        if key not in SAID and value not in (settings["usual"].get(key), "auto")
+    ]
+    words = {"lost": [one for one in lost if one.split()[0] not in IN_SCRIPT], "notes": notes}
+    is_text = kind == TEXT
+    if is_text:
+        notes.append("`unsloth train` takes conversations alone: texts are trained by train.py")
+    else:
+        if not settings["steps"]:
+            unknown = f"the number of steps is not known: warmup_steps is {WARMUP_STEPS}"
+            lost.append(f"warmup ({settings['ours'].get('warmup')}): {unknown}")
+        head = "\n".join(_head(plan, entry, {"lost": lost, "notes": notes}))
+        page = yaml.safe_dump(_yaml(settings, data), sort_keys=False, width=1000)
+        (work / f"unsloth{place}.yaml").write_text(f"{head}\n\n{page}", "utf-8")
+    (work / f"train{place}.py").write_text(_script(settings, data, rows, words, is_text), "utf-8")
+
+
+def _settings(plan: Plan, entry: Entry, rows: WrittenRows | None) -> dict[str, Any]:
+    stage = entry.stage
+    ours = flat_stage(plan, stage)
+    usual = usual_values(stage.objective, stage.update)
+    shape = usable_shape(plan.model)
+    targets = ours.get("target_modules")
+    if isinstance(targets, str) or not targets:
+        # The experts of a mixture stay as they are, as in a plan: `gate_proj` would name them, too.
+        is_mixture = shape is not None and bool(shape.experts)
+        targets = ATTENTION if is_mixture else LINEAR
+    per_step = stage.micro_batch_size * stage.grad_accum * plan.launch.processes
+    steps = stage.max_steps or None
+    if rows is not None and not steps and not stage.packing:
+        steps = math.ceil(rows.counts[TRAIN] / per_step * stage.epochs)
+    return {"ours": ours, "usual": usual, "targets": list(targets), "steps": steps, "stage": stage}
+
+
+def _yaml(settings: Mapping[str, Any], data: str) -> dict[str, Any]:
+    ours, stage, steps = settings["ours"], settings["stage"], settings["steps"]
+    whole = float(stage.epochs).is_integer()
+    warmup = float(ours.get("warmup") or 0)
+    return {
+        "model": ours["model"],
+        "data": {"local_dataset": [f"{data}/{TRAIN}"], "format_type": "chatml"},
+        "training": {
+            "training_type": stage.update,
+            "max_seq_length": stage.seq_len,
+            "load_in_4bit": stage.quantization == "nf4",
+            "output_dir": "out",
+            "num_epochs": math.ceil(stage.epochs),
+            "learning_rate": float(stage.learning_rate),
+            "batch_size": stage.micro_batch_size,
+            "gradient_accumulation_steps": stage.grad_accum,
+            "warmup_steps": round(warmup * steps) if steps else WARMUP_STEPS,
+            "max_steps": stage.max_steps or (steps if steps and not whole else 0),
+            "weight_decay": float(stage.weight_decay),
+            "random_seed": stage.seed,
+            "packing": bool(stage.packing),
+            "train_on_completions": ours.get("loss_on", "answers") == "answers",
+            "gradient_checkpointing": "unsloth" if stage.gradient_checkpointing else "none",
+        },
+        "lora": {
+            "lora_r": int(ours.get("rank") or 16),
+            "lora_alpha": int(ours.get("alpha") or 16),
+            "lora_dropout": float(ours.get("dropout") or 0.0),
+            "target_modules": ",".join(settings["targets"]),
+            "use_rslora": bool(ours.get("rslora")),
+            "use_dora": bool(ours.get("peft.use_dora")),
+        },
+    }
+
+
+def _head(plan: Plan, entry: Entry, words: Mapping[str, Any]) -> Iterator[str]:
+    stage = entry.stage
+    base = f" on a base in {stage.quantization}" if stage.quantization else ""
+    yield from commented(
+        f"{stage.objective}, {stage.update}{base} of {plan.model}, for Unsloth. Written by"
+        f" finetune-advisor {__version__} from the plan {plan.name}."
+    )
+    yield f"# Install, in an environment of its own:  {INSTALL}"
+    for title, lines in (("Not carried over", words["lost"]), ("Notes", words["notes"])):
+        if lines:
+            yield f"# {title}:"
+        for line in dict.fromkeys(lines):
+            yield from commented(line, first="#  - ", later="#    ")
+
+
+SCRIPT = """\
+{head}
+from unsloth import FastLanguageModel  # before trl and transformers, which it changes
+from datasets import load_dataset
+from trl import SFTConfig, SFTTrainer{imports}
+
+model, tokenizer = FastLanguageModel.from_pretrained(
+    model_name={model!r},
+    max_seq_length={seq_len},
+    load_in_4bit={in_4bit},
+    load_in_8bit={in_8bit},
+    full_finetuning={full},
+    trust_remote_code={remote},
+    random_state={seed},
+)
+{module}data = load_dataset("json", data_files={files!r})
+{render}
+trainer = SFTTrainer(
+    model=model,
+    processing_class=tokenizer,
+    train_dataset=data["train"],
+    eval_dataset=data.get("test"),
+    args=SFTConfig(
+        output_dir="out",
+        dataset_text_field="text",
+        max_length={seq_len},
+        packing={packing},
+        per_device_train_batch_size={batch},
+        gradient_accumulation_steps={accumulate},
+        num_train_epochs={epochs},
+        max_steps={max_steps},
+        learning_rate={rate},
+        lr_scheduler_type={scheduler!r},
+        warmup_ratio={warmup},
+        weight_decay={decay},
+        optim={optim!r},
+        eval_strategy="epoch" if "test" in data else "no",
+        logging_steps=10,
+        seed={seed},
+        report_to="none",
+    ),
+)
+{answers}trainer.train()
+model.save_pretrained("out")
+tokenizer.save_pretrained("out")
+"""
+MODULE = """\
+model = FastLanguageModel.get_peft_model(
+    model,
+    r={rank},
+    target_modules={targets!r},
+    lora_alpha={alpha},
+    lora_dropout={dropout},
+    bias="none",
+    use_gradient_checkpointing={checkpointing!r},
+    random_state={seed},
+    max_seq_length={seq_len},
+    use_rslora={rslora},
+)
+"""
+RENDER = """\
+
+
+def rendered(row):
+    return {"text": tokenizer.apply_chat_template(row["messages"], tokenize=False)}
+
+
+data = data.map(rendered)
+"""
+
+
+def _script(
+    settings: Mapping[str, Any], data: str, rows: WrittenRows | None, words: Mapping[str, Any],
+    is_text: bool,
+) -> str:  # fmt: skip
+    ours, stage = settings["ours"], settings["stage"]
+    on_answers = not is_text and ours.get("loss_on", "answers") == "answers"
+    named = optimizer(stage.optimizer).transformers
+    lost = [*words["lost"], *([] if named else [f"optimizer ({stage.optimizer})"])]
+    files = {"train": f"{data}/{TRAIN}"}
+    if rows is not None and rows.counts[TEST]:
+        files["test"] = f"{data}/{TEST}"
+    values = {
+        "model": ours["model"], "seq_len": stage.seq_len, "seed": stage.seed,
+        "in_4bit": stage.quantization == "nf4", "in_8bit": stage.quantization == "int8",
+        "full": stage.update == "full", "remote": bool(ours["trust_remote_code"]), "files": files,
+        "batch": stage.micro_batch_size, "accumulate": stage.grad_accum, "epochs": stage.epochs,
+        "max_steps": stage.max_steps or -1, "rate": stage.learning_rate,
+        "scheduler": stage.scheduler, "warmup": float(ours.get("warmup") or 0),
+        "decay": stage.weight_decay, "optim": named or "adamw_8bit", "packing": bool(stage.packing),
+        "rank": ours.get("rank"), "alpha": ours.get("alpha"), "dropout": ours.get("dropout") or 0.0,
+        "targets": settings["targets"], "rslora": bool(ours.get("rslora")),
+        "checkpointing": "unsloth" if stage.gradient_checkpointing else False,
+    }  # fmt: skip
+    return SCRIPT.format(
+        head="\n".join(_head_of_script(lost, words["notes"])),
+        imports="\nfrom unsloth.chat_templates import train_on_responses_only" * on_answers,
+        module=MODULE.format(**values) if stage.update == "lora" else "",
+        render="" if is_text else RENDER,
+        answers="trainer = train_on_responses_only(trainer)  # by the chat template\n" * on_answers,
+        **values,
+    )
+
+
+def _head_of_script(lost: list[str], notes: list[str]) -> Iterator[str]:
+    yield '"""Trains with Unsloth, in the folder of this file: python train.py"""'
+    for line in (*(f"Not carried over: {one}" for one in lost), *notes):
+        yield from commented(line)

@@ -1,0 +1,93 @@
+"""Method first, engine second: which engine trains what the bundled trainers do not hold."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from advisor.api import advise_document
+from advisor.export.exporter import exporters
+from advisor.methods.engines import engines
+from advisor.methods.trainers import trainers
+
+STATED = {"task": "customer_service", "data": {"kind": "paired", "rows": 3000}}
+IDS = {"unsloth", "axolotl", "ms-swift", "trl", "mlx-lm", "torchtitan", "megatron"}
+# model, card, count -> composition, engine, form of its file
+CASES = [
+    ("Qwen/Qwen3-8B", "RTX 4090", 1, "sft+lora", "ours", None),
+    ("Qwen/Qwen3-30B-A3B", "RTX 4090", 1, "sft+qlora", "unsloth", "unsloth"),
+    ("Qwen/Qwen3-Next-80B-A3B-Instruct", "H100", 1, "sft+qlora", "axolotl", "axolotl"),
+    ("meta-llama/Llama-3.3-70B-Instruct", "RTX 3090", 2, "sft+qlora", "axolotl", "axolotl"),
+    ("Qwen/Qwen3-32B", "Apple M3", 1, "sft+qlora", "mlx-lm", None),
+]  # fmt: skip
+
+
+def test_every_engine_has_its_source_its_trainer_and_its_file():
+    """The table names pages with the day they were read, and only what this product has."""
+    assert {*engines()} == IDS
+    for engine in engines().values():
+        assert not engine.trainer or engine.trainer in trainers()
+        assert not engine.form or exporters()[engine.form].ANSWERS
+        for held in engine.holds:
+            assert held.source.url.startswith("https://")
+            assert held.source.checked
+
+
+@pytest.mark.parametrize(("model", "gpu", "count", "composition", "engine", "form"), CASES)
+def test_who_trains_it_is_stated_after_the_method(model, gpu, count, composition, engine, form):
+    """Ours where ours loads it, else the engine of the table, with its reason and its line."""
+    gib = {"vram_gib": 32} if "Apple" in gpu else {}
+    document = advise_document(
+        {**STATED, "model": model, "gpu": {"name": gpu, "count": count, **gib}}
+    )
+    answer = document["recommendation"]
+    found = answer["engine"]
+    assert (answer["composition"], found["id"]) == (composition, engine)
+    assert found["runs_here"] == (engine == "ours")
+    if engine == "ours":
+        assert "experts" not in str(answer["estimate"]["terms"])
+        return
+    assert (document["plan"], document["missing"]) == (None, ["engine"])
+    assert "do not load it yet" in found["why"]
+    assert re.search(r"https://\S+, read on 20\d\d-", found["source"])
+    assert (found["export"] is not None) == (form is not None)
+    assert form is None or f"--to {form} --out" in found["export"]
+    assert found["command"] in str(document["next_steps"])
+    assert answer["estimate"]["fits"] != "too_big"
+    assert not any("experts stay in 16 bit" in one for one in document["warnings"])
+
+
+def test_a_smaller_model_is_the_answer_where_no_engine_holds_it():
+    """With the number of the engine that needs least."""
+    gpu = {"name": "RTX 4090"}
+    stated = {**STATED, "model": "mistralai/Mixtral-8x22B-Instruct-v0.1", "gpu": gpu}
+    document = advise_document(stated)
+    assert document["recommendation"]["composition"] == "smaller_model"
+    (qlora,) = [one for one in document["alternatives"] if one["composition"] == "sft+qlora"]
+    assert 60 < qlora["because"][0]["needs"] < 110  # 141 billion weights of half a byte: 66 GiB
+
+
+def test_the_printed_line_writes_the_engines_file(call, tmp_path):
+    """Exit 0 without a plan, 3 if one was asked for; the line in `export` then works as printed."""
+    asked = ["--task", "customer_service", "--data-kind", "paired", "--data-rows", "3000",
+             "--model", "Qwen/Qwen3-30B-A3B", "--gpu", "RTX 4090"]  # fmt: skip
+    code, out, _ = call("--json", *asked)
+    answer = json.loads(out)["recommendation"]
+    assert (code, answer["engine"]["id"]) == (0, "unsloth")
+    code, out, _ = call("--json", "--brief", *asked)
+    assert (code, json.loads(out)["engine"]) == (0, "unsloth")
+    code, out, err = call(*asked, "--plan", "plan.yaml")
+    assert code == 3
+    assert "Engine   QLoRA, with Unsloth's 4-bit copy: these trainers do not load it yet." in out
+    assert not (tmp_path / "plan.yaml").exists()
+    code, _, err = call("run", *asked)
+    assert (code, "advise export" in err) == (3, True)
+    code, _, _ = call(*shlex.split(answer["engine"]["export"])[1:])
+    assert code == 0
+    assert {path.name for path in (tmp_path / "unsloth-files").iterdir()} == {
+        "unsloth.yaml",
+        "train.py",
+    }
+    code, _, err = call("export", *asked, "--to", "bundle")
+    assert (code, "takes a written plan" in err) == (2, True)
