@@ -71,7 +71,7 @@ def smaller_batches(stage: Stage) -> Iterator[Change]:
         if size is not None:
             yield Change(
                 {"micro_batch_size": size, "grad_accum": stage.effective_batch_size // size},
-                "fewer rows at a time, the same effective batch size",
+                "takes fewer rows at a time (the same effective batch size)",
             )
 
 
@@ -127,7 +127,7 @@ def _other_changes(stage: Stage, *kinds: str) -> list[Change]:
         why = "recomputes activations instead of keeping them"
         found["recompute"] = Change({"gradient_checkpointing": True}, why)
     if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
-        why = "shorter rows only; what happens to longer ones, `truncation` says"
+        why = "halves the length (`truncation` says what happens to longer rows)"
         found["shorter"] = Change({"seq_len": stage.seq_len // 2}, why)
     if not is_module:
         why = "trains a small module instead of every weight"

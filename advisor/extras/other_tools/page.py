@@ -21,6 +21,7 @@ from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.ground.errors import InputError
 from advisor.ground.files import free_plan, shown_path, write_atomically
 from advisor.ground.terminal import shown
+from advisor.ground.wrap import on_lines
 from advisor.plan.comments import stage_notes
 from advisor.plan.write import write_plan_file
 from advisor.probe import probe, stated_hardware
@@ -68,10 +69,10 @@ def check_configuration(path: str, options: CheckOptions) -> int:
         print_json(document)
     else:
         if written is None:
-            print_configuration(report, console())
+            print_configuration(report, console(), gpu)
         else:
-            for line in (*_changed(told), *lines, *_after(mended, options.fix_to)):
-                put(line)
+            for line in (*_changed(told), *lines, *_after(mended, options)):
+                put(on_lines(line))
     last = mended if written is not None else report
     return 0 if last.fit is None or last.fit.should_fit or last.fit.fits in FITTING else 3
 
@@ -125,19 +126,32 @@ def _changed(changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for one in group:
             was, now = ("not set" if one[side] is None else yaml_value(one[side]) for side in SIDES)
             yield f"{one['key']}: {was} -> {now}"
-        yield from textwrap.wrap(why, WIDE, initial_indent="    ", subsequent_indent="    ")
+        yield f"    {why}"
 
 
-def _after(report: ConfigurationReport, fixed: str | None) -> list[str]:
-    more = f"(`advise check {shlex.quote(fixed)}` says what)" if fixed else "as it is written"
-    return textwrap.wrap(report.document["summary"].replace("(below)", more), WIDE)
+def _after(report: ConfigurationReport, options: CheckOptions) -> Iterator[str]:
+    """Whether what was written fits, and what to do with it."""
+    fixed, plan, gpu = options.fix_to, options.plan_file, options.gpu
+    yield report.document["summary"].replace(" (below)", "" if fixed else " as it is written")
+    if fixed:
+        yield f"Check it:  advise check {shlex.quote(fixed)}{_on(gpu)}"
+    if plan and report.data.plan is not None:
+        does = "run {}" if gpu is None else "export {} --to bundle"
+        yield f"Next:  advise {does.format(shlex.quote(plan))}"
 
 
-def print_configuration(report: ConfigurationReport, console: Console) -> None:
-    """Print the page, wrapped to the console's width."""
+def _on(gpu: str | None) -> str:
+    """The GPU that was named, as words of a command."""
+    return "" if gpu is None else f" --gpu {shlex.quote(gpu)}"
+
+
+def print_configuration(
+    report: ConfigurationReport, console: Console, gpu: str | None = None
+) -> None:
+    """Print the page, wrapped to the console's width; its commands name the GPU, too."""
     from rich.text import Text
 
-    for text, style in _lines(report):
+    for text, style in _lines(report, _on(gpu)):
         if style in ("diff", "whole"):
             # Whole lines: a diff that is cut cannot be applied, nor a command be pasted.
             styled = Text(shown(text), STYLES.get(text.strip()[:1], "") if style == "diff" else "")
@@ -153,7 +167,7 @@ def print_configuration(report: ConfigurationReport, console: Console) -> None:
             console.print(Text(lead + line.plain, style))
 
 
-def _lines(report: ConfigurationReport) -> Iterator[Line]:
+def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
     document = report.document
     yield document["summary"], STYLES.get(document["verdict"], "bold yellow")
     yield "", ""
@@ -179,13 +193,14 @@ def _lines(report: ConfigurationReport) -> Iterator[Line]:
         for note in notes:
             yield f"  - {note}", ""
     yield "", ""
-    file, lost = shlex.quote(report.file.name), len(document["not_carried"])
+    file = shlex.quote(report.file.name)
     if report.carried is not None:
-        without = f", without {lost} key{'' if lost == 1 else 's'} of it" if lost else ""
-        yield f"Turn it into a plan{without}:  advise check {file} --plan {free_plan()}", "whole"
+        without = ", without some of its keys" if document["not_carried"] else ""
+        command = f"advise check {file}{on_gpu} --plan {free_plan()}"
+        yield f"Turn it into a plan{without}:  {command}", "whole"
     if document["diff"]:
         mended = shlex.quote(str(report.file.path.with_stem(f"{report.file.path.stem}-mended")))
-        yield f"With these changes:  advise check {file} --fix {mended}", "whole"
+        yield f"With the changes:  advise check {file}{on_gpu} --fix {mended}", "whole"
     if not document["gpus"]:
         yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'", "whole"
 

@@ -15,7 +15,7 @@ from advisor.estimate import cost_estimate, hardware_machine
 from advisor.estimate.answers import document_of
 from advisor.estimate.memory.bands import HEAD_ROOM
 from advisor.estimate.memory.peak import memory_estimate
-from advisor.estimate.run import Run
+from advisor.estimate.run import Rows, Run
 from advisor.estimate.trainers import trainer_of
 from advisor.extras.other_tools.data_sets import MeasuredData, measure_data
 from advisor.extras.other_tools.file import ToolFile
@@ -132,7 +132,11 @@ class ConfigurationReport:
         if self.carried is not None and self.shape is not None:
             self.fit = self._fitting(self.carried.plan, self.shape)
             if self.fit.change is not None:
-                self.change = self._their_changes(self.carried.plan, self.fit.change.values)
+                changed = self._their_changes(self.carried.plan, self.fit.change.values)
+                self.change = {
+                    **dict.fromkeys(self._fills_up(self.carried.plan.stages[0]), False),
+                    **changed,
+                }
         self.findings = worst_first([*file.faults, *self._by_rules()])
         self.document = self._document()
 
@@ -187,11 +191,13 @@ class ConfigurationReport:
         if self.profile is not None and self.profile.tokens is not None:
             evaluated = evaluation_rows(stage, self.profile)
 
-        def documented(one: Stage) -> dict[str, Any]:
-            run = self._run(plan, one, shape)
+        fills_up = self._fills_up(stage)
+
+        def documented(one: Stage, *, filled: bool = False) -> dict[str, Any]:
+            run = self._run(plan, one, shape, filled=filled)
             return document_of(run, machine, warnings=[], evaluated=evaluated)
 
-        document = documented(stage)
+        document = documented(stage, filled=bool(fills_up))
         if document.get("peak_gib") is None:
             return Fitting(document=document)
         # Of what is enough already only a change that holds the whole band is one.
@@ -210,7 +216,8 @@ class ConfigurationReport:
         cost, price = cost_estimate(None if hours is None else hours * 3600, max(1, len(gpus)), gpu)
         change, cards = None, tuple[str, ...]()
         if document.get("fits") in ("too_big", "may_fit"):
-            change = smallest_that_fits(stage, holds)
+            padded = Change({}, "pads rows to the longest of their batch alone")
+            change = padded if fills_up and holds(stage) else smallest_that_fits(stage, holds)
         if document.get("fits") != "fits":  # the upper end of the band is held
             found = cheapest_cards(round(document["need_high_gib"] * GIB))
             cards = tuple(spec.name for spec in found[:SHOWN_CARDS])
@@ -228,11 +235,31 @@ class ConfigurationReport:
             changed=None if change is None else documented(change.applied(stage)),
         )  # fmt: skip
 
+    def _fills_up(self, stage: Stage) -> list[str]:
+        """The keys of the file that pad every row to the whole length."""
+        if stage.packing:
+            return []
+        return [
+            key
+            for key, objectives in self.file.about.fills_up.items()
+            if stage.objective in objectives and at_key(self.file.values, key) is True
+        ]
+
     def _run(
-        self, plan: Plan, stage: Stage, shape: ModelShape, hardware: Hardware | None = None
+        self,
+        plan: Plan,
+        stage: Stage,
+        shape: ModelShape,
+        hardware: Hardware | None = None,
+        *,
+        filled: bool = False,
     ) -> Run:
         about, values = self.file.about, self.file.values
         run = plan_run(plan, stage, shape, hardware or self.hardware, self.profile)
+        if filled:  # every row is as long as the longest may be
+            rows = run.rows.rows_total
+            tokens = None if rows is None else rows * stage.seq_len
+            run = replace(run, rows=Rows(tokens_total=tokens, rows_total=rows))
         offloads = any(at_key(values, key) is True for key in about.offloads)
         if (named := values.get("deepspeed")) is not None:
             offloads |= deepspeed_offloads(named, Context(folder=self.file.path.parent))
@@ -378,7 +405,7 @@ class ConfigurationReport:
         assert fit.changed is not None
         said = ", ".join(f"{key}: {yaml_value(value)}" for key, value in self.change.items())
         if len(self.change) > SHOWN_CHANGES:
-            does = fit.change.why.replace("; ", " and ")
+            does = fit.change.why.replace("; ", ", ")
             said = f"one that {does} ({len(self.change)} keys, below)"
         after = fit.changed
         most = "" if after["fits"] == "fits" else f", at most {after['need_high_gib']:.3g}"

@@ -330,6 +330,10 @@ TOOL_FILE = Keys(
             " own]; the first that fits",
         ),
         "offloads": ListOf(of=Text(), help="keys that, where true, hold weights in host memory"),
+        "fills_up": MapOf(
+            of=ListOf(of=Text()),
+            help="keys that, where true, pad every row to the whole length -> objectives",
+        ),
         "not_carried": MapOf(of=Text(), help="keys that a plan has no word for -> the way out"),
         "findings": ListOf(of=FINDING),
     },

@@ -245,6 +245,8 @@ AXOLOTL = {
     "neighbours-see": ({"sample_packing": True},
      {"sample_packing": True, "attn_implementation": "sdpa"}),
     "short-by-default": ({"sequence_len": None}, {}),
+    "padded-to-the-length": ({"pad_to_sequence_len": True},
+     {"pad_to_sequence_len": True, "sample_packing": True}),
     "no-checkpointing": ({"model.params_b": 8}, {"model.params_b": 0.5}),
     "learns-the-questions": ({"train_on_inputs": True}, {}),
     "answers-not-learned": ({"datasets": [{"path": "c/d", "type": "chat_template",

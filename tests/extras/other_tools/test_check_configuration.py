@@ -96,6 +96,37 @@ def test_a_change_that_fits_does_fit(document):
     assert gone.isdisjoint(ids(after))
 
 
+def test_rows_that_axolotl_pads_to_the_whole_length_count_so(call):
+    """As a packed sequence of the length; without the key a row is as long as it is. The commands
+    name the GPU that was named."""
+    jsonl(
+        Path(),
+        [{"instruction": f"Wie {n}?", "output": f"So {n}."} for n in range(300)],
+        "rows.jsonl",
+    )
+    file = BASES["axolotl"] | {
+        "base_model": "Qwen/Qwen2.5-7B-Instruct", "sequence_len": 8192, "micro_batch_size": 4,
+        "datasets": [{"path": "rows.jsonl", "ds_type": "json", "type": "alpaca"}],
+    }  # fmt: skip
+
+    def need(**keys):
+        Path("axolotl.yaml").write_text(yaml.safe_dump(file | keys))
+        code, out, _ = call("check", "axolotl.yaml", "--gpu", "RTX 4090", "--json")
+        found = json.loads(out)
+        return code, found["memory"]["need_gib"], found["change"]
+
+    padded, packed, ragged = (
+        need(**{key: True}) for key in ("pad_to_sequence_len", "sample_packing", "tf32")
+    )
+    assert padded == (3, packed[1], {"pad_to_sequence_len": False})
+    assert (ragged[0], ragged[1] < 24) == (0, True)
+    need(pad_to_sequence_len=True)
+    _, page, _ = call("check", "axolotl.yaml", "--gpu", "RTX 4090")
+    assert page.count(" --gpu 'RTX 4090' --") == 2
+    _, page, _ = call("check", "axolotl.yaml", "--gpu", "RTX 4090", "--plan", "plan.yaml")
+    assert page.endswith("Next:  advise export plan.yaml --to bundle\n")
+
+
 def test_a_file_that_the_tool_refuses_is_said_first(run, document):
     """The key at its place, beside whether it would fit: the exit code is about the memory."""
     text = TRL + "load_in_4bit: true\nload_in_8bit: true\n"
