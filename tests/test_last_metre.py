@@ -15,6 +15,7 @@ from advisor import advise
 from advisor.commands.output import console
 from advisor.data.read.source import typed_path
 from advisor.plan.read import read_plan
+from advisor.probe.catalogue import catalogue_gpus
 from advisor.render.terminal import print_advice, print_whole_answer
 from advisor.render.words import without_flags
 from tests.conftest import PAIRS
@@ -48,11 +49,12 @@ def document(call):
         "--budget '$1,000, 8 h'": {"budget_usd": 1000, "budget_hours": 8},
         "--budget 20usd --budget 6hours": {"budget_usd": 20, "budget_hours": 6},
         "--budget hours=2k": {"budget_hours": 2000},
+        "--budget '30 dollars, 2 days'": {"budget_usd": 30, "budget_hours": 48},
         "--data-rows 5.000": "5.000 can be read in two ways: write 5000 or 5",
         "--data-rows many": "many is not a number",
         "--data-rows -5": "--data-rows is -5",
         "--budget lots": "one of low, medium, high, or limits: '$20, 6 h'",
-        "--budget 5eur": "--budget 5eur: NAME=VALUE is expected",
+        "--budget 5eur": "eur is not known here, prices of GPUs are in US dollars",
     }.items(),
 )
 def test_numbers_and_limits_are_read_as_people_type_them(document, typed, facts):
@@ -136,6 +138,28 @@ def test_a_limit_without_a_card_does_not_fall_to_the_processor(document, call):
     assert "you have not said how much it may cost" not in out
     for given in ("--budget 50 --gpu H100", "--budget 50 --gpu none", ""):
         assert document(f"--json {STATED} {given}")[1]["rent"] is None
+
+
+def test_the_plan_is_for_the_method_that_was_priced(call):
+    """One chosen by hand, or the one that keeps a limit which the recommended one does not; what is
+    asked for where prices need it, and what an empty machine costs besides."""
+
+    def asked(line):
+        stated = STATED.replace("Qwen3-8B", "Qwen3-32B")
+        return " ".join(call(*shlex.split(f"{stated} {line}"))[1].split())
+
+    assert "--choose sft+full --force --plan" in asked("--budget 900 --choose sft+full --force")
+    dear = asked("--budget 15 --gpu unknown")
+    assert "above your limit of $15" in dear
+    assert " with sft+qlora: $" in dear
+    assert "Write the plan that keeps the limit, by sft+qlora" in dear
+    assert "--choose sft+qlora --force --plan" in dear
+    assert "at 250 Mbit/s) and setting up the machine are paid besides" in dear
+    assert "--budget lists cards to rent" in asked("--gpu unknown")
+    assert "--budget 0" not in asked("--gpu unknown --budget 0,6h")
+    _, out, _ = call(*shlex.split("--task qa --data-kind paired --data-rows 900 --budget 50"))
+    assert "--data-tokens says it" in " ".join(out.split())
+    assert catalogue_gpus()["nvidia-gh200-96gb"].spec.rented_most == 1  # Lambda's
 
 
 def test_with_privacy_nobody_is_sent_to_private_owners(document):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -43,9 +43,6 @@ from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.phrases import joined, method_words
 from advisor.situation.types import Situation
 
-if TYPE_CHECKING:
-    from advisor.advice.rent import Rent
-
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:
     """The answer to a situation. Raises InputError with every contradiction in what was stated."""
@@ -66,7 +63,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         because = (*stuck.nearest.because, *recommendation.because)
         recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=because)
     flips = find_flips(case, decision)
-    rented = None if stuck else _rent(case, decision.composition)
+    rented, instead = (None, None) if stuck else _rent(case, decision.composition, others)
     if stuck is None and not rented:
         recommendation = _with_assumed_cost(case, recommendation)
     return Advice(
@@ -86,6 +83,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         rules_digest=ruleset.digest,
         nothing_fits=stuck,
         rent=rented,
+        rent_instead=instead,
         methods=ruleset.methods or guide_rules.methods,
     )
 
@@ -97,13 +95,14 @@ def open_case(situation: Situation, ruleset: Ruleset) -> Case:
     return case.with_suggestion()
 
 
-def _rent(case: Case, composition: Composition) -> tuple[Rent, ...] | None:
+def _rent(case: Case, composition: Composition, others: Iterable[Candidate] = ()) -> Any:
     limits = (case.facts.get("budget_usd"), case.facts.get("budget_hours"))
-    if not case.situation.rentals or not any(limits):
-        return None
-    from advisor.advice.rent import rentable  # few answers need it
+    spends = case.situation.answers.value("budget_usd") != 0
+    if not (case.situation.rentals and spends and any(limits)):
+        return None, None
+    from advisor.advice.rent import rents  # few answers need it
 
-    return rentable(case, composition)
+    return rents(case, composition, (one.composition for one in others))
 
 
 ROWS = 1000  # a round number, for what costs in proportion to them
@@ -168,7 +167,7 @@ def guide_answer(case: Case) -> GuideAnswer | None:
 
 NO_MONEY = (
     "a budget of $0 rents nothing: the hardware counts as your own, and its electricity is not"
-    " counted"
+    " counted; if it was '$20' in double quotes, a shell took the $2 away: write usd=20"
 )
 # In the warnings that a page says in another place.
 NO_MODEL, MAY_NOT_FIT = "no model was named", "it may not fit"
@@ -330,7 +329,7 @@ BY_HAND = "recommended, but another one was chosen by hand"
 def with_choice(advice: Advice, chosen: Candidate, ruleset: Ruleset) -> Advice:
     """The same advice about another of its candidates, for --choose."""
     first, case = advice.recommendation, Case.build(advice.situation, ruleset)
-    rented = _rent(case, chosen.composition)
+    rented, _ = _rent(case, chosen.composition)
     old = replace(first, verdict="ranked_lower", because=(Reason(text=BY_HAND), *first.because))
     others = (one for one in advice.alternatives if one is not chosen)
     of_old = _candidate_warnings(advice.situation, first)
@@ -341,6 +340,7 @@ def with_choice(advice: Advice, chosen: Candidate, ruleset: Ruleset) -> Advice:
         alternatives=(old, *others),
         nothing_fits=None,
         rent=rented,
+        rent_instead=None,
         warnings=(*kept, *_candidate_warnings(advice.situation, chosen)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from msgspec import Struct
@@ -27,6 +27,7 @@ class Rent(Struct, frozen=True, kw_only=True):
     high_s: float
     usd: float  # for that time
     need_bytes: int  # of each card
+    download_s: float  # of the model, once: not part of the time
     limit_usd: float | None
     limit_s: float | None
 
@@ -78,6 +79,18 @@ def rentable(case: Case, composition: Composition) -> tuple[Rent, ...] | None:
     return tuple(sorted(nearest, key=lambda way: way.excess)[:SHOWN])
 
 
+def instead(
+    case: Case, ways: tuple[Rent, ...] | None, others: Iterable[Composition]
+) -> tuple[Composition, Rent] | None:
+    """The first of the other methods with a way to rent that keeps the limits, where no way of the
+    recommended one does; None if one does, or none of them has any.
+    """
+    if not ways or any(way.keeps_all for way in ways):
+        return None
+    found = ((other, rentable(case, other) or ()) for other in others)
+    return next(((other, few[0]) for other, few in found if few and few[0].keeps_all), None)
+
+
 def _until_enough(ways: Iterator[Rent]) -> list[Rent]:
     found = []
     for way in ways:
@@ -91,6 +104,8 @@ def _ways(case: Case, composition: Composition, card: GpuSpec) -> Iterator[Rent]
     """So many of a card, as far as that fits and its time is known."""
     usd, hours = case.facts.get("budget_usd"), case.facts.get("budget_hours")
     for count in COUNTS:
+        if count > (card.rented_most or count):
+            break
         one = one_card(card)
         there = replace(case.situation, hardware=replace(one, gpus=one.gpus * count))
         cost = Case.build(there, case.ruleset).cost_of(composition).cost
@@ -106,6 +121,7 @@ def _ways(case: Case, composition: Composition, card: GpuSpec) -> Iterator[Rent]
             high_s=seconds if times is None else times.high_s,
             usd=cost.cost_usd * whole_s / seconds,
             need_bytes=cost.memory.need_bytes,
+            download_s=0.0 if times is None else times.download_s,
             limit_usd=float(usd) if usd else None,
             limit_s=float(hours) * 3600 if hours else None,
         )

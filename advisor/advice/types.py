@@ -287,6 +287,7 @@ class Advice(Struct, frozen=True, kw_only=True):
     nothing_fits: Infeasible | None = None
     # Each a Rent (rent.py). None: a card is known, or nothing limits its rent.
     rent: tuple[Any, ...] | None = None
+    rent_instead: tuple[Composition, Any] | None = None  # another method that keeps its limits
     # id of a guide method (rules/document/methods.yaml) -> its row: stars, data requirement, ideal
     # use case, pros, cons
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -62,6 +62,7 @@ class GpuSpec(Struct, frozen=True, kw_only=True):
     power_w: float | None
     price_usd_per_h: float | None  # on demand, the lowest outside marketplaces, else the lowest
     price_note: str = ""  # provider and date of that price
+    rented_most: int | None = None  # in one machine of that provider; None: eight and more
     fp8_flops: float | None = None  # dense FLOP/s; None where the GPU has no such units
     fp4_flops: float | None = None
     fp32_flops: float | None = None  # without tensor cores

@@ -137,7 +137,7 @@ class CatalogueGpu:
 
     @cached_property
     def spec(self) -> GpuSpec:
-        price, note = self.row["price"]
+        price, note, most = self.row["price"]
         cc = self.row["compute_capability"]
         return GpuSpec(
             id=self.id,
@@ -145,6 +145,7 @@ class CatalogueGpu:
             compute_capability=(cc[0], cc[1]) if cc else None,
             price_usd_per_h=price,
             price_note=note,
+            rented_most=most,
             link=GpuLink(**self.row["link"]),
             **self.row["spec"],
         )

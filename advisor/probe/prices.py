@@ -35,6 +35,10 @@ def price_file_shape(citation: Shape) -> Shape:
             "dates": MapOf(of=Date(), help="of single GPUs, where they differ"),
             "source": Text(),
             "count": Flag(help="false: listed, but the price of no GPU is taken from it"),
+            "most": MapOf(
+                of=Number(whole=True, min=1),
+                help="GPUs of which it has no machine with eight -> the most of one machine",
+            ),
         },
         required=("kind", "date", "source"),
     )
@@ -84,23 +88,24 @@ class Prices(Struct, eq=False):
     on_demand: Mapping[str, Mapping[str, float]]  # GPU -> provider -> price
     free_tiers: Mapping[str, Mapping[str, Any]]
 
-    def lowest(self, gpu_id: str) -> tuple[float | None, str]:
-        """The price a GPU is shown with, and its provider and date.
+    def lowest(self, gpu_id: str) -> tuple[float | None, str, int | None]:
+        """The price a GPU is shown with, its provider and date, and the most of one machine there.
 
         The lowest outside marketplaces, else the lowest; who lends it out for nothing is named
-        beside it. (None, "") if nobody rents it out.
+        beside it. (None, "", None) if nobody rents it out.
         """
         rows = self.on_demand.get(gpu_id, {})
         named = {name: self.providers[name] for name in rows}
         counted = [name for name in rows if named[name].get("count", True)]
         firm = [name for name in counted if named[name]["kind"] != "marketplace"]
         if not counted:
-            return None, ""
+            return None, "", None
         provider = min(firm or counted, key=lambda name: rows[name])
         facts = named[provider]
         date = facts.get("dates", {}).get(gpu_id) or facts["date"]
         note = f"{provider}{'' if firm else ' marketplace'}, {date}"
-        return rows[provider], "; ".join(filter(None, (note, self.free(gpu_id))))
+        most = facts.get("most", {}).get(gpu_id)
+        return rows[provider], "; ".join(filter(None, (note, self.free(gpu_id)))), most
 
     def free_tiers_of(self, gpu_id: str) -> list[Mapping[str, Any]]:
         """The offers of this GPU that cost nothing."""

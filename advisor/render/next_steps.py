@@ -144,17 +144,20 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
 
         lines = engine_lines(advice, engine, changes.get("data_path"))
         return (*steps, *(TrainingStep(text=text, commands=(line,)) for text, line in lines))
+    method = shlex.quote(str(composition))
+    by_hand = f" --choose {method} --force" if is_chosen(advice) else ""
     if advice.rent and situation.hardware.kind == "unknown":
-        first = advice.rent[0]
+        text, first = "Write the plan for the card that you rent, such as the first:", advice.rent[0]
+        if advice.rent_instead is not None:
+            other, first = advice.rent_instead
+            by_hand = f" --choose {shlex.quote(str(other))} --force"
+            text = f"Write the plan that keeps the limit, by {other}:"
         changes |= {"gpu": first.card.name, "gpus": first.count if first.count > 1 else None}
-        line = f"{command_line(answers, changes, command='advise')} --plan {free_plan()}"
-        text = "Write the plan for the card that you rent, such as the first:"
+        line = f"{command_line(answers, changes, command='advise')}{by_hand} --plan {free_plan()}"
         return (*steps, TrainingStep(text=text, commands=(line,)))
     if situation.hardware.origin == "stated":
         changes["gpu"] = None
     train = f"Train{' on the machine with the GPU' if is_elsewhere(advice) else ''}; --dry-run"
-    method = shlex.quote(str(composition))
-    by_hand = f" --choose {method} --force" if is_chosen(advice) else ""
     step = TrainingStep(
         text=f"{train} measures the memory first, and trains nothing:",
         short=f"{train} measures the memory first:",

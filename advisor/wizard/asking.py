@@ -13,6 +13,7 @@ from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.units import format_gib
 from advisor.probe.stated import MOST_GPUS, MeantGpu, NamedGpu, meant_gpu
 from advisor.ruleset.facts import load_facts
+from advisor.situation.answers import GROUPS, limits_in
 from advisor.situation.names import NameLookup
 from advisor.wizard.data_file import (
     DataReader,
@@ -38,6 +39,7 @@ from advisor.wizard.walk import (
     walk,
 )
 
+LIMITS = "limits"  # what a budget may be, beside its levels
 OTHER = "other"  # the task if none is stated: it decides nothing
 AGAIN, KEEP = "again", "keep"  # what to do with a name, beside choosing a model
 
@@ -50,6 +52,7 @@ def asker(interview: Interview) -> Callable[[Question], Reply]:
         reader = DataReader(ui=ui, profile=checks.profile, task=question.answers.value("task"))
         special: dict[str, Callable[[], Reply]] = {
             "gpu": lambda: ask_gpu(question, ui, interview.hardware),
+            "budget": lambda: _ask_budget(question, ui),
             "tasks": lambda: ask_tasks(question, reader),
             "task": lambda: _ask_task(question, ui),
             "model": lambda: _ask_model(question, ui, checks),
@@ -86,6 +89,27 @@ def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
     check: Check = getattr(checks, fact.id, lambda text: None)
     path = fact.type == "path"
     return ask_typed(question, ui, lambda text: expanded_path(text, check), path=path)
+
+
+def _ask_budget(question: Question, ui: Ui) -> Reply:
+    """A level, or a limit in dollars, hours or both."""
+    said = "such as $30, or 6 h: the cheapest cards to rent are then listed"
+    typed = Option(value=LIMITS, label="Up to a limit in dollars or hours", help=said)
+    options = [*choices_of(question.fact), typed, *ways_out(question)]
+    current = DONT_KNOW if question.current is None else question.current
+    asks = "What is the limit? ($30, or 6 h, or both: $30, 6 h)"
+    while True:
+        chosen = ui.choose(question.message, options, current=current)
+        if chosen is BACK:
+            return BACK
+        found: Any = {question.fact.id: None if chosen is DONT_KNOW else chosen}
+        if chosen == LIMITS:
+            limit = replace(question, current=None, can_go_back=True, asks=asks)
+            found = ask_typed(limit, ui, limits_in)
+        if found is not BACK:
+            stated = found if isinstance(found, dict) else {}
+            names = (question.fact.id, *GROUPS[question.fact.id])
+            return Several(values=dict.fromkeys(names) | stated)
 
 
 def _ask_task(question: Question, ui: Ui) -> Reply:

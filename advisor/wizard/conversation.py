@@ -23,6 +23,7 @@ from advisor.wizard.walk import (
     answer_of,
     applies,
     for_now,
+    limit_words,
     questions,
     short_question,
     skipped_questions,
@@ -134,6 +135,9 @@ class Conversation:
         value = answer_of(self.answers, fact)
         if value is not None:
             return words_of(fact, value)
+        limits = {name: answer.value for name, answer in self.answers.known.items()}
+        if fact.id == "budget" and (said := limit_words(limits)):
+            return said
         if fact.id not in self.progress.asked:
             return "not asked"
         return "this machine" if fact.id == "gpu" else "I don't know"

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from advisor.advice.questions import ASKED_BESIDE, NEEDED_TO_TRAIN, fixed_chain, still_matters
 from advisor.ground.types import Answer, AnswerSet
+from advisor.ground.units import format_usd
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Ruleset
 
@@ -242,8 +243,17 @@ def reply_words(fact: Fact, reply: Reply) -> str:
         memory = reply.values.get("gpu_memory_gib")
         named = {"none": "no GPU", "unknown": unknown, "": "this machine"}.get(name, name)
         return named + (f", {memory:g} GiB" if memory is not None else "")
+    if isinstance(reply, Several) and (limits := limit_words(reply.values)):
+        return limits
     value = reply.values.get(fact.id) if isinstance(reply, Several) else reply
     return unknown if value is None or value is DONT_KNOW else words_of(fact, value)
+
+
+def limit_words(values: Mapping[str, Any]) -> str:
+    """'$30 and 6 h' of the limits that were stated; empty without one."""
+    usd, hours = values.get("budget_usd"), values.get("budget_hours")
+    found = ["" if usd is None else format_usd(usd), "" if hours is None else f"{hours:g} h"]
+    return " and ".join(filter(None, found))
 
 
 def words_of(fact: Fact, value: Any) -> str:

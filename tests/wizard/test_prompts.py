@@ -40,8 +40,10 @@ TEXTS = DOWN * 5 + ENTER  # the sixth task
 @pytest.mark.parametrize(
     ("keys", "fact", "expected"),
     [
-        # Three up from "I don't know" is the first budget; Enter alone states nothing.
-        (TEXTS + UP * 3 + ENTER, "budget", {"task": "generation", "budget": "low"}),
+        # Four up from "I don't know" is the first budget, one up a limit; Enter states nothing.
+        (TEXTS + UP * 4 + ENTER, "budget", {"task": "generation", "budget": "low"}),
+        (TEXTS + UP + ENTER + "30 eur" + ENTER + "\x15$30, 6 h" + ENTER, "budget",
+         {"task": "generation", "budget_usd": 30, "budget_hours": 6}),
         (TEXTS + ENTER, "budget", {"task": "generation"}),
         # A wrong number stays in the line to be mended.
         (ENTER + "5x" + ENTER + "\x15" + "5k" + ENTER, "data_rows",
@@ -50,7 +52,7 @@ TEXTS = DOWN * 5 + ENTER  # the sixth task
         (TEXTS + "<" + ENTER + DOWN + ENTER + "train.jsonl" + ENTER, "data_path",
          {"task": "classification", "data_path": "train.jsonl"}),
     ],
-    ids=["arrows", "enter", "mended", "back"],
+    ids=["arrows", "limit", "enter", "mended", "back"],
 )  # fmt: skip
 def test_keys_give_answers(keys, fact, expected):
     """Down, up and Enter take a choice; what cannot be read is asked for again."""

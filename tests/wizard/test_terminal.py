@@ -118,7 +118,7 @@ def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):
         (f"{DATA}.*" + number % 4, "2\r"),  # another file than the one that is here
         (f"{DATA}.*> ", "train.jsonl\r"),
         ("What should change.*" + number % 6, "5\r"),
-        ("How much may it cost.*" + number % 5, "4\r"),
+        ("How much may it cost.*" + number % 6, "5\r"),
         ("Which model do you want.*> ", "\r"),
         ("Which graphics card.*" + number % 5, "2\r"),
         ("What is the card called.*> ", "3080 laptop\r"),

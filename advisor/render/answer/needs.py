@@ -157,12 +157,28 @@ def cost_line(advice: Advice) -> str:
 def rent_lines(advice: Advice) -> list[str]:
     """'2 x A40: $3.09, 3 h 31 min (2 h 21 min to 5 h 32 min); runpod', each way to rent."""
     lines = []
-    for way in advice.rent or ():
+    for method, way in _rents(advice):
         provider = way.card.price_note.partition(",")[0]
         band = f"({format_duration(way.low_s)} to {format_duration(way.high_s)})"
         took = f"{format_usd(way.usd)}, {format_duration(way.seconds)} {band}"
-        lines.append(f"{_cards(way)}: {took}; {provider}{_passed(way)}")
-    return lines
+        lines.append(f"{_cards(way)}{method}: {took}; {provider}{_passed(way)}")
+    return [*lines, *_paid_besides(advice)]
+
+
+def _rents(advice: Advice) -> Iterator[tuple[str, Rent]]:
+    """(' with sft+qlora' behind the card if it is another method, the way), each way to rent."""
+    yield from (("", way) for way in advice.rent or ())
+    if advice.rent_instead is not None:
+        method, way = advice.rent_instead
+        yield f" with {method}", way
+
+
+def _paid_besides(advice: Advice) -> list[str]:
+    """What a rented machine costs beside the training: it starts empty."""
+    found = [way.download_s for way in advice.rent or () if way.download_s]
+    took = f" (about {format_duration(found[0])} at 250 Mbit/s)" if found else ""
+    what = f"the model's download{took} and setting up the machine are paid besides"
+    return [sentence(what)] if advice.rent else []
 
 
 def _cards(way: Rent) -> str:
@@ -185,7 +201,7 @@ def rent(advice: Advice) -> Section:
     columns = ("Card", "An hour", "Time", "In all", "Memory", "Price from")
     rows = [
         (
-            _cards(way),
+            f"{_cards(way)}{method}",
             format_usd((way.card.price_usd_per_h or 0.0) * way.count),
             f"{format_duration(way.seconds)} ({format_duration(way.low_s)} to"
             f" {format_duration(way.high_s)})",
@@ -193,9 +209,10 @@ def rent(advice: Advice) -> Section:
             format_gib(way.need_bytes),
             way.card.price_note.partition(";")[0],
         )
-        for way in advice.rent or ()
+        for method, way in _rents(advice)
     ]
-    return Section(title="Which card to rent", blocks=tabled(columns, rows))
+    blocks = (*tabled(columns, rows), *listed(_paid_besides(advice)))
+    return Section(title="Which card to rent", blocks=blocks)
 
 
 def privacy_lines(advice: Advice) -> list[str]:
