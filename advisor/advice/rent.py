@@ -79,16 +79,19 @@ def rentable(case: Case, composition: Composition) -> tuple[Rent, ...] | None:
     return tuple(sorted(nearest, key=lambda way: way.excess)[:SHOWN])
 
 
-def instead(
-    case: Case, ways: tuple[Rent, ...] | None, others: Iterable[Composition]
-) -> tuple[Composition, Rent] | None:
-    """The first of the other methods with a way to rent that keeps the limits, where no way of the
-    recommended one does; None if one does, or none of them has any.
+def rents(
+    case: Case, composition: Composition, others: Iterable[Composition]
+) -> tuple[tuple[Rent, ...] | None, tuple[Composition, Rent] | None]:
+    """Where to rent for a composition; and where none of it keeps the limits, the first of the
+    others that is the same training with another scheme and does, with its card.
     """
+    ways = rentable(case, composition)
     if not ways or any(way.keeps_all for way in ways):
-        return None
-    found = ((other, rentable(case, other) or ()) for other in others)
-    return next(((other, few[0]) for other, few in found if few and few[0].keeps_all), None)
+        return ways, None
+    bare = {"update": None, "quantization": None}
+    alike = (one for one in others if replace(one, **bare) == replace(composition, **bare))
+    found = ((other, rentable(case, other) or ()) for other in alike)
+    return ways, next(((other, few[0]) for other, few in found if few and few[0].keeps_all), None)
 
 
 def _until_enough(ways: Iterator[Rent]) -> list[Rent]:

@@ -13,7 +13,8 @@ from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.units import format_gib
 from advisor.probe.stated import MOST_GPUS, MeantGpu, NamedGpu, meant_gpu
 from advisor.ruleset.facts import load_facts
-from advisor.situation.answers import GROUPS, limits_in
+from advisor.situation.answers import GROUPS
+from advisor.situation.limits import limits_in
 from advisor.situation.names import NameLookup
 from advisor.wizard.data_file import (
     DataReader,
