@@ -155,10 +155,10 @@ def test_the_plan_is_for_the_method_that_was_priced(call):
     assert "Write the plan that keeps the limit, by sft+qlora" in dear
     assert "--choose sft+qlora --force --plan" in dear
     assert "at 250 Mbit/s) and setting up the machine are paid besides" in dear
-    assert "--budget lists cards to rent" in asked("--gpu unknown")
+    assert "`--budget` lists cards to rent" in asked("--gpu unknown")
     assert "--budget 0" not in asked("--gpu unknown --budget 0,6h")
     _, out, _ = call(*shlex.split("--task qa --data-kind paired --data-rows 900 --budget 50"))
-    assert "--data-tokens says it" in " ".join(out.split())
+    assert "`--data-tokens` prices the cards to rent" in " ".join(out.split())
     assert catalogue_gpus()["nvidia-gh200-96gb"].spec.rented_most == 1  # Lambda's
 
 

@@ -220,13 +220,6 @@ def because_unknown(advice: Advice) -> str:
     if size_is_unknown(advice):
         return ": the size of the model is not known"
     if advice.situation.hardware.kind == "unknown":
-        answers = advice.situation.answers
-        if advice.rent is None:
-            return ": the hardware is not known; --gpu names it, --budget lists cards to rent"
-        if advice.situation.data is None and answers.value("data_tokens") is None:
-            return (
-                ": your examples' length is not known; --data-tokens says it (a page has about 700)"
-            )
         return ": the hardware is not known (--gpu)"
     reasons = dict.fromkeys(map(unknown_words, advice.recommendation.estimate.unknown))
     if TOKENS_UNKNOWN in reasons:

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -94,7 +95,7 @@ def merge_answers(*several: AnswerSet) -> AnswerSet:
     return AnswerSet(known=known, where=where)
 
 
-class Stated:
+class _Stated:
     """The answers of one input, and every fault in them."""
 
     def __init__(self, facts: Mapping[str, Fact], origin: Origin) -> None:
@@ -150,7 +151,7 @@ def answers_from_document(
     Raises AnswersRefused with all faults, each with file, line and column.
     """
     refuse_secrets(document)
-    stated, warnings = Stated(facts, "file"), []
+    stated, warnings = _Stated(facts, "file"), []
     shape = answers_shape(facts)
     stated.faults += check_shape(document, shape)
     content = document.data if isinstance(document.data, dict) else {}
@@ -168,7 +169,7 @@ def answers_from_document(
     return stated.answers(), tuple(warnings)
 
 
-def _take_signals(stated: Stated, names: Any, document: Document) -> list[str]:
+def _take_signals(stated: _Stated, names: Any, document: Document) -> list[str]:
     """Note a list of signals that are so, or a map that says of each whether it is. Returns a
     warning about each that is not known.
     """
@@ -191,7 +192,7 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> A
     AnswersRefused with all faults.
     """
     refuse_secrets(NamedValue("", dict(flags)))
-    stated = Stated(facts, "flag")
+    stated = _Stated(facts, "flag")
     for fact_id, given in flags.items():
         several = dict.fromkeys(given if isinstance(given, tuple | list) else (given,))
         several.pop(None, None)
@@ -201,14 +202,12 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> A
         if fact_id == "signals":
             _take_signal_flags(stated, values)
         elif fact_id in PAIRS:
-            pairs = named_values(stated, values, flag, PAIRS[fact_id][1])
+            pairs = _pairs(stated, values, flag, PAIRS[fact_id][1])
             if pairs:
                 stated.faults += check_shape(NamedValue(flag, pairs), fact_shape(facts[fact_id]))
             stated.take(fact_id, pairs, flag)
         elif fact_id == "budget" and all(re.search(r"[=\d]", str(value)) for value in values):
-            from advisor.situation.limits import take_limits  # few answers have one
-
-            take_limits(stated, ",".join(map(str, values)))
+            _take_limits(stated, ",".join(map(str, values)))
         elif len(values) > 1:
             what = f"{flag} is given {len(values)} times: {', '.join(map(number_words, values))}"
             stated.faults.append(Fault(where=flag, what=what, allowed="one value"))
@@ -217,14 +216,14 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> A
     return stated.answers()
 
 
-def _take_value(stated: Stated, fact_id: str, value: Any, flag: str) -> None:
+def _take_value(stated: _Stated, fact_id: str, value: Any, flag: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in str(value)):
         what = f"{flag} {value}: the name is not UTF-8, and no plan can hold it"
         stated.faults.append(Fault(what=what, hint="rename the file"))
     fact = stated.facts[fact_id]
     if fact.type == "number":
         try:
-            value = typed_number(value, whole=fact.integer)
+            value = _number(value, whole=fact.integer)
         except ValueError as error:
             stated.faults.append(Fault(where=flag, what=f"{flag}: {error}"))
             return
@@ -256,7 +255,7 @@ def number_in(text: str, *, whole: bool = False) -> float:
     return round(float(match[1]) * THOUSANDS[match[2]], 6)
 
 
-def typed_number(value: Any, *, whole: bool = False) -> Any:
+def _number(value: Any, *, whole: bool = False) -> Any:
     """What is typed as a number, by people (100k) or programs (1e5). Raises ValueError."""
     if not isinstance(value, str):
         return value
@@ -266,7 +265,7 @@ def typed_number(value: Any, *, whole: bool = False) -> Any:
     return number_in(value, whole=whole)
 
 
-def named_values(stated: Stated, texts: Iterable[str], flag: str, example: str) -> dict[str, Any]:
+def _pairs(stated: _Stated, texts: Iterable[str], flag: str, example: str) -> dict[str, Any]:
     """Texts NAME=VALUE as a map; the faults go to `stated`."""
     pairs = [(text, *map(str.strip, text.partition("=")[::2])) for text in texts]
     stated.faults += [
@@ -282,13 +281,10 @@ def named_values(stated: Stated, texts: Iterable[str], flag: str, example: str) 
     return {name: value for _, name, value in pairs if value}
 
 
-def _take_signal_flags(stated: Stated, texts: Sequence[str]) -> None:
+def _take_signal_flags(stated: _Stated, texts: Sequence[str]) -> None:
     """Note the NAME or NAME=no of each `--signal`; an unknown one is a fault."""
     whole = dict.fromkeys(text if "=" in text else f"{text}=yes" for text in texts)
-    pairs, known = (
-        named_values(stated, whole, "--signal", "NAME, or NAME=no"),
-        signals(stated.facts),
-    )
+    pairs, known = (_pairs(stated, whole, "--signal", "NAME, or NAME=no"), signals(stated.facts))
     said = {name: YES_NO.get(value.lower()) for name, value in pairs.items() if name in known}
     named = NamedValue("--signal", pairs)
     stated.faults += [
@@ -298,6 +294,21 @@ def _take_signal_flags(stated: Stated, texts: Sequence[str]) -> None:
         Flag().refuse(pairs[name], named, (name,)) for name, is_so in said.items() if is_so is None
     ]
     stated.take_signals(said, dict.fromkeys(said, "--signal"))
+
+
+def _take_limits(stated: _Stated, text: str) -> None:
+    """Note 'usd=20,hours=6', or as people write it: 20, $20, '20 dollars, 6 h'."""
+    from advisor.situation.limits import limit_pairs  # few answers have one
+
+    parts = parts_of("budget", stated.facts)
+    limits: dict[str, Any] = _pairs(stated, limit_pairs(text), "--budget", "usd=20,hours=6")
+    for name in limits:
+        with suppress(ValueError):
+            limits[name] = _number(limits[name])
+    inside = Keys(keys={part: fact_shape(stated.facts[name]) for part, name in parts.items()})
+    stated.faults += check_shape(NamedValue("--budget", limits), inside)
+    for part in filter(parts.get, limits):
+        stated.take(parts[part], limits[part], f"--budget.{part}")
 
 
 def answers_document(answers: AnswerSet) -> dict[str, Any]:

@@ -1,43 +1,23 @@
-"""What a budget may be beside a level: a limit in dollars, in hours, or both."""
+"""What a budget may be beside a level: a limit in dollars, in hours, or both, as people type it."""
 
 from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any
 
-from advisor.ground.errors import Fault, InputError
-from advisor.ground.shape import Keys, NamedValue, check_shape
-from advisor.ruleset.facts import load_facts
-from advisor.situation.answers import (
-    Stated,
-    answers_from_flags,
-    fact_shape,
-    named_values,
-    number_in,
-    parts_of,
-    typed_number,
-)
+from advisor.ground.errors import InputError
+
+OTHER_MONEY = r"€|£|(?<![a-z])(euros?|eur|gbp|pounds?|chf)(?![a-z])"
 
 
-def take_limits(stated: Stated, text: str) -> None:
-    """Note 'usd=20,hours=6', or as people write it: 20, $20, '20 dollars, 6 h'."""
-    parts = parts_of("budget", stated.facts)
-    each = [_limit(part) for part in re.split(r",(?!\d{3}(?!\d))", text)]
-    if other := re.search(
-        r"€|£|(?<![a-z])(euros?|eur|gbp|pounds?|chf)(?![a-z])", text, re.IGNORECASE
-    ):
+def limit_pairs(text: str) -> list[str]:
+    """'$50, 6 h' as ['usd=50', 'hours=6']; a part that is neither stays as it is. Raises InputError
+    for other money.
+    """
+    if other := re.search(OTHER_MONEY, text, re.IGNORECASE):
         what = f"--budget {text}: {other[0]} is not known here, prices of GPUs are in US dollars"
-        stated.faults.append(Fault(where="--budget", what=what, allowed="usd=20,hours=6"))
-        return
-    limits: dict[str, Any] = named_values(stated, each, "--budget", "usd=20,hours=6")
-    for name in limits:
-        with suppress(ValueError):
-            limits[name] = typed_number(limits[name])
-    inside = Keys(keys={part: fact_shape(stated.facts[name]) for part, name in parts.items()})
-    stated.faults += check_shape(NamedValue("--budget", limits), inside)
-    for part in filter(parts.get, limits):
-        stated.take(parts[part], limits[part], f"--budget.{part}")
+        raise InputError(what, "usd=20,hours=6")
+    return [_limit(part) for part in re.split(r",(?!\d{3}(?!\d))", text)]
 
 
 def _limit(text: str) -> str:
@@ -48,14 +28,5 @@ def _limit(text: str) -> str:
     )
     if found and found["days"]:
         with suppress(ValueError):
-            return f"hours={24 * number_in(found['n']):g}"
+            return f"hours={24 * float(found['n']):g}"
     return f"{'hours' if found['hours'] else 'usd'}={found['n']}" if found else text
-
-
-def limits_in(text: str) -> dict[str, Any]:
-    """What a typed limit states: {'budget_usd': 30}. Raises ValueError with the first fault."""
-    try:
-        known = answers_from_flags({"budget": text}, load_facts()).known
-    except InputError as error:
-        raise ValueError(f"{error.faults[0].what}. Write it like $30, or 6 h, or both.") from None
-    return {name: answer.value for name, answer in known.items()}

@@ -8,13 +8,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from advisor.ground.errors import Stopped
+from advisor.ground.errors import InputError, Stopped
 from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.units import format_gib
 from advisor.probe.stated import MOST_GPUS, MeantGpu, NamedGpu, meant_gpu
 from advisor.ruleset.facts import load_facts
-from advisor.situation.answers import GROUPS
-from advisor.situation.limits import limits_in
+from advisor.situation.answers import GROUPS, answers_from_flags
 from advisor.situation.names import NameLookup
 from advisor.wizard.data_file import (
     DataReader,
@@ -106,11 +105,21 @@ def _ask_budget(question: Question, ui: Ui) -> Reply:
         found: Any = {question.fact.id: None if chosen is DONT_KNOW else chosen}
         if chosen == LIMITS:
             limit = replace(question, current=None, can_go_back=True, asks=asks)
-            found = ask_typed(limit, ui, limits_in)
+            found = ask_typed(limit, ui, _limits_in)
         if found is not BACK:
             stated = found if isinstance(found, dict) else {}
             names = (question.fact.id, *GROUPS[question.fact.id])
             return Several(values=dict.fromkeys(names) | stated)
+
+
+def _limits_in(text: str) -> dict[str, Any]:
+    """What a typed limit states. Raises ValueError in words."""
+    try:
+        known = answers_from_flags({"budget": text}, load_facts()).known
+    except InputError as error:
+        what = error.faults[0].what.removeprefix("--budget ")
+        raise ValueError(f"{what}. Write it like $30, or 6 h, or both.") from None
+    return {name: answer.value for name, answer in known.items()}
 
 
 def _ask_task(question: Question, ui: Ui) -> Reply:

@@ -64,7 +64,10 @@ def _fit_words(advice: Advice) -> str:
         "unknown": unknown,
     }
     if hardware.kind == "unknown":
-        return f"; {words['unknown']}: `--gpu` says which GPU"
+        rents = "" if advice.rent else ", `--data-tokens` prices the cards to rent"
+        if advice.rent is None:
+            rents = ", `--budget` lists cards to rent"
+        return f"; {words['unknown']}: `--gpu` says which GPU{rents}"
     if estimate.limit_bytes is None:
         return f"; {words[estimate.fits]}"
     count = len(hardware.gpus)
