@@ -147,7 +147,10 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     method = shlex.quote(str(composition))
     by_hand = f" --choose {method} --force" if is_chosen(advice) else ""
     if advice.rent and situation.hardware.kind == "unknown":
-        text, first = "Write the plan for the card that you rent, such as the first:", advice.rent[0]
+        text, first = (
+            "Write the plan for the card that you rent, such as the first:",
+            advice.rent[0],
+        )
         if advice.rent_instead is not None:
             other, first = advice.rent_instead
             by_hand = f" --choose {shlex.quote(str(other))} --force"
