@@ -101,8 +101,7 @@ class Gpu(Struct, frozen=True, kw_only=True):
     compute_capability: tuple[int, int] | None = None
     bf16: bool | None = None
     uuid: str | None = None
-    # NVML's index, which torch may number otherwise; of an AMD device, that of HIP
-    index: int | None = None
+    index: int | None = None  # NVML's, which torch may number otherwise; of an AMD device HIP's
     mig_profile: str | None = None
     spec: GpuSpec | None = None
 
