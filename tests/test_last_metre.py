@@ -237,6 +237,9 @@ def test_examples_beside_pairs_are_read_or_refused(tmp_path, monkeypatch, docume
     assert found["recommendation"]["composition"] == "dpo+lora"
     assert any("no stage of this answer reads chats.jsonl" in text for text in found["warnings"])
     assert "sft>dpo+lora" in [one["composition"] for one in found["alternatives"]]
+    _, out, _ = call(*shlex.split(f"{asked} --examples chats.jsonl --choose 'sft>dpo' --force"))
+    assert "better answers of your" not in out
+    assert re.search(r"with your \d+ examples?,\s+then show it your 300 pairs", out)
     code, found = document(f"{both} --choose sft>dpo --force")
     first, second = found["plan"]["stages"]
     assert (code, first["data"], second.get("data")) == (0, "chats.jsonl", None)

@@ -22,7 +22,7 @@ MISSING = {
     "data.path": ("--data examples.jsonl", "your examples"),
     "data.examples": (
         "--examples examples.jsonl",
-        "requests and answers that go with the documents",
+        "requests and answers beside documents or pairs",
     ),
     "model": ("--model Qwen/Qwen3-8B", "a hub id or a directory"),
     "engine": ("--gpu H100", "a device that these trainers run on; or the tool named above"),

@@ -168,16 +168,16 @@ def _step(advice: Advice, place: int, objective: str) -> str:
     if place == 0:
         is_small = composition.encoder and situation.suggestion is not None
         model = f"{model_name(advice)}{' (a small text model)' if is_small else ''}"
-    data = next(iter(situation.tasks.values()), situation.data)
+    beside = situation.examples if objective == "sft" else None
+    data = beside or next(iter(situation.tasks.values()), situation.data)
     kind = data.kind if data is not None else situation.answers.value("data_kind")
     suits = kind in known[objective].trains_on
-    rows = example_rows(advice) if suits or kind is None else None
+    rows = beside.rows if beside else example_rows(advice) if suits or kind is None else None
     count = "" if rows is None else f"{format_count(rows) if rows >= MANY else f'{rows:,}'} "
-    examples = f"your {count}examples"
+    whose = "your " if suits or count else ""
+    examples = f"{whose}{f'{count}examples' if count else GOOD_ANSWERS}"
     if suits and kind == "preference":
         examples = f"the better answers of your {count}pairs"
-    elif not count:
-        examples = f"your {GOOD_ANSWERS}" if suits else GOOD_ANSWERS
     judge = ""
     if is_scored:
         judge = "the second one"
