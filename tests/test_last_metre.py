@@ -135,6 +135,8 @@ def test_a_limit_without_a_card_does_not_fall_to_the_processor(document, call):
     first = found["rent"][0]
     assert f"{first['gpu']}: $" in out
     assert f"--gpu '{first['gpu']}'" in out
+    chosen = call(*shlex.split(f"{STATED} --budget 50,8h --choose sft+qlora --force"))[1]
+    assert "--choose sft+qlora --force --plan plan.yaml" in chosen
     assert "you have not said how much it may cost" not in out
     for given in ("--budget 50 --gpu H100", "--budget 50 --gpu none", ""):
         assert document(f"--json {STATED} {given}")[1]["rent"] is None

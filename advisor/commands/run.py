@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.render.advice_json import advice_document
 from advisor.render.terminal import print_advice
+from advisor.situation.answers import command_line
 
 
 @click.command(cls=Sections)
@@ -90,4 +92,7 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
             document = advice_document(advice, plan=None, missing=missing)
             print_json(with_error(document, refusal.faults))
         raise refusal
+    method = f" --choose {shlex.quote(given.choose)} --force" if given.choose else ""
+    flags = command_line(advice.situation.answers, {}).removeprefix("advise run ")
+    settings["flags"] = f"{flags}{method}"
     context.exit(train_or_follow(made, settings, comments=comments, as_json=given.as_json))

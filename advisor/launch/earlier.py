@@ -15,19 +15,23 @@ from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, InputError, refuse
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, shown_path
-from advisor.launch.folder import LOCK, MACHINES, is_done
+from advisor.launch.folder import LOCK, MACHINES, is_done, is_locked, last_logged
 from advisor.launch.prepare import OTHER_FOLDER, PlanRun
 from advisor.model_files.hub_cache import cached_snapshot
+from advisor.plan.comments import leaves
 from advisor.plan.entries import Entry, entries, path_from, stage_paths
 from advisor.plan.model import Plan
+from advisor.plan.read import read_plan
+from advisor.plan.write import plan_data, relocate
 from advisor.record.content import Contents, file_digest, model_files, read_contents
-from advisor.record.files import read_record
+from advisor.record.files import read_record, trained_record
 from advisor.record.run import (
     ADJUSTED,
     DONE,
     DRY_RUN,
     FAILED,
     METRICS,
+    PENDING,
     RECORD,
     RunRecord,
     StageRecord,
@@ -36,6 +40,8 @@ from advisor.record.stage import SavedFile
 
 # What `advise` itself may leave before a run begins.
 BEFORE_A_RUN = {LOCK, MACHINES, DRY_RUN, PLAN_FILE}
+# Keys of a plan whose values name its run.
+NAMES_A_RUN = ("model", "revision", "trust_remote_code", "template", "data", "tasks", "stages")
 # Files that people adapt to how they use a result: a change is told and not refused.
 ADAPTED = (
     "generation_config.json",
@@ -69,15 +75,69 @@ def find_record(run: PlanRun) -> RunRecord | None:
         if _has_trained_nothing(folder, record):
             return None  # a plan that was refused before its first step, and is corrected now
         named = f" of plan '{record.name}'" if record.name else ""
+        keys = _differing(run, folder) or ["its model, data or stages"]
+        are = "is" if keys[1:] == [] and "," not in keys[0] else "are"
         raise _not_here(
             run,
-            f"holds another run{named} ({record.status}): its model, data or stages are not those"
-            " of this plan",
+            f"holds another run{named} ({record.status}): {', '.join(keys)} {are} not as in this"
+            " plan",
             f"to resume that run: advise run {shlex.quote(str(folder / PLAN_FILE))}",
         )
     else:
         _refuse_other_parts(run, record)
     return record
+
+
+def begins_anew(run: PlanRun) -> str:
+    """What a new run leaves behind: the last one of the same model and data that stopped on its
+    way, with what differs; empty: there is none.
+    """
+    found = []
+    homes = {run.path.parent, *(path.parent for path in run.folder.parent.glob(f"*/{RECORD}"))}
+    for home in homes - {run.folder}:
+        record = None
+        with suppress(InputError):
+            record = read_record(home)
+        if record is None or record.status == DONE or record.max_steps or is_locked(home):
+            continue
+        stage = next((one for one in record.stages if one.status != DONE), None)
+        if stage and (at := last_logged(home, stage.name, stage.task)):
+            of = f" of {at['steps']:,}" if at.get("steps") else ""
+            found.append((record.finished_at or "", home, f"step {at['step']:,}{of}"))
+    for _, home, step in sorted(found, reverse=True):
+        keys = _differing(run, home)
+        if keys and {"model", "data"}.isdisjoint(key.split(".")[0] for key in keys):
+            shown, differ = shown_path(home), f"differ{'' if keys[1:] else 's'}"
+            return (
+                f"{', '.join(keys)} {differ}, so a new run begins; {shown} stopped at {step}."
+                f" To go on with it:\n  advise run {shlex.quote(shown)}"
+            )
+    return ""
+
+
+def without_checkpoint(run: PlanRun, record: RunRecord) -> list[str]:
+    """Stages of a run that trained, and start at its first step again, in words."""
+    return [
+        f"stage {one.name} starts at step 0: it has no checkpoint"
+        for one in record.stages
+        if one.status not in (DONE, PENDING)
+        and last_logged(run.folder, one.name, one.task)
+        and not any((run.folder / one.folder / "checkpoints").glob("*/complete.json"))
+        and not trained_record(run.folder / one.folder).is_file()
+    ]
+
+
+def _differing(run: PlanRun, home: Path) -> list[str]:
+    """The keys of a plan that differ in the plan of a run folder, of those that name a run."""
+    try:
+        other = read_plan(home / PLAN_FILE)
+    except InputError:
+        return []
+    there = relocate(other, home.resolve(), run.folder)
+    old, new = (leaves(plan_data(plan)) for plan in (there, run.copy))
+    changed = (place for place in old | new if old.get(place) != new.get(place))
+    named = [place for place in changed if place[0] in NAMES_A_RUN]
+    return sorted({".".join(map(str, one[2 if one[0] == "stages" else 0 :])) for one in named})
 
 
 def _not_here(run: PlanRun, what: str, instead: str = "") -> InputError:

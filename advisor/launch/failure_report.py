@@ -24,7 +24,7 @@ from advisor.ground.errors import (
     TrainingFailed,
 )
 from advisor.ground.files import free_bytes
-from advisor.launch.folder import last_step
+from advisor.launch.folder import last_logged
 from advisor.plan.entries import Entry
 from advisor.plan.model import Stage
 from advisor.record.files import read_part, try_read_part, write_record
@@ -240,7 +240,7 @@ def next_attempt(entry: Entry, folder: Path, why: str) -> Adjustment | None:
     if change is None or doing_of(folder) not in ("training", "evaluating", ""):
         return None
     task = entry.task.name if entry.task else None
-    step = last_step(folder.parent.parent, entry.stage.name, task)
-    adjustment = adjustment_of(entry, change, why, at_step=step)
+    logged = last_logged(folder.parent.parent, entry.stage.name, task)
+    adjustment = adjustment_of(entry, change, why, at_step=logged["step"] if logged else None)
     write_record(folder / ADJUSTED, Adjusted(adjusted=(*done, adjustment)))
     return adjustment

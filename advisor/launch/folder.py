@@ -272,8 +272,8 @@ def read_live(folder: Path) -> LiveRun | None:
     return LiveRun(folder=folder, process=process, record=record, view=read_view(folder))
 
 
-def last_step(folder: Path, stage: str, task: str | None) -> int | None:
-    """The last step of a stage that was logged, by the end of metrics.jsonl; None: none was."""
+def last_logged(folder: Path, stage: str, task: str | None) -> dict[str, Any] | None:
+    """What was logged last of a stage, by the end of metrics.jsonl; None: nothing was."""
     try:
         with (folder / METRICS).open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -282,7 +282,7 @@ def last_step(folder: Path, stage: str, task: str | None) -> int | None:
     except OSError:
         return None
     own = [one for one in lines if one and (one.get("stage"), one.get("task")) == (stage, task)]
-    return own[-1]["step"] if own else None
+    return own[-1] if own else None
 
 
 def metrics_line(line: bytes) -> dict[str, Any] | None:

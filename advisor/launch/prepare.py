@@ -35,6 +35,7 @@ class Options(Struct, frozen=True, kw_only=True):
     """How a plan is run; by default all of it, in a folder of its own, on this machine."""
 
     comments: Comments | None = None  # the reasons that belong to a Plan that was just made
+    flags: str = ""  # the answers that such a plan was made from, as they are typed
     output: Path | str | None = None  # the run folder; None: ./runs/<name>-<digest>
     only: str | None = None  # one stage, one task, or one stage of one task by its folder's name
     set_values: Sequence[str] = ()  # changes of the plan: 'stages.0.learning_rate=1e-4'

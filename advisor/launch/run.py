@@ -20,11 +20,13 @@ from advisor.launch.checks import run_checks
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.earlier import (
     Inputs,
+    begins_anew,
     check_results,
     find_record,
     inputs_of,
     read_inputs,
     refuse_changed,
+    without_checkpoint,
 )
 from advisor.launch.failure_report import explain_failure, oom_kills, smaller_hint
 from advisor.launch.folder import RunFolder, has_result, is_done, now, refuse_live
@@ -78,12 +80,16 @@ def run_plan(plan: Path | str | Plan, options: Options = AS_PLANNED) -> Finished
     selected = select_entries(run.entries, options.only)
     record = find_record(run)
     call = Call(run=run, options=options, selected=selected, record=record)
+    if record is None and not options.dry_run and (said := begins_anew(run)):
+        options.say(said)
     if record is not None and not options.dry_run:
         refuse_live(run.folder)  # before anything is looked at that it is changing
         for warning in check_results(run, record, selected):
             options.say(f"warning: {warning}")
         if done := _finished_before(call, record):
             return done
+        for line in without_checkpoint(run, record):
+            options.say(line)
     return train_or_measure(call)
 
 

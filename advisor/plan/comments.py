@@ -48,7 +48,7 @@ def comments_after(comments: Comments | None, before: Plan, after: Plan) -> Comm
     that they are older.
     """
     known = {flat_place(place): text for place, text in (comments or {}).items()}
-    old, new = (dict(_leaves(plan_data(plan, known))) for plan in (before, after))
+    old, new = (leaves(plan_data(plan, known)) for plan in (before, after))
     changed = {place for place in old | new if old.get(place) != new.get(place)}
     found: dict[Place, str] = {}
     for place, text in known.items():
@@ -74,16 +74,15 @@ def _newer(place: Place, changed: Place) -> str:
     return ".".join(map(str, changed[2:] if is_of_stage else changed))
 
 
-def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Every value of plain data with its place; a list of plain values is one value."""
+def leaves(value: Any, place: Place = ()) -> dict[Place, Any]:
+    """Every value of plain data by its place; a list of plain values is one value."""
     if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from _leaves(part, (*place, key))
+        parts: Any = value.items()
     elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
-        for index, part in enumerate(value):
-            yield from _leaves(part, (*place, index))
+        parts = enumerate(value)
     else:
-        yield place, value
+        return {place: value}
+    return {at: one for key, part in parts for at, one in leaves(part, (*place, key)).items()}
 
 
 def _comment(line: str) -> str:

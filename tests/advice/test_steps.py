@@ -101,6 +101,24 @@ def test_comments_count_steps_that_the_fitted_batch_has(cards, composition):
         assert {int(one.replace(",", "")) for one in named} <= {steps}, (rows, said)
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "composition", "tokens"),
+    [
+        ("sums", {"problem": "What is {n} + 3?", "answer": "{n}"}, "grpo+lora", 1024),
+        ("pairs", {"prompt": "What is {n}?", "completion": "It is {n}."}, "distill+lora", 128),
+    ],
+)
+def test_answers_are_as_long_as_rows_that_hold_some(tmp_path, call, name, row, composition, tokens):
+    """A row that is a question alone says nothing of how long its answer has to be."""
+    text = json.dumps(row)
+    rows = tmp_path / f"{name}.jsonl"
+    rows.write_text("".join(text.replace("{n}", str(n)) + "\n" for n in range(300)))
+    given = ("--model", "Qwen/Qwen3-0.6B", "--teacher-model", "Qwen/Qwen3-4B", "--gpu", "H100")
+    chosen = ("--choose", composition, "--force", "--plan", str(tmp_path / "p.yaml"))
+    call("--task", "reasoning", "--data", str(rows), *given, *chosen)
+    assert read_plan(tmp_path / "p.yaml").stages[0].options["response_tokens"] == tokens
+
+
 def test_each_task_has_what_follows_from_its_own_rows(tmp_path, call):
     """Of several tasks the small ones differ by overrides, each with its reason."""
     named = []

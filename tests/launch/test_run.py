@@ -135,6 +135,23 @@ def test_an_edited_plan_gets_its_own_folder(shop):
     assert all(path.name.startswith("shop-") for path in folders)
 
 
+def test_a_changed_plan_says_which_run_it_leaves_behind(shop, capsys):
+    """With the keys that differ and the step where it stopped; without a checkpoint, that too."""
+    fails("fail")
+    (folder,) = (shop / "runs").iterdir()
+    line = {"stage": "sft", "task": None, "step": 3, "steps": 10}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    changed = ["stages.sft.rank=4", "stages.sft.seed=7"]
+    assert "rank, seed are not as in this plan" in refused(output=folder, set_values=changed)
+    for source in ("plan.yaml", folder):
+        capsys.readouterr()
+        run(source, set_values=changed)
+        left = f"rank, seed differ, so a new run begins; runs/{folder.name} stopped at step 3 of 10"
+        assert left in capsys.readouterr().err
+    run()
+    assert "stage sft starts at step 0: it has no checkpoint" in capsys.readouterr().err
+
+
 def test_the_copy_of_the_plan_runs_by_itself(shop, tmp_path_factory):
     """It has --set applied, the reasons, and relative paths that start from the run folder."""
     first = run(set_values=["stages.sft.micro_batch_size=2"])
@@ -405,7 +422,7 @@ def test_a_plan_with_another_path_is_another_run(shop, begun):
     """A renamed model folder: a run of its own, and the folder of the other one is refused."""
     (shop / "model").rename(shop / "smol")
     said = refused(text=PLAN.replace("model: model", "model: smol"), output=begun)
-    assert "its model, data or stages are not those of this plan" in said
+    assert "model is not as in this plan" in said
     assert run().folder != begun
 
 

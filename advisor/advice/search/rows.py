@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from advisor.advice.facts import WITHOUT_ANSWERS
 from advisor.advice.search.settings import BATCH, DEFAULTS, USUAL_BATCH, StageCase
 from advisor.advice.types import Chosen
 from advisor.ground.types import DataProfile
@@ -127,13 +128,12 @@ def _room_for_answers(case: StageCase, settings: Mapping[str, Chosen]) -> dict[s
     key, whole = case.method.keys.get("response_tokens"), settings["seq_len"]
     if key is None or case.profile is None or case.profile.tokens is None:
         return {}
-    answer = settings.get("response_tokens") or Chosen(
-        value=min(int(key.default), int(whole.value)),
-        because="as long as answers usually are, no longer than the rows",
-    )
-    length = int(whole.value) + int(answer.value)
+    usual, because = int(key.default), "as long as answers usually are"
+    if case.profile.kind not in WITHOUT_ANSWERS and case.profile.format != "requests":
+        usual, because = min(usual, int(whole.value)), f"{because}, no longer than the rows"
+    answer = settings.get("response_tokens") or Chosen(value=usual, because=because)
     because = f"{whole.because}, and an answer of {answer.value:,} tokens"
-    both = replace(whole, value=length, because=because)
+    both = replace(whole, value=int(whole.value) + int(answer.value), because=because)
     return {"response_tokens": answer, "seq_len": _at_most_context(case.context_tokens, both)}
 
 

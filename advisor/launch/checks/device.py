@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from msgspec.structs import replace
 
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
+from advisor.ground.files import free_plan
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import format_gib
 from advisor.launch.call import Call
@@ -19,23 +19,34 @@ from advisor.record.smaller import key_path
 
 PHASE = "machine"
 VISIBLE = "CUDA_VISIBLE_DEVICES (ROCm: HIP_VISIBLE_DEVICES)"
+RUN, PACK = "advise run", "advise export --to bundle"  # they take ./plan.yaml unnamed
 ALIKE = 0.02  # of the memory: boards of one kind report a little more or less
 
 
 def check(call: Call) -> Checked:
     """Devices that are missing or unusable, and the settings for fewer GPUs than the plan wants."""
     plan, hardware, chosen = call.run.plan, call.machine, call.gpus.gpus
-    found = device_faults(plan, hardware, chosen, call.run.path)
+    run, pack = _lines(call)
+    found = device_faults(plan, hardware, chosen, run=run, pack=pack)
     uneven = uneven_gpus_warning(plan, chosen)
     there = len(hardware.gpus)
     usable = hardware.kind == plan.launch.device and there and plan.launch.nodes == 1
     if usable and plan.launch.processes > there:
-        again = f"advise run {shlex.quote(str(call.run.path))} {settings_for(there, call)}"
-        hint = (
-            f"{VISIBLE} may hide some; with about as many rows a step, in more time:\n    {again}"
-        )
+        again = f"{VISIBLE} may hide some; with about as many rows a step, in more time:"
+        hint = f"{again}\n    {run} {settings_for(there, call)}"
         found[0] = replace(found[0], hint=hint)
     return Checked(lacking=found, warnings=[uneven] if uneven else [])
+
+
+def _lines(call: Call) -> tuple[str, str]:
+    """The lines that run and that pack the plan: of its file, or of the answers that made it."""
+    if flags := call.options.flags:
+        plan = free_plan()
+        return f"advise run {flags}", (
+            f"advise {flags} --plan {plan}\n    advise export {plan} --to bundle"
+        )
+    path = shlex.quote(str(call.run.path))
+    return f"advise run {path}", f"advise export {path} --to bundle"
 
 
 def settings_for(gpus: int, call: Call) -> str:
@@ -51,13 +62,15 @@ def settings_for(gpus: int, call: Call) -> str:
     return " ".join(dict.fromkeys(words))  # several tasks share a stage
 
 
-def device_missing(plan: Plan, hardware: Hardware, path: Path | None = None) -> Fault | None:
+def device_missing(
+    plan: Plan, hardware: Hardware, *, run: str = RUN, pack: str = PACK
+) -> Fault | None:
     """That this machine has no device of the plan's kind, or too few; None if it has.
 
     Args:
-        path: The plan's file, for the lines to type; default: plan.yaml, which they take unnamed.
+        run: The line that runs the plan.
+        pack: The lines that pack it.
     """
-    file = f" {shlex.quote(str(path))}" if path is not None else ""
     device, processes = plan.launch.device, plan.launch.processes
     if device == "cpu":
         return None
@@ -68,8 +81,8 @@ def device_missing(plan: Plan, hardware: Hardware, path: Path | None = None) -> 
         return Fault(
             what=f"the plan is for {name} (launch.device: {device}), and this machine has {here}",
             allowed="`advise probe` shows what there is",
-            hint=f"take it to a machine that has one:\n    advise export{file} --to bundle\n"
-            f"  or train it on the CPU, much slower:\n    advise run{file} --set launch.device=cpu",
+            hint=f"take it to a machine that has one:\n    {pack}\n"
+            f"  or train it on the CPU, much slower:\n    {run} --set launch.device=cpu",
         )
     there = len(hardware.gpus)
     if processes <= there:
@@ -84,15 +97,16 @@ def device_missing(plan: Plan, hardware: Hardware, path: Path | None = None) -> 
 
 
 def device_faults(
-    plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = (), path: Path | None = None
+    plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = (), *, run: str = RUN, pack: str = PACK
 ) -> list[Fault]:
     """What keeps the plan's processes from the device that it names.
 
     Args:
         chosen: The GPUs of the run; default: all.
-        path: The plan's file.
+        run: The line that runs the plan.
+        pack: The lines that pack it.
     """
-    missing = device_missing(plan, hardware, path)
+    missing = device_missing(plan, hardware, run=run, pack=pack)
     found = [] if missing is None else [missing]
     if plan.launch.device == "cpu" or hardware.kind != plan.launch.device:
         return found
