@@ -59,7 +59,6 @@ def missing_for_plan(advice: Advice, candidate: Candidate) -> list[str]:
         ),
         "model": model is None or model.origin == "size",
         "reward_model": lacks_scores(situation, composition.chain),
-        "engine": situation.outside is not None and not situation.outside.is_model,
     }
     missing = [key for key, is_missing in found.items() if is_missing]
     for index, name in enumerate(composition.chain):

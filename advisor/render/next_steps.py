@@ -144,6 +144,10 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
 
         lines = engine_lines(advice, engine, changes.get("data_path"))
         return (*steps, *(TrainingStep(text=text, commands=(line,)) for text, line in lines))
+    if situation.hardware.not_supported is not None:
+        line = command_line(answers, {**changes, "gpu": "unknown"}, command="advise")
+        text = "No engine is known for that device. Ask again for another GPU:"
+        return (*steps, TrainingStep(text=text, commands=(line,)))
     method = shlex.quote(str(composition))
     by_hand = f" --choose {method} --force" if is_chosen(advice) else ""
     if advice.rent and situation.hardware.kind == "unknown":

@@ -33,7 +33,7 @@ def export_line(advice: Advice, engine: Engine, data: str | None = None) -> str 
     Args:
         data: A file that is still to be written.
     """
-    if not engine.form or advice.situation.hardware.not_supported is not None:
+    if not engine.form:
         return None
     changes: dict[str, Any] = {} if data is None else {"data_path": data}
     line = command_line(advice.situation.answers, changes, command="advise export")

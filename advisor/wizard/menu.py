@@ -84,7 +84,7 @@ def menu_options(
         yield Option(value="missing", label="Answer what is missing", help=some)
     if stuck is not None and stuck.ways_out:
         yield Option(value="ways_out", label="What would fit", help="each with the line to type")
-    elif not advice.recommendation.composition.chain:
+    elif not advice.recommendation.composition.chain or advice.recommendation.engine:
         yield Option(value="next_steps", label="What to do next", help="step by step")
     yield Option(value="whole", label="The whole answer", help="every reason and number")
     yield Option(value="why", label="Why this?", help="each rule, its facts and its source")
@@ -275,8 +275,8 @@ class _Closing:
 
     def _show(self, outcome: WizardOutcome) -> None:
         self.actions.show(outcome)
-        if outcome.missing and outcome.advice.recommendation.composition.chain:
-            names = ", ".join(self._named(name) for name in outcome.missing)
+        if self._waited_for(outcome):
+            names = ", ".join(self._named(name) for name in self._waited_for(outcome))
             self.ui.say(f"It cannot be run yet; still open: {names}", tone="warning")
         if outcome.is_complete and outcome.other_machine:
             why = outcome.other_machine
@@ -308,8 +308,14 @@ class _Closing:
         self.conversation.chosen = None
         return outcome
 
+    @staticmethod
+    def _waited_for(outcome: WizardOutcome) -> tuple[str, ...]:
+        """What a plan lacks; nothing if there is none, since nothing or another engine trains."""
+        ours = outcome.advice.recommendation
+        return outcome.missing if ours.composition.chain and ours.engine is None else ()
+
     def _askable(self, outcome: WizardOutcome) -> list[Fact]:
-        wanted = outcome.missing if outcome.advice.recommendation.composition.chain else ()
+        wanted = self._waited_for(outcome)
         return [
             fact for fact in self.facts.values() if fact.ask and (fact.answer or fact.id) in wanted
         ]

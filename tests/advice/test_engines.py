@@ -58,6 +58,24 @@ def test_who_trains_it_is_stated_after_the_method(model, gpu, count, composition
     assert not any("experts stay in 16 bit" in one for one in document["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("gpu", "engine"),
+    [
+        ("TPU v5e", "trl"),
+        ("Ascend 910B", "ms-swift"),
+        ("Intel Arc A770", "unsloth"),
+        ("Tesla K80", "ours"),
+    ],
+)
+def test_a_device_that_is_not_ours_gets_its_method_and_its_engine(gpu, engine):
+    """And never a line that would be refused there."""
+    document = advise_document({**STATED, "model": "Qwen/Qwen3-8B", "gpu": {"name": gpu}})
+    found = document["recommendation"]["engine"]
+    assert document["recommendation"]["composition"] == "sft+lora"
+    assert (found["id"], found["runs_here"], document["missing"]) == (engine, False, ["engine"])
+    assert not any(line.startswith("advise run") for line in document["next_steps"])
+
+
 def test_a_smaller_model_is_the_answer_where_no_engine_holds_it():
     """With the number of the engine that needs least."""
     gpu = {"name": "RTX 4090"}
