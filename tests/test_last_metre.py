@@ -326,7 +326,26 @@ def test_the_brief_document_is_the_answer_in_two_kilobytes(call, document, given
     assert brief["composition"] == whole["recommendation"]["composition"]
     assert brief["estimate"]["need_gib"] == whole["recommendation"]["estimate"]["need_gib"]
     assert (brief["exit"], 1 <= len(brief["why"]) <= 3, brief["engine"]) == (code, True, "ours")
+    measured = {one.removesuffix(" --dry-run") for one in brief["commands"] if "--dry-run" in one}
+    assert measured <= {*brief["commands"]}, "no line that trains"
     assert call("--brief", *shlex.split(given))[0] == 2
+
+
+def test_the_brief_numbers_are_those_of_the_page(document):
+    """The whole time, and without a card those of the first one to rent; a way out needs no file."""
+    told = document(f"--json --brief {STATED} --gpu 'RTX 4090'")[1]["estimate"]
+    estimate = document(f"--json {STATED} --gpu 'RTX 4090'")[1]["recommendation"]["estimate"]
+    whole = (estimate["times"]["total_hours"], estimate["total_usd"])
+    assert (told["hours"], told["usd"]) == whole != (estimate["hours"], estimate["usd"])
+    limited = f"{STATED} --budget 50 --gpu unknown"
+    first, told = document(f"--json {limited}")[1]["rent"][0], document(f"--json --brief {limited}")
+    assert (told[1]["estimate"]["hours"], told[1]["estimate"]["usd"]) == (
+        first["hours"],
+        first["usd"],
+    )
+    stuck = "--task qa --gpu 'GTX 1050' --model Qwen/Qwen3-8B --data-kind paired --data-rows 2k"
+    code, told = document(f"--json --brief {stuck}")
+    assert (code, {line.split()[1] for line in told["commands"]}) == (3, {"--task"})
 
 
 def test_a_long_answer_is_cut_to_two_kilobytes(call, tmp_path, monkeypatch):

@@ -124,6 +124,10 @@ def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Deci
     if not trains:
         return found
     scheme = str(facts["scheme"])
+    if scheme != "full" and facts.get("required_capacity") == "full_rank":
+        # Why every weight, where memory took another scheme: `fits_full` tells that.
+        wanted = ("required_capacity", "candidate_schemes")
+        found = replace(found, rules=tuple(rule for rule in rules if rule.table not in wanted))
     if scheme == SMALLER_MODEL:
         return replace(found, composition=Composition(remedies=(*remedies, SMALLER_MODEL)))
     return replace(found, composition=found.candidate(scheme, remedies))

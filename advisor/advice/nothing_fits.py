@@ -128,12 +128,14 @@ def _hardware(hardware: Hardware) -> str:
 
 def _ways_out(case: Case, decision: Decision, close: Candidate) -> Iterator[WayOut]:
     """A smaller model, another GPU, more money or hours: one of each, as far as they lead out."""
-    situation = case.situation
+    situation, answers = case.situation, case.situation.answers
+    # Without rows there is nothing to train on yet.
+    begins = "advise run" if answers.value("data_path") or answers.value("tasks") else "advise"
 
     def way(
         text: str, to: Composition, change: Mapping[str, Any], typed: Mapping[str, Any]
     ) -> WayOut:
-        command = command_line(situation.answers, typed)
+        command = command_line(answers, typed, command=begins)
         return WayOut(text=text, change=change, to=to, command=command)
 
     for shape, suggestion in situation.smaller:

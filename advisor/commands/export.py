@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ from advisor.commands.options import (
     json_option,
     rule_options,
 )
-from advisor.commands.output import SCHEMA_VERSION, print_json, refuse_without, run_tool, say
+from advisor.commands.output import (
+    SCHEMA_VERSION,
+    print_json,
+    refuse_without,
+    run_tool,
+    say,
+    with_error,
+)
 from advisor.commands.session import advise_on, choose_candidate, incomplete, read_answers
 from advisor.export.exporter import ExportRequest, Form, exporters
-from advisor.ground.errors import InputError, did_you_mean
+from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.ground.extras import all_extras
 from advisor.ground.files import PLAN_FILE
 from advisor.plan.model import Plan
@@ -99,10 +107,23 @@ def export(
     place = _source(found, source) if plan is None else Path(PLAN_FILE)
     refuse_without(found.NEEDS, "`advise export`")
     messages: list[str] = []
+    faults: list[Fault] = []
 
     def tell(line: str) -> None:
         messages.append(line)
         say(line)
+
+    def tool(name: str, *arguments: str) -> int:
+        if not as_json:
+            return run_tool(name, *arguments).returncode
+        done = run_tool(name, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        click.echo(done.stderr, err=True, nl=False)
+        for line in done.stdout.splitlines():
+            tell(line)
+        if done.returncode:
+            what, *more = done.stderr.rpartition("error: ")[2].strip().splitlines()[:4] or [name]
+            faults.append(Fault(what=what, hint="; ".join(map(str.strip, more))))
+        return done.returncode
 
     wanted = ExportRequest(
         source=place,
@@ -110,14 +131,17 @@ def export(
         out=Path(out).expanduser().absolute() if out else None,
         only=only,
         say=tell,
-        run_tool=lambda name, *arguments: run_tool(name, *arguments).returncode,
+        run_tool=tool,
         form=name,
         variant=variant,
     )
     code = found.export(wanted)
     if as_json:
         document = {"schema_version": SCHEMA_VERSION, "form": to, "source": str(place)}
-        print_json(document | wanted.document | {"messages": messages})
+        document |= wanted.document | {"messages": messages}
+        if code and not faults:
+            faults.append(Fault(what=messages[-1] if messages else f"--to {to} failed"))
+        print_json(with_error(document, faults) if code else document)
     context.exit(code)
 
 

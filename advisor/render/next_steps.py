@@ -215,7 +215,9 @@ def _lacking(advice: Advice) -> Iterator[tuple[str, str]]:
 
 
 def commands(advice: Advice, *, plan_path: str | None = None) -> list[str]:
-    """The lines to type next, in their order, as the page prints them."""
+    """The lines to type next, in their order, as the page prints them; behind a measuring line the
+    same without --dry-run, which trains.
+    """
     if advice.nothing_fits is not None:
         ways = [way.command for way in advice.nothing_fits.ways_out]
         asked = command_line(advice.situation.answers, {}, command="advise")
@@ -228,7 +230,9 @@ def commands(advice: Advice, *, plan_path: str | None = None) -> list[str]:
     if plan_path is not None and composition.chain:
         return [*found, plan_command(advice, plan_path)]
     trained = training_steps(advice) if composition.chain else ()
-    return [*found, *(line for step in trained for line in step.commands)]
+    lines = [line for step in trained for line in step.commands]
+    both = (one for line in lines for one in (line, line.removesuffix(f" {DRY_RUN}")))
+    return [*found, *dict.fromkeys(both)]
 
 
 def plan_command(advice: Advice, plan_path: str) -> str:

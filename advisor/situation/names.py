@@ -442,7 +442,12 @@ def named_shape(
         return shape and replace(shape, id=name, origin="size"), [f"{one}; taken as {several[0]}"]
     shape, warnings = model_shape(name, params_b=params_b, online=online)
     if shape is not None and (shape.origin != "size" or is_path(name)):
-        return replace(shape, instruct=is_instruct(name)), warnings
+        instruct = is_instruct(name)
+        if instruct is None and shape.origin == "folder":  # its name is anybody's
+            from advisor.data.templates.chat_text import template_source  # few answers need it
+
+            instruct = template_source(Path(name).expanduser()) is not None or None
+        return replace(shape, instruct=instruct), warnings
     is_tuned = shape is not None and "/" in name and shape.note.startswith("shape of ")
     near = () if is_tuned or out_of_scope(name) is not None else near_models(name, most=3)[0]
     ids = ", ".join(model.id for model in near)

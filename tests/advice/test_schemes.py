@@ -154,3 +154,15 @@ def test_offloading_never_fits_while_the_computers_memory_is_unknown():
     assert found.estimate.fits == "unknown"
     said = " ".join(with_choice(advice, found, ruleset).warnings)
     assert re.search(r"lie in the computer's own memory.* s a step\)", said)
+
+
+def test_a_small_add_on_is_not_explained_by_reasons_for_every_weight():
+    """The rules ask for all of a small model; where that does not fit, they are no reason."""
+    known = {"task": "qa", "model": "Qwen/Qwen3-0.6B", "data_kind": "paired", "data_rows": 2000}
+    small, large = (advised(**known, gpu=gpu) for gpu in ("GTX 1050", "RTX 4090"))
+    named = [[one.rule for one in found.recommendation.because] for found in (small, large)]
+    assert [str(one.recommendation.composition) for one in (small, large)] == [
+        "sft+qlora",
+        "sft+full",
+    ]
+    assert ["evidence/every-weight" in one for one in named] == [False, True]

@@ -3,12 +3,14 @@
 import io
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 from unittest.mock import Mock
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from msgspec.structs import replace
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,7 +20,7 @@ from trainers.start import loading
 from trainers.tools.chat import ChatSession
 from trainers.tools.chat import main as chat_main
 from trainers.tools.merge import export
-from trainers.tools.results import BASE, load_result, load_results, results_of
+from trainers.tools.results import BASE, load_result, load_results, record_of, results_of
 
 CPU = torch.device("cpu")
 
@@ -129,8 +131,10 @@ def test_the_newest_run_is_the_one_that_ended_last(tmp_path, tiny_model):
     assert newest_run(tmp_path).name == "a"
 
 
-def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
-    """Merging changes nothing on held-out rows, and never writes over a folder with files."""
+def test_a_merged_model_is_the_unmerged_one(run, tmp_path, monkeypatch):
+    """Merging changes nothing on held-out rows, or on general texts if the run was not judged, and
+    never writes over a folder with files.
+    """
     out = tmp_path / "out"
     assert "the original weights (float32)" in export(run, out, only="legal", device=CPU)[0]
     gap = json.loads((out / "merge.json").read_text())["gaps"][0]
@@ -142,6 +146,22 @@ def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
         assert torch.allclose(logits(model, tokenizer), logits(merged, tokenizer), atol=1e-4)
     with pytest.raises(InputError, match="not empty"):
         export(run, out, only="legal", device=CPU)
+    record = record_of(run)
+    record = replace(record, stages=[replace(one, evaluation=None) for one in record.stages])
+    monkeypatch.setattr("trainers.tools.merge.record_of", lambda _: record)
+    lines = export(run, tmp_path / "unjudged", only="legal", device=CPU)
+    assert "of 8 general texts (the run was not judged) differ" in lines[1]
+
+
+def test_an_export_that_fails_is_one_document_with_the_tools_error(run, call, monkeypatch):
+    """What the tool said stands in `error`, in `messages` and on standard error."""
+    said = CompletedProcess((), 2, "merging\n", "0 of 3\nerror: sft: it is whole\n  serve it\n")
+    monkeypatch.setattr("advisor.commands.export.run_tool", lambda *_, **__: said)
+    code, out, err = call("export", run, "--to", "merged", "--json")
+    found = json.loads(out)
+    fault = {"what": "sft: it is whole", "where": "", "allowed": "", "hint": "serve it"}
+    assert (code, found["error"], found["messages"]) == (2, [fault], ["merging"])
+    assert "error: sft: it is whole" in err
 
 
 @pytest.mark.parametrize(

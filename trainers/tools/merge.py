@@ -19,6 +19,7 @@ from typing import Any
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.progress import board, track, waiting
 from advisor.record.files import writing_stages
+from trainers.evaluation.generation import GENERAL
 from trainers.evaluation.saved_result import difference
 from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
@@ -41,7 +42,7 @@ SAME = 0.05  # greatest difference of log-probabilities that rounding of merged 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """How far a merged model is from the unmerged one, on held-out rows."""
+    """How far a merged model is from the unmerged one, on the rows that were compared."""
 
     base: str  # what it was merged into
     greatest: float  # difference of log-probabilities
@@ -56,11 +57,13 @@ class Merged:
     tokenizer: Any
     gaps: Sequence[Gap]  # the nearest first: that one is the model
     rows: int
+    held_out: bool  # whether the rows are of the run's data; else they are general texts
 
     def lines(self, label: str) -> list[str]:
         lines = [f"{label}: merged into {self.gaps[0].base}"]
+        read = "held-out rows" if self.held_out else "general texts (the run was not judged)"
         lines += [
-            f"  {gap.base}: log-probabilities of {self.rows} held-out rows differ by at most"
+            f"  {gap.base}: log-probabilities of {self.rows} {read} differ by at most"
             f" {gap.greatest:.3g}, the most likely token is the same at {gap.same_choice:.1%} of"
             " places"
             for gap in self.gaps
@@ -113,20 +116,13 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
 def merge(run: Path, result: Result, device: Any) -> Merged:
     """One result merged into the nearest base.
 
-    Raises InputError if the run was never evaluated, TrainingFailed if the merged model of plain
-    float32 weights is another one.
+    Raises TrainingFailed if the merged model of plain float32 weights is another one.
     """
     stage, record = result.stage, record_of(run).stage(result.job.entry.name)
-    if record is None or record.evaluation is None or not record.evaluation.samples:
-        raise InputError(
-            "there are no held-out rows to compare on (the run was not judged)",
-            where=result.label,
-            hint="run it without --no-judge and with holdout above 0",
-        )
+    samples = record.evaluation.samples if record and record.evaluation else ()
     texts = [
-        f"{sample.prompt}\n{sample.expected or sample.tuned or ''}"
-        for sample in record.evaluation.samples[:ROWS]
-    ]
+        f"{sample.prompt}\n{sample.expected or sample.tuned or ''}" for sample in samples[:ROWS]
+    ] or GENERAL.read_text("utf-8").splitlines()[:ROWS]
     with waiting("loading the result"):
         model, tokenizer = load_result(result, device), load_tokenizer(result)
     options = {"return_tensors": "pt", "return_token_type_ids": False}
@@ -158,7 +154,9 @@ def merge(run: Path, result: Result, device: Any) -> Merged:
             hint="keep the adapter, or report this",
         )
     gaps = [gap for gap, _ in found]
-    return Merged(model=merged, tokenizer=tokenizer, gaps=gaps, rows=len(rows))
+    return Merged(
+        model=merged, tokenizer=tokenizer, gaps=gaps, rows=len(rows), held_out=bool(samples)
+    )
 
 
 def _candidates(result: Result, model: Any, device: Any) -> list[tuple[str, Any]]:
