@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from advisor.data.examples import TooManyUnusable, usable_rows
-from advisor.data.read.source import files_here, team_files, typed_path
+from advisor.data.read.source import files_here, find_data, team_files, typed_path
 from advisor.data.recognition.recognise import ColumnsUnclear, first_row, recognise
 from advisor.ground.errors import AdviseError
 from advisor.ground.files import text_of, write_atomically
@@ -25,7 +26,7 @@ from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import value_words
 from advisor.situation.data import Misfit, example_parts, misfit, row_words, wanted_columns
 from advisor.wizard.outcome import Check, Profile
-from advisor.wizard.prompts import Option, Ui, ask_typed, ways_out
+from advisor.wizard.prompts import COMMAND_INDENT, Option, Ui, ask_typed, ways_out
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several
 
 SHOWN_COLUMNS = 14
@@ -84,7 +85,10 @@ class DataReader(Struct, frozen=True, kw_only=True):
                 with suppress(ColumnsUnclear, TooManyUnusable):
                     self.read(path, None)
             except AdviseError as error:
-                raise ValueError(error.text()) from None
+                notes: tuple[str, ...] = ()
+                with suppress(AdviseError):  # it may lack a package alone
+                    notes = find_data(path).notes
+                raise ValueError("\n".join([error.text(), *map(_on_lines, notes)])) from None
             return path
 
         if question.current is None and (here := files_here()):
@@ -116,6 +120,8 @@ class DataReader(Struct, frozen=True, kw_only=True):
         try:
             found = self.read(path, None)
         except ColumnsUnclear as error:
+            for fault in error.faults[:-1]:  # files, sheets and rows that are not read
+                self.ui.say(_on_lines(fault.what), tone="warning")
             row, ways = error.row, [way.mapping for way in error.ways]
         except TooManyUnusable:  # of other columns, it may be
             row, ways = first_row(path), [recognise(path).mapping]
@@ -200,6 +206,11 @@ def _free_copy(path: str, text: str) -> str:
         if not os.path.lexists(copy) or text_of(Path(copy)) == text:
             return copy
     raise AssertionError
+
+
+def _on_lines(note: str) -> str:
+    """What is left out of a folder, each command on a line of its own."""
+    return re.sub(r" `([^`]+)`", rf"\n{COMMAND_INDENT}\1", note)
 
 
 def expanded_path(text: str, check: Check) -> str:

@@ -37,6 +37,9 @@ class Option(Struct, frozen=True, kw_only=True):
 GO_BACK = Option(value=BACK, label="Back")
 
 
+COMMAND_INDENT = " " * 4  # before a command to be copied, in a message of several lines
+
+
 class Ui(ABC):
     """A terminal that asks. Ctrl-C raises KeyboardInterrupt, the end of input EOFError."""
 
@@ -63,10 +66,14 @@ class Ui(ABC):
 
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         """Print one paragraph behind a lead; the lines that follow are indented."""
-        said = Text(text, style=TONES[tone], overflow="fold")
         if not lead:
-            self.console.print(said)
+            for line in text.split(
+                "\n"
+            ):  # a command stands on a line of its own, and is left whole
+                said = Text(line, style=TONES[tone], overflow="fold")
+                self.console.print(said, soft_wrap=line.startswith(COMMAND_INDENT))
             return
+        said = Text(text, style=TONES[tone], overflow="fold")
         width = max(SMALLEST_WIDTH, self.console.width - len(lead))
         for place, line in enumerate(said.wrap(self.console, width)):
             line.rstrip()

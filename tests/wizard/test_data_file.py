@@ -103,6 +103,35 @@ def test_a_guess_is_a_question_with_a_row_shown(tmp_path):
     assert max(map(len, said[:2])) <= 80
 
 
+def test_what_a_folder_holds_beside_its_table_is_said_first(tmp_path, monkeypatch):
+    """Chapters and sheets that are not read, each command whole; the longer column is the answer;
+    also where the table itself cannot be read.
+    """
+    book = pytest.importorskip("openpyxl").Workbook()
+    for title, count in (("Scenes", 9), ("Characters", 2)):
+        sheet = book.create_sheet(title)
+        sheet.append(["Scene idea" if count == 9 else "Name", "Text as written"])
+        for number in range(count):
+            sheet.append([f"Nr. {number} at the ferry", f"{number} {'The salt was late. ' * 20}"])
+    book.remove(book.active)
+    book.save(tmp_path / "notes.xlsx")
+    (tmp_path / "01 The Ledger.docx").write_bytes(b"PK\x03\x04 a chapter")
+    ui = ScriptedUi(str(tmp_path), YES)
+    read = {"question": "Scene idea", "answer": "Text as written"}
+    assert answered(ui) == {"data_path": str(tmp_path), "data_mapping": read}
+    way = f"    find {tmp_path} -iname '*.docx' -exec pandoc -t plain '{{}}' -o '{{}}.txt' ';'"
+    text = "not read: 1 .docx; extract the text first, one .txt file a document:"
+    assert ui.said[:2] == [
+        f"{text}\n{way}",
+        "sheet Scenes; not read: Characters (save a sheet as CSV to take it in its place)",
+    ]
+    monkeypatch.setattr("advisor.data.read.excel.importlib.util.find_spec", lambda _: None)
+    ui = ScriptedUi(str(tmp_path), None)
+    with pytest.raises(KeyboardInterrupt):
+        answered(ui)
+    assert text in ui.said[0]
+
+
 def plain(folder: Path, name: str = "a.jsonl") -> str:
     return jsonl(folder / name, lambda n: {"question": f"{name} {n}?", "answer": f"{name}: {n}"})
 

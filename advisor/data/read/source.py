@@ -45,6 +45,10 @@ COMMANDS = {
 }
 TABLES = {".xlsx", ".xls", ".ods"}
 DOCUMENTS = {*COMMANDS} - TABLES
+KINDS = {
+    ".pdf": "a PDF document", ".docx": "a Word document", ".doc": "a Word document",
+    ".odt": "a text document of LibreOffice", ".epub": "an e-book",
+}  # fmt: skip  # said instead of what its group of endings is called
 IMAGES_HELP = "a model that reads and writes text learns nothing from images"
 # What is no data -> its endings, the first bytes of its files, and how to get rows from it.
 OTHER_FILES = {
@@ -302,7 +306,8 @@ def _refuse_other_files(head: bytes, text: str, suffix: str, shown: str) -> None
     others = OTHER_FILES.items()
     for what, (suffixes, starts, hint) in sorted(others, key=lambda one: suffix not in one[1][0]):
         if suffix != EXCEL and (suffix in suffixes or head.startswith(starts)):
-            raise InputError(f"this is {what}", READABLE, _way(hint, [suffix], shown), where=shown)
+            named = KINDS.get(suffix, what)
+            raise InputError(f"this is {named}", READABLE, _way(hint, [suffix], shown), where=shown)
     if suffix == EXCEL and head.startswith(OLD_OFFICE):
         what = "this Excel file has a password, or is of the old form with a new ending"
         hint = "open it, and save it as .xlsx without a password, or as CSV (UTF-8)"

@@ -264,6 +264,7 @@ MOST_COLUMNS = 500  # a table with more is a matrix: its columns are named with 
 MOST_WORDS = 5  # of a name
 SHOWN_WAYS = 4
 LEAST_CHARS = 8  # on average, of a text
+LONGER = 3  # times, that an answer is clearly longer than its request
 ASKED = ("question", "customer", "text", "title")  # who may be the request, the likeliest first
 SAID = ("answer", "agent")
 REQUEST_AND_ANSWER = "a request in {question} and its answer in {answer}"
@@ -336,6 +337,11 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
             return [way], True
     said = _best(texts, SAID)
     asked = _best({name: role for name, role in texts.items() if name not in said}, ASKED)
+    if not said and len(texts) == 2 and [texts[name] for name in asked] == ["text"]:
+        # "Idea" and "text": what is called a text may be asked or said, and the longer one is said.
+        other = next(name for name in texts if name not in asked)
+        if columns[asked[0]].mean_characters > LONGER * columns[other].mean_characters:
+            asked = [other]
     pairs = [
         _way(REQUEST_AND_ANSWER, {"question": asks, "answer": says})
         for asks in asked or texts

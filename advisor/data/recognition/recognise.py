@@ -107,7 +107,9 @@ def recognise(
         try:
             chosen, others = _decide(rows, looks, shown)
         except ColumnsUnclear as error:
-            broken, unclear = faults.items[:SHOWN_ROWS], error.faults[0]
+            sheets = [one["sheet"] for one in faults.read_as.values() if "sheet" in one]
+            left_out = [Fault(where=shown, what=text) for text in (*notes, *sheets)]
+            broken, unclear = [*left_out, *faults.items[:SHOWN_ROWS]], error.faults[0]
             raise ColumnsUnclear(unclear, error.columns, error.row, error.ways, broken) from None
         if chosen.format in formats().lacking.get(wanted or "", ()):
             better = for_task(str(wanted), chosen, summarise(map(with_leaves, rows)))
