@@ -66,8 +66,8 @@ CASES = {  # arguments -> where the first fault is, and what the message says of
     "--json --task qa --n-tasks 3 --tasks a=x.jsonl": ("n_tasks", "n_tasks is 3"),
     # data and models
     f"--json {ASKED} --data table.xlsx": ("table.xlsx", "CSV"),
-    f"--json {ASKED} --data letter.docx": ("letter.docx", "a PDF or text document"),
-    f"--json {ASKED} --data paper.pdf": ("paper.pdf", "a PDF or text document"),
+    f"--json {ASKED} --data letter.docx": ("letter.docx", "a Word document"),
+    f"--json {ASKED} --data paper.pdf": ("paper.pdf", "a PDF document"),
     f"--json {ASKED} --data nowhere.jsonl": "nowhere.jsonl",
     f"--json {ASKED} --data empty.jsonl": ("empty.jsonl", "the file is empty"),
     f"--json {ASKED} --data cut.jsonl": "cut.jsonl:2:18",

@@ -445,3 +445,14 @@ def test_a_printed_plan_is_a_file_that_is_not_there(tmp_path, monkeypatch, call)
     Path("plan.yaml").touch()
     line = next(one for one in call("check", "ax.yaml")[1].splitlines() if "Turn it" in one)
     assert line.endswith(" advise check ax.yaml --plan plan2.yaml")
+
+
+def test_texts_that_no_stage_reads_are_said_to_be_so_first(call, tmp_path):
+    """Examples are to be written of chapters: the time is not of them, and the page says whose."""
+    for number in range(9):
+        (tmp_path / f"{number}.txt").write_text(f"Chapter {number}. " + "The ferry left. " * 1200)
+    _, page, _ = call("--task", "generation", "--data", str(tmp_path), "--gpu", "none")
+    said = " ".join(page.split())
+    assert "no stage reads" in said.lower()
+    asked = ("--task", "generation", "--data", str(tmp_path), "--gpu", "none", "--why")
+    assert "--choose cpt+lora --force" in " ".join(call(*asked)[1].split())

@@ -65,6 +65,17 @@ def record(evaluation: dict | None, *, options: dict | None = None, **run: objec
     })  # fmt: skip
 
 
+def test_other_codes_than_those_of_the_data_are_said():
+    """An answer may be in style with the wrong code in it."""
+    found = styled(0.5, 0.9)
+    for sample, code in zip(found["samples"], ("[SWAP]", "[CHECK_LINE]"), strict=True):
+        sample |= {"expected": "[CHECK_LINE] for T-12", "tuned": f"{code} for T-12"}
+    plain = run_verdict(record(found), run="runs/shop").plain
+    assert plain.text.endswith(
+        "Facts and codes are not checked: 1 of these has other ones than the data."
+    )
+
+
 @pytest.mark.parametrize(
     ("evaluation", "said"),
     [

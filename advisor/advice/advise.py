@@ -19,7 +19,7 @@ from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
 from advisor.advice.flips import cheapest_holding, edges_near, find_flips, one_card, what_ifs
 from advisor.advice.search.fit import coarse_fit
-from advisor.advice.search.settings import JUDGED
+from advisor.advice.search.settings import JUDGED, needs_examples
 from advisor.advice.search.strategies import about_sharing
 from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Verdict
 from advisor.advice.why import (
@@ -222,6 +222,13 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         warnings.append(
             f"no stage of this answer reads {situation.examples.path}: --choose '{both}' --force"
             " learns from these examples first"
+        )
+    data, chain = situation.data, candidate.composition.chain
+    waits = situation.examples is None and needs_examples(situation, chain[0])
+    if data is not None and waits:
+        warnings.append(
+            f"no stage reads {data.path} itself: time and memory are those of its {data.rows:,}"
+            " texts, in place of the examples to be written; --choose cpt+lora --force reads it"
         )
     warnings += never_tried(situation.hardware.kind, candidate.composition.quantization)
     return [

@@ -6,6 +6,7 @@ run.json, terminal, report, README of a result and chat all show this one.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -136,6 +137,7 @@ COUNTED = {
     "json_validity": ("question", "answered with valid JSON"),
     "exact_match": ("question", "answered exactly as in your data"),
 }
+CODE = re.compile(r"\[[^\]\n]+\]|\w*\d[\w.,-]*\w|\d")  # [CHECK_LINE], T-33337, 12.50
 STYLED = ("question", "answered in your style")
 REWRITTEN = ("text", "rewritten in your style")
 MOVED = ("answer with feedback", "likelier if liked, or rarer if not")
@@ -172,7 +174,17 @@ def plain_result(
             for side in zip(*pairs, strict=True)
         )
         words = REWRITTEN if rewrites else STYLED
-        return _counted(words, unseen, good=now, before=was, of=len(pairs))
+        plain = _counted(words, unseen, good=now, before=was, of=len(pairs))
+        other = sum(
+            (one.score_after or 0) >= known["in_style"]
+            and {*CODE.findall(one.expected or "")} != {*CODE.findall(one.tuned or "")}
+            for one in found.samples
+        )
+        if other:
+            those = f"{other} of these {'have' if other > 1 else 'has'} other ones than the data"
+            said = f"Facts and codes are not checked: {those}."
+            plain = replace(plain, text=f"{plain.text} {said}")
+        return plain
     if found.perplexity_after is not None:
         what = "answers" if found.samples else "texts"
         now, was = (

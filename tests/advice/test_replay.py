@@ -1,11 +1,14 @@
 """Where a stage mixes in general rows against forgetting, and where it is said why not."""
 
+import json
+
 import pytest
 
 from advisor.advice.facts import situation_facts
 from advisor.advice.search.settings import StageCase
 from advisor.advice.types import ALONE, SHARDED
 from advisor.methods.composition import parse_composition
+from advisor.situation.names import named_shape
 from tests.advice.situations import RULES, asked
 
 ROWS = {"rows": 500}
@@ -42,3 +45,17 @@ def test_general_rows_are_chosen_where_forgetting_is_likely_and_they_help(
         assert sharded.value is None
         why = "a base divided over GPUs answers nothing" if value else "it follows no instructions"
         assert why in sharded.because
+
+
+def test_a_folder_with_a_chat_template_follows_instructions_whatever_its_name(tmp_path):
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 576,
+        "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "vocab_size": 49152,
+    }  # fmt: skip
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    assert named_shape(str(folder))[0].instruct is None
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert named_shape(str(folder))[0].instruct is True

@@ -26,7 +26,7 @@ STATED = ("flag", "answers file", "answered", "asked", "stated", "estimated")
 FIRST = (
     re.compile(r"may mean .*: name one of"),
     re.compile(r": unknown model,|not a model we know by that name"),
-    re.compile(r"never run on"),
+    re.compile(r"never run on|^no stage reads"),
 )
 # To be read after what may be wrong: what is to be known, and changes nothing that one does.
 HINTS = re.compile(
