@@ -116,7 +116,7 @@ class DataCounts(JsonObject, frozen=True, kw_only=True):
     rows: Annotated[int | None, "rows in the file"] = None
     train_rows: Annotated[int | None, "rows trained on"] = None
     holdout_rows: Annotated[int | None, "rows held out for evaluation"] = None
-    dropped: Annotated[int | None, "rows left out for their length"] = None
+    dropped: Annotated[int | None, "rows left out: unusable, repeated, or too long"] = None
     truncated: Annotated[int | None, "rows cut to `seq_len`"] = None
     split: Annotated[int | None, "raw texts split into several sequences; nothing is lost"] = None
     tokens: Annotated[int | None, "tokens of the rows trained on"] = None

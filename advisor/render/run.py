@@ -213,9 +213,9 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
         return [head, *adjusted, *warnings]
     lines = [head, *([_line("loss", losses)] if losses else [])]
     lines += [*_cost_lines(stage, stage.times or Times()), *adjusted]
-    counts = {"dropped": data.dropped, "truncated": data.truncated} if data else {}
+    counts = {"left out": data.dropped, "cut to seq_len": data.truncated} if data else {}
     if kept := [f"{count:,} {kind}" for kind, count in counts.items() if count]:
-        lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
+        lines.append(_line("rows", f"{' and '.join(kept)}"))
     for one in stage.rewards or ():
         first, last = ("?" if mean is None else f"{mean:.3g}" for mean in (one.first, one.last))
         missing = f", no score for {one.missing:.1%} of the answers" if one.missing else ""

@@ -59,7 +59,7 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
         "9 rows held out",
         "1.8 GiB measured, 2.0 GiB expected",
         "2 min training, 2 min expected",
-        "3 dropped for their length",
+        "rows     3 left out",
         "WARNING  answers do not stop",
         "/runs/shop-1/stages/sft",
     )
