@@ -306,9 +306,12 @@ class LosingOutcome(Struct, frozen=True):
         return clauses(parts)
 
     def _limit(self) -> str:
-        """'your limit is $50, and it would cost about $61'."""
+        """'your limit is $50, and it would cost about $61', or that it is within the limit."""
         cost, limit = self.sizes.get(self.outcome), float(self.facts["budget_usd"])
         usd = None if cost is None else cost.cost_usd
+        if usd and usd <= limit:
+            within = f"it would cost {about_usd(usd)}, within your limit of {format_usd(limit)}"
+            return f"{within}, which does not say that quality comes first"
         would = f", and it would cost {about_usd(usd)}" if usd else ""
         return f"your limit is {format_usd(limit)}{would}"
 
