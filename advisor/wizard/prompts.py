@@ -67,18 +67,16 @@ class Ui(ABC):
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         """Print one paragraph behind a lead; the lines that follow are indented."""
         if not lead:
-            for line in text.split(
-                "\n"
-            ):  # a command stands on a line of its own, and is left whole
+            for line in text.split("\n"):  # a command on a line of its own is left whole
                 said = Text(line, style=TONES[tone], overflow="fold")
                 self.console.print(said, soft_wrap=line.startswith(COMMAND_INDENT))
             return
         said = Text(text, style=TONES[tone], overflow="fold")
         width = max(SMALLEST_WIDTH, self.console.width - len(lead))
-        for place, line in enumerate(said.wrap(self.console, width)):
-            line.rstrip()
+        for place, part in enumerate(said.wrap(self.console, width)):
+            part.rstrip()
             start = lead if place == 0 else " " * len(lead)
-            self.console.print(start, line, sep="", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(start, part, sep="", markup=False, highlight=False, soft_wrap=True)
 
     def say_line(self, text: str) -> None:
         """Print a line to be copied: it is left whole, however narrow the terminal."""
