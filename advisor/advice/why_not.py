@@ -310,8 +310,7 @@ class LosingOutcome(Struct, frozen=True):
         cost, limit = self.sizes.get(self.outcome), float(self.facts["budget_usd"])
         usd = None if cost is None else cost.cost_usd
         if usd and usd <= limit:
-            within = f"it would cost {about_usd(usd)}, within your limit of {format_usd(limit)}"
-            return f"{within}, which does not say that quality comes first"
+            return f"it would cost {about_usd(usd)}, within your limit of {format_usd(limit)}"
         would = f", and it would cost {about_usd(usd)}" if usd else ""
         return f"your limit is {format_usd(limit)}{would}"
 
