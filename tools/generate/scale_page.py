@@ -104,6 +104,8 @@ def _cells(same: Sequence[Line], first: Line | None) -> list[str]:
     if times is not None and times.train_low_s:
         hours += f" ({_hours(times.train_low_s)} to {_hours(times.train_high_s)})"
     how = line.strategy if line.used in (1, line.count) else f"{line.strategy} on {line.used}"
+    if (engine := line.stage.engine) is not None:
+        how += f" with {engine.name}"
     if len(same) > 1:
         how += f"; more than {line.used} are not used"
     gain = (first.cost.duration_s or 0.0) / duration
