@@ -77,6 +77,21 @@ def test_other_codes_than_those_of_the_data_are_said():
 
 
 @pytest.mark.parametrize(
+    ("expected", "score", "good"),
+    [
+        ("Yes, we do ship the mirror. Bye", 0.55, 0),
+        ("Yes, we do ship the mirror. Bye", 0.8, 1),
+        ("Do you ship the mirror?", 1, 1),
+    ],
+)
+def test_an_answer_that_repeats_the_question_is_not_in_style(expected, score, good):
+    """Its words are those of the answer, too, and the style is not."""
+    found = styled(score)
+    found["samples"][0] |= {"prompt": "Do you ship the mirror?", "expected": expected}
+    assert run_verdict(record(found), run="runs/shop").plain.good == good
+
+
+@pytest.mark.parametrize(
     ("evaluation", "said"),
     [
         (styled(0.24, 0.25, 0.9), "Of 3 unseen questions 2 are now answered in your style, before none."),

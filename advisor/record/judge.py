@@ -167,18 +167,14 @@ def plain_result(
             good = round(metric.after * metric.rows)
             then = BEFORE.get(name, ", before {}")
             return _counted(words, unseen, good=good, before=before, of=metric.rows, then=then)
-    pairs = [(one.score_before, one.score_after) for one in found.samples]
-    if found.sample_metric == "rouge_l" and pairs:
-        was, now = (
-            sum(score is not None and score >= known["in_style"] for score in side)
-            for side in zip(*pairs, strict=True)
-        )
+    if found.sample_metric == "rouge_l" and found.samples:
+        rows = [(one, max(known["in_style"], _echo(one))) for one in found.samples]
+        earlier = sum((one.score_before or 0) >= at for one, at in rows)
+        alike = [one for one, at in rows if (one.score_after or 0) >= at]
         words = REWRITTEN if rewrites else STYLED
-        plain = _counted(words, unseen, good=now, before=was, of=len(pairs))
+        plain = _counted(words, unseen, good=len(alike), before=earlier, of=len(rows))
         other = sum(
-            (one.score_after or 0) >= known["in_style"]
-            and {*CODE.findall(one.expected or "")} != {*CODE.findall(one.tuned or "")}
-            for one in found.samples
+            {*CODE.findall(one.expected or "")} != {*CODE.findall(one.tuned or "")} for one in alike
         )
         if other:
             those = f"{other} of these {'have' if other > 1 else 'has'} other ones than the data"
@@ -195,6 +191,18 @@ def plain_result(
         then = f", before {was}" if found.perplexity_before else ""
         return PlainResult(text=f"{text} {now}{then}.")
     return PlainResult(text="It is trained; nothing was compared, so whether it learned is open.")
+
+
+def _echo(sample: SampleAnswer) -> float:
+    """The least score of an answer that does more than repeat the question: a little more than the
+    question would get; an answer that is the expected one always passes.
+    """
+    asked, wanted = (
+        Counter(re.findall(r"[a-z0-9]+", (text or "").lower()))
+        for text in (sample.prompt, sample.expected)
+    )
+    words = asked.total() + wanted.total()
+    return min(2 * (asked & wanted).total() / words + 0.01, 0.999) if words else 0.0
 
 
 def _counted(
