@@ -44,6 +44,10 @@ def test_the_metric_follows_the_expected_answers():
         (['{"a": 1}', "[]"], ("json_validity", "exact_match")),
         (["Paris", "seven days"], ("exact_match", "token_f1")),
         (["a long answer with very many words in it, indeed"] * 3, ("rouge_l", "token_f1")),
+        # Sentences of a character are a style; the few replies of a bot and a sum are not.
+        (["Hrm. Me knees say rain.", "Twelve copper. Heh. Ye'll drown!"], ("rouge_l", "token_f1")),
+        (["We call you back tomorrow."] * 2, ("exact_match", "token_f1")),
+        (["The answer is 12.", "The answer is 7."], ("exact_match", "token_f1")),
         ([], ()),
     ):
         assert choose_metrics(answers) == wanted

@@ -6,6 +6,7 @@ Intervals are of the same rows before and after: Student's t over the rows' diff
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,14 @@ STUDENT_T = (
     2.048,
 )  # fmt: skip
 NORMAL = 1.959964  # the same of a normal distribution
-SHORT_WORDS = 8  # answers up to this length are right or wrong, longer ones more or less similar
+SHORT_WORDS = (
+    8  # answers up to this length may be right or wrong, longer ones are more or less similar
+)
+LABEL_WORDS = 3  # up to this length they are names, whatever they end with
+
+SENTENCE = re.compile(
+    r"^\D*[.!?\u2026][\"'\u201d\u00bb)]*\s*$"
+)  # words in a style, not the result of a sum
 
 
 def compare(
@@ -88,15 +96,19 @@ def proportion_interval(right: int, rows: int) -> tuple[float, float] | None:
 
 
 def choose_metrics(expected: Sequence[str]) -> tuple[str, ...]:
-    """The scores that suit these expected answers: validity for JSON, right or wrong for short
-    ones, similarity for long ones.
+    """The scores that suit these expected answers: validity for JSON, right or wrong for labels,
+    names, numbers and what repeats, similarity for long ones and for sentences.
     """
     if not expected:
         return ()
     if all(is_json(text) for text in expected):
         return ("json_validity", "exact_match")
-    short = sum(len(text.split()) <= SHORT_WORDS for text in expected)
-    return ("exact_match", "token_f1") if short > len(expected) / 2 else ("rouge_l", "token_f1")
+    few = len(set(expected)) <= len(expected) / 2
+    exact = sum(
+        len(text.split()) <= (SHORT_WORDS if few or not SENTENCE.search(text) else LABEL_WORDS)
+        for text in expected
+    )
+    return ("exact_match", "token_f1") if exact > len(expected) / 2 else ("rouge_l", "token_f1")
 
 
 def score_answer(metric: str, answer: str, expected: str) -> float:
