@@ -37,6 +37,7 @@ from advisor.render.result_commands import export_command, forms_of, use_of
 LABEL_WIDTH = 9
 MOST_STAGES = 6  # with more, the rest are counted
 MOST_WARNINGS = 3
+LOSS_STEPS = 20  # fewer steps show no direction in the loss of the first and the last batch
 ANSWER_LINES = 4  # of a sample answer; the report has the whole of a longer one
 ROOMY = 0.9  # of the memory: above it other programs have to be closed
 HEADS = {
@@ -198,7 +199,8 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
         reason = f": {stage.error.what}" if stage.error else ""
         return [head, _line("status", f"{stage.status}{reason}"), *adjusted]
     losses = ""
-    if stage.loss_first is not None and stage.loss_last is not None:
+    is_long = (stage.steps or 0) >= LOSS_STEPS
+    if stage.loss_first is not None and stage.loss_last is not None and is_long:
         change = f"{stage.loss_first:.3f} -> {stage.loss_last:.3f}"
         losses = f"{change} over {stage.steps or 0:,} steps"
     wrong = [check.text for check in stage.checks if not check.ok]

@@ -65,6 +65,7 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
     )
     assert [words for words in said if words not in found] == []
     assert "Finished before, nothing to do" in text(record(), already_done=True)
+    assert "2.01" not in text(record(steps=13, loss_first=0.7, loss_last=2.01))  # single batches
 
 
 WORSE = {**STAGE["evaluation"], "holdout_loss_after": 3.9, "holdout_loss_interval": [0.5, 1.1]}
