@@ -14,7 +14,7 @@ from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.files import PLAN_FILE, folder_name, shown_path
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
-from advisor.record.next_step import longer_setting
+from advisor.record.next_step import longer_setting, longer_words
 from advisor.record.run import REPORT, FinishedRun
 from advisor.render.result_commands import forms_of
 from advisor.render.run import next_lines, verdict_of
@@ -82,14 +82,14 @@ def further_training(run: FinishedRun) -> Option | None:
     step = verdict.next if verdict else None
     if step is not None and (step.command or "").startswith(TRAIN):
         label = LABELS.get(step.action, "Train again")
-        why = step.text.removeprefix("train longer: ").removesuffix(": train the whole plan")
+        why = step.text.removeprefix("train again ").removesuffix(": train the whole plan")
         return Option(value=step.command, label=label, help=why)
     with suppress(AdviseError, ValueError, OSError):
         for entry in entries(read_plan(plan)):
             if entry.name == run.record.stages[-1].name:
                 setting = longer_setting(entry)
                 line = f"{TRAIN}{shlex.quote(str(plan))} --set {shlex.quote(setting)}"
-                return Option(value=line, label="Train longer", help=f"twice as long: {setting}")
+                return Option(value=line, label="Train longer", help=longer_words(setting))
     return None
 
 

@@ -47,6 +47,12 @@ def longer_setting(entry: Entry) -> str:
     return f"{key_path(entry, 'epochs')}={2 * stage.epochs:g}"
 
 
+def longer_words(setting: str) -> str:
+    """'from the beginning, with 4 epochs', of such a setting."""
+    key, count = setting.rsplit(".", 1)[-1].split("=")
+    return f"from the beginning, with {count} {key.removeprefix('max_')}"
+
+
 TRIAL_ROWS = 50
 LEAST_STEPS = 3  # fewer show no direction of the loss
 
@@ -185,8 +191,10 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
 
     def _better(self) -> NextStep:
         if (longer := self._unfinished()) and self.entry is not None:
-            command = f"advise run {self._plan} --set {shlex.quote(longer_setting(self.entry))}"
-            return _step("train_longer", f"train longer: {longer}", command)
+            setting = longer_setting(self.entry)
+            command = f"advise run {self._plan} --set {shlex.quote(setting)}"
+            text = f"train again {longer_words(setting)}: {longer}"
+            return _step("train_longer", text, command)
         wrong = [check.name for check in self.stage.checks if not check.ok]
         run = shlex.quote(self.run)
         chat = f"advise chat {run}" if self.record.writes(self.stage) else None

@@ -254,12 +254,15 @@ ENDS = {"best_step": 9, "last_step": 9}
         ({"held_out": {"fell": 0.02, **ENDS}}, ""),
         ({"held_out": {"fell": 0.019, **ENDS}}, None),
         # Fewer steps than the objective's file asks for, and no curve that says they were enough.
-        ({"steps": 22}, "train longer: 22 optimizer steps are few, 100 are usual"),
+        (
+            {"steps": 22},
+            "train again from the beginning, with 4 epochs: 22 optimizer steps are few, 100 are usual",
+        ),
         ({"steps": 22, "held_out": {"fell": 0.001}}, None),
         ({"steps": 100}, None),
         (
             {"evaluation": {**EVALUATION, **samples(2, 4, base=2)}},
-            "train longer: only 2 of 4 answers end by themselves",
+            "train again from the beginning, with 4 epochs: only 2 of 4 answers end by themselves",
         ),
     ],
 )
