@@ -76,6 +76,14 @@ def whole(tmp_path_factory, tiny_model):
     return plan, (folder / "run" / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
+def test_a_stop_waits_for_imports(tmp_path, whole, monkeypatch):
+    """Torch's own modules end the process with an error of C++ if they are interrupted."""
+    monkeypatch.setattr(load, "use_cores", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(load, "quiet_libraries", imported := Mock())
+    assert train(whole[0], tmp_path) == 130
+    imported.assert_called_once()
+
+
 LOADING = None  # in place of a step: outside of them
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,6 +25,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, Stopped, did_you_mean
+from advisor.ground.signals import receiving
 from advisor.model_files.hub_cache import is_hub_id
 from advisor.plan.entries import Entry, entries, path_from, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
@@ -76,6 +79,17 @@ class StopRequest:
         if self.is_noted or self.costs != IN_STEPS:
             raise KeyboardInterrupt
         self.is_noted = True
+
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """Receive the signals that come while the context lasts at its end: an exception in the
+        middle of an import of torch's own modules ends the process with an error of C++.
+        """
+        heard: list[tuple[int, FrameType | None]] = []
+        with receiving(lambda *signal_: heard.append(signal_)):
+            yield
+        for one in heard:
+            self.receive(*one)
 
     def is_agreed(self, *others: bool) -> tuple[bool, ...]:
         """Whether any process was asked to stop, and for each of the others whether it holds in any

@@ -160,10 +160,11 @@ def open_machine(job: Job) -> tuple[Mapping[str, str], Device, int]:
     """
     narrow = job.stage.quantization is not None or bool(optimizer(job.stage.optimizer).library)
     versions = check_versions(quantized=narrow)
-    device = torch_device(job.plan.launch.device)
-    threads = use_cores()
-    keep_freed_memory(device)
-    quiet_libraries()
+    with job.process.stop.later():  # torch and transformers are imported
+        device = torch_device(job.plan.launch.device)
+        threads = use_cores()
+        keep_freed_memory(device)
+        quiet_libraries()
     return versions, device, threads
 
 
