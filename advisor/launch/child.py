@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import NamedTuple
 
-from advisor.ground.progress import board
+from advisor.ground.progress import board, is_live
 from advisor.ground.signals import receiving
 
 # Runs in the child, in a bare interpreter (20 ms), and is replaced by the trainer. A preexec_fn
@@ -40,7 +40,9 @@ WATCH_EVERY_S = 1.0
 # A closing terminal, or what stops a service, may send several signals at once: one request. Two
 # times Ctrl-C are two.
 TOGETHER_S = 0.3
-PATIENCE = "a step that is being trained is finished and saved (Ctrl-C again: end at once)"
+PATIENCE = """a step that is being trained is finished and saved
+  (Ctrl-C again: end at once)"""
+BAR_LINES = 4  # the most that a child's bar takes: it draws over so many lines from the cursor up
 
 
 def guard_command(command: Sequence[str], *, parent: int) -> list[str]:
@@ -114,7 +116,8 @@ class Child:
         if self.process is None:
             return
         if self.stops == 1:
-            print(f"stopping: {PATIENCE}", file=sys.stderr, flush=True)
+            before, after = ("\n", "\n" * BAR_LINES) if is_live(sys.stderr) else ("", "\n")
+            print(f"{before}stopping: {PATIENCE}", end=after, file=sys.stderr, flush=True)
         self._pass_on()
 
     def _pass_on(self) -> None:

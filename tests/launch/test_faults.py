@@ -107,6 +107,8 @@ def test_a_terminal_stops_the_trainer_once_and_the_record_says_so(shop, is_close
     terminal = pexpect.spawn(python, words, cwd=str(shop), env=env, timeout=20)
     child = child_of(shop)
     _ = os.close(terminal.child_fd) if is_closed else terminal.sendintr()
+    # Behind it there is room for the trainer's bar, which is drawn from the cursor up.
+    assert is_closed or terminal.expect(r"\r\nstopping: [^\n]*\n[^\n]*end at once\)(\r\n){4}") == 0
     wait_for(lambda: not alive(child) and record_of()["status"] == "stopped")
     assert signals(shop) == ["15"]
     assert is_closed or terminal.wait() == 130
