@@ -256,7 +256,7 @@ CORPUS = [
 PAIRS = "".join(
     json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."})
     + "\n"
-    for i in range(60)
+    for i in range(240)
 )
 
 

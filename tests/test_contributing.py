@@ -80,10 +80,10 @@ def write_block(path, where, keys, text):
         return
     lines = path.read_text("utf-8").splitlines(keepends=True)
     first, end = children_of(lines, keys)
-    start = text.partition(":")[0] + ":"
     if where == "at the end of":
         lines.insert(end, text)
     else:
+        start = re.match(r" *\w+( =|:)", text)[0]
         (place,) = [number for number in range(first, end) if lines[number].startswith(start)]
         lines[place] = text
     path.write_text("".join(lines), encoding="utf-8")

@@ -101,8 +101,8 @@ def test_a_further_update_is_one_of_the_alternatives(call):
 @pytest.mark.parametrize(
     ("chosen", "rate", "epochs"),
     [
-        ("sft+bias", 1.0e-3, 5),  # its own default, the epochs of every small file
-        ("sft+qbias", 1.0e-3, 5),  # on a quantised base, under a name of its own
+        ("sft+bias", 1.0e-3, 3),  # its own default, the epochs of every small file
+        ("sft+qbias", 1.0e-3, 3),  # on a quantised base, under a name of its own
         ("orpo+bias", 5.0e-5, None),  # a rule of orpo for whatever trains a module
         ("heart+bias", 5.0e-5, 3),  # a rule of the further objective for a module
         ("heart+full", 5.0e-6, 3),

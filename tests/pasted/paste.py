@@ -116,7 +116,7 @@ def _in_html(text: str) -> Iterator[str]:
 
 _ROW = re.compile(
     r"(?:Put lines like|such as) (\{.*?\})(?: into|, and check)"
-    r"|(?:write question, passages and right answer|correct the bad answers) into \S+\.jsonl"
+    r"|(?:write question, passages and right answer|correct the bad answers) into \S+\.jsonl|let it write \S+\.jsonl"
 )
 ROWS = 600
 

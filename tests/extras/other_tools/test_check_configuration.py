@@ -247,8 +247,9 @@ def test_room_for_answers_comes_on_top_of_the_request(document):
     assert found["command"] == "grpo"
     assert read_plan("plan.yaml").stages[0].seq_len == 512 + 256
     text = text.replace("accumulation_steps: 4", "accumulation_steps: 16")
+    text = text.replace("train_batch_size: 4", "train_batch_size: 16")
     change = document(text, "RTX 4090")[1]["change"]
-    assert change["per_device_train_batch_size"] < 4
+    assert change["per_device_train_batch_size"] < 16
     assert change["gradient_accumulation_steps"] > 16
 
 
