@@ -172,12 +172,15 @@ def memory_reason(cost: Estimate, scheme: str, rule: str, hardware: Hardware) ->
     if hardware.kind == "cpu":
         where = "this machine"
     need, limit = cost.memory.need_bytes, cost.limit_bytes
+    needs, has = format_gib(need), format_gib(limit)
+    if needs == has:  # that it is more is what is said
+        needs, has = (f"{gib(size):,.2f} GiB" for size in (need, limit))
     terms = {term.name: term.size_bytes for term in reversed(cost.memory.needed.terms)}
     of_experts = ","
     if experts := terms.get(LEFT_EXPERTS):
         of_experts = f", {format_gib(experts)} of it for experts that stay in 16 bit;"
     return Reason(
-        text=f"{method} needs {format_gib(need)}{of_experts} {where} has {format_gib(limit)}",
+        text=f"{method} needs {needs}{of_experts} {where} has {has}",
         rule=rule,
         source="estimate of memory (formula)",
         needs=round(gib(need), 2),

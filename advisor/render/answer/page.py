@@ -193,6 +193,8 @@ GROWING = {label for label, _ in ADDED}
 SPARED = ("What if", "Unsure")  # left to the whole answer where the screen has too few lines
 FLAG = re.compile(r" \(--[a-z-]+\)")
 WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, the easiest first
+# Of 'You have rows, you chose a low budget, and LoRA fits' without its end.
+LAST_CLAUSE = re.compile(r"(?<=[\w)]), (?=you [^,]+$)")
 RULE = re.compile(r"\s*\((?:[a-z0-9-]+/)[a-z0-9-]+\)$")  # a rule's id after a warning
 
 
@@ -325,7 +327,8 @@ def telling_reasons(advice: Advice) -> Iterable[str]:
     """The reasons that decided, the most telling first."""
     ordered = (GUIDE_ROW.sub(".", reason_text(one)) for one in advice.recommendation.because)
     return dict.fromkeys(
-        sentence(shortened(one, "; ", ": ", ", and ", least=THREE_LINES)) for one in ordered
+        sentence(LAST_CLAUSE.sub(", and ", shortened(one, "; ", ": ", ", and ", least=THREE_LINES)))
+        for one in ordered
     )
 
 
