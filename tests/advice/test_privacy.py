@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.ground.types import Hardware
-from advisor.render.answer.page import first_screen, page_of
+from advisor.render.answer.page import LINES, OVER, first_screen, page_of
 from advisor.situation.build import situation_of
 from tests.advice.situations import advice_on, stated
 from tests.fake_model import write_fake_model
@@ -53,6 +53,6 @@ def test_one_line_says_what_leaves_the_machine(tmp_path, monkeypatch, known, say
         advice = advice_on(situation)
         first = first_screen(advice)
         assert [item.text for item in first.labelled.get("Privacy", ())] == lines
-        assert first.lines(80) <= 23
+        assert first.lines(80) <= LINES + OVER
         whole = repr(page_of(advice).sections)
         assert (f"Privacy: {says.removesuffix('.')}" in whole) is bool(lines)

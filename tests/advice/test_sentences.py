@@ -27,7 +27,7 @@ from tests.conftest import scaled
 
 SITUATIONS, BATCHES = scaled(200), 10
 # Ids whose words are also what people say.
-ORDINARY = {"reward model", "compute capability", "mixture of experts"}
+ORDINARY = {"reward model", "compute capability", "mixture of experts", "rows teach"}
 IDS = [fact.id for fact in RULES.facts.values() if "_" in fact.id]
 SPACED = [name.replace("_", " ") for name in IDS if name.replace("_", " ") not in ORDINARY]
 # An id as the value of a flag is what a person has to type.

@@ -49,7 +49,7 @@ def test_no_other_way_that_fits_is_much_faster(model, gpu, gpus):
     [
         # A whole model stands on each GPU where it fits, and over a slow link whatever fits.
         ("sft+lora", "Qwen/Qwen3-8B", "H100 SXM5 80GB", 8, 20_000, "ddp on 8 GPUs"),
-        ("sft+lora", "Qwen/Qwen3-8B", "RTX 4090", 4, 20_000, "ddp on 4 GPUs"),
+        ("sft+lora", "Qwen/Qwen3-8B", "RTX 5090", 4, 20_000, "ddp on 4 GPUs"),
         ("sft+full", "Qwen/Qwen3-14B", "A100 SXM4 80GB", 8, 20_000, "sharded over 8 GPUs"),
         # A step of two hundred short rows reads so few that two GPUs without peer-to-peer exchange
         # gradients for longer than one of them computes.

@@ -61,7 +61,9 @@ def check_contract(document):
     assert [key for key in ("composition", "because", "decided_by") if not found[key]] == []
     assert found["evidence"] in ("high", "medium", "low")
     assert found["strength"] in ("strong", "weak")
-    assert bool(outside) == ("other_tool" in found["remedies"])
+    # A closed model may be prompted, and another tool trains the same method on other devices.
+    assert bool(outside) >= ("other_tool" in found["remedies"])
+    assert not (outside and found["engine"]["runs_here"])
     assert outside is None or all(outside[key] for key in ("what", "where"))
     # The ways out of "nothing fits" stand in a part of their own.
     named = [remedy for remedy in found["remedies"] if remedy != "smaller_model"]

@@ -147,7 +147,9 @@ def test_a_terminal_without_the_signs_gets_others():
 @pytest.mark.parametrize(("read_in", "where"), [("menu", "in the menu"), ("shell", "--why")])
 def test_the_last_line_says_where_the_rest_is(read_in, where):
     """In the wizard that is the menu; left-out warnings are counted there."""
-    advice = structs.replace(scenario_5(), warnings=("one of them", "another", "a third"))
+    advice = structs.replace(
+        scenario_5(), warnings=("one of them", "time: another", "more than 8 GPUs")
+    )
     last = printed(advice, height=60, read_in=read_in).rstrip("\n").split("\n")[-1]
     left_out = first_screen(advice).more_warnings
     assert left_out > 0
