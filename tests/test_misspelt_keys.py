@@ -19,6 +19,7 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import read_shipped, read_yaml, shipped_sources
 from advisor.methods import load as method_files
 from advisor.methods import methods
+from advisor.methods.engines import engines
 from advisor.methods.families import families as families_of_models
 from advisor.methods.kernels import accelerators
 from advisor.methods.links import link_file
@@ -59,6 +60,7 @@ SHIPPED = [
     ("tools/other_keys.yaml", "write", "], of: quantization, @:", lambda: other_keys.__wrapped__()),
     ("tools/trl.yaml", "checked", '@: "',
      lambda: read_shipped(rules_dir() / "tools/trl.yaml", shape=TOOL_FILE)),
+    ("tools/engines.yaml", "formats", "      - @:", engines.__wrapped__),
     ("tools/findings.yaml", "severity", "    @: note", general_rules.__wrapped__),
     ("clusters/skypilot.yaml", "accelerators", "@:", skypilot_accelerators.__wrapped__),
     ("refresh.yaml", "days", "@: 240",

@@ -197,7 +197,6 @@ def test_mixtures_are_known_by_what_they_hold_and_what_they_use(name, held, acti
         "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
         "deepseek-ai/DeepSeek-V3",
         "moonshotai/Kimi-K2-Instruct",
-        "zai-org/GLM-4.5-Air",
         "MiniMaxAI/MiniMax-M2",
         "acme/Deepseek-V3-tuned",
     ],

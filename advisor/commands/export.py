@@ -117,7 +117,7 @@ def export(
         if not as_json:
             return run_tool(name, *arguments).returncode
         done = run_tool(name, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        click.echo(done.stderr, err=True, nl=False)
+        say(done.stderr.rstrip("\n"))
         for line in done.stdout.splitlines():
             tell(line)
         if done.returncode:
