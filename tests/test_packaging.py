@@ -137,7 +137,7 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
 def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_path):
     """The core answers, also on a file not in UTF-8; training is code 4 with the install line."""
     row = '{{"question": "Здравствуйте, где посылка {0}?", "answer": "Она в пути, номер {0}."}}\n'
-    text = "".join(row.format(n) for n in range(60))
+    text = "".join(row.format(n) for n in range(240))
     (tmp_path / "train.jsonl").write_bytes(text.encode("cp1251"))
     write_fake_model(tmp_path / "m", CONFIG)
     flags = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", "m"]
