@@ -10,8 +10,7 @@ import pytest
 import advisor
 from advisor import AdviseError, Answers, advise, advise_document
 from advisor.plan.read import read_plan
-from tests.conftest import ROOT
-from tests.test_cli import PAIRS
+from tests.conftest import PAIRS, ROOT
 
 QUESTION = {"task": "qa", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B"}
 
