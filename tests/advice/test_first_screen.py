@@ -89,7 +89,10 @@ def faults(advice):
         found.append("where the rest is does not come last")
     ours = [one for one in commands if one.startswith("advise ")]
     outside = advice.recommendation.composition.remedies == (OTHER_TOOL,)
-    if not (outside and commands) and (not ours or lines[-2].strip() != ours[-1]):
+    # The line that trains is the last: that of another engine, where one trains.
+    engine = advice.recommendation.engine if advice.fits else None
+    last = commands[-1:] if engine is not None else ours[-1:]
+    if not (outside and commands) and lines[-2].strip() not in last:
         found.append(f"no next command last: {lines[-2]}")
     for one in ours:
         try:
@@ -97,7 +100,8 @@ def faults(advice):
         except click.ClickException as error:
             found.append(f"{one}: {error.format_message()}")
     whole = printed(advice, whole=True)
-    if not outside and "advise " not in whole.rstrip("\n").split("\n")[-1]:
+    ends = "advise " if engine is None else last[0]
+    if not outside and ends not in whole.rstrip("\n").split("\n")[-1]:
         found.append("no next command ends the whole answer")
     why = sentences(whole)
     found += [f"twice in the whole answer: {one}" for one in set(why) if why.count(one) > 1]
