@@ -76,6 +76,12 @@ def test_the_answer_knows_what_each_way_takes():
     assert re.fullmatch(said, speeds((chosen, *others)))
 
 
+def test_a_faster_way_that_is_not_taken_only_may_fit():
+    """One RTX 4090 surely holds 8B with LoRA; a whole model on each of four may not fit."""
+    found = ways("sft+lora", "Qwen/Qwen3-8B", "RTX 4090", 4)
+    assert re.match(r"one GPU [^,]+, ddp on 4 GPUs \d+ min \(may fit\), ", speeds(found))
+
+
 def test_sharding_gives_room_for_weights_that_lose_nothing():
     """Where ddp would round bfloat16 weights at random to fit, a fast link divides float32 ones."""
     stages, _ = costs("Qwen/Qwen3-8B", "A100 SXM4 80GB", 4).cost_of(parse_composition("sft+full"))

@@ -148,7 +148,9 @@ def speeds(ways: Sequence[Fitted]) -> str:
         if not way.cost.is_likely:
             parts.append(f"{way.name} does not fit")
         elif way.cost.duration_s is not None:
-            parts.append(f"{way.name} {format_duration(way.cost.duration_s)}")
+            # Why it was not taken, though faster.
+            only = " (may fit)" if way.cost.fits == "may_fit" != chosen.cost.fits else ""
+            parts.append(f"{way.name} {format_duration(way.cost.duration_s)}{only}")
         elif way.pace_s is not None:
             parts.append(f"{way.name} {way.pace_s / (chosen.pace_s or 1.0):.2g} times as long")
     return ", ".join(parts)
