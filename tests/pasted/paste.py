@@ -17,7 +17,7 @@ import yaml
 HERE = Path(__file__).parent
 PLAYED = yaml.safe_load((HERE / "played.yaml").read_text(encoding="utf-8"))
 PROGRAMS = {"advise", *PLAYED["programs"], *PLAYED["real"]}
-TIME_S = 60
+TIME_S = 240  # a real training of 288 steps takes a busy machine more than one minute
 
 # ------------------------------------------------------------------ the lines of a text
 
