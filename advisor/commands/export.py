@@ -117,7 +117,8 @@ def export(
         if not as_json:
             return run_tool(name, *arguments).returncode
         done = run_tool(name, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        say(done.stderr.rstrip("\n"))
+        if told := done.stderr.rstrip():
+            say(told)
         for line in done.stdout.splitlines():
             tell(line)
         if done.returncode:

@@ -101,6 +101,8 @@ def unused(run: Run) -> Iterator[str]:
         yield "kbit_prepared without quantization: nothing to prepare; left out"
     if stated.get("fp32_master_weights") and stage.weights_dtype == "float32":
         yield "fp32_master_weights with weights_dtype float32: the weights are their own masters"
+    if stated.get("fp32_master_weights") is False and run.master:
+        yield f"fp32_master_weights false with sharding {device.sharding}: DeepSpeed keeps them"
     half = stage.weights_dtype != "float32" or run.precision == "mixed"
     if stage.attention.startswith("flash_attention") and not half:
         yield (

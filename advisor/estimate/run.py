@@ -472,12 +472,10 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
         others = not self.is_ours and self.objective.answers
         whole = logits in ("whole", "parts") or whole_on_cpu or others
         if stated := self.stated.get("loss"):
-            found = str(stated)
-        elif self.is_ours and (logits == "parts" or whole_on_cpu):
-            found = "parts"
-        else:
-            found = "full" if whole else "chunked"
-        return found
+            return str(stated)
+        if self.is_ours and (logits == "parts" or whole_on_cpu):
+            return "parts"
+        return "full" if whole else "chunked"
 
     @property
     def compiled_loss(self) -> bool:

@@ -26,9 +26,6 @@ def brief_document(advice: Advice, *, exit_code: int, plan_path: str | None) -> 
     screen = first_screen(advice, plan_path=plan_path)
     because = list(telling_reasons(advice))
     estimate = estimate_document(ours.estimate)
-    if advice.rent and estimate["hours"] is None:  # of the first card to rent
-        first = advice.rent[0]
-        estimate = {**estimate, "hours": round(first.seconds / 3600, 4), "usd": round(first.usd, 2)}
     steps = commands(advice, plan_path=plan_path)
     numbers = {key: estimate[key] for key in ("need_gib", "fits")}
     hours, usd = whole_seconds(ours.estimate), whole_usd(ours.estimate)

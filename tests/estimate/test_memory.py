@@ -83,10 +83,6 @@ NO_SYNC = {
     "model": LLAMA_7B, "framework": "lit-gpt", **TWO, "grad_accum": 128, "loss": "chunked",
     "moment": LAYER,
 }  # fmt: skip
-COLOSSAL = {
-    "model": LLAMA_7B, **FULL, "framework": "ColossalAI", "gpus": 4, "sharding": "zero2",
-    "optimizer": "adamw_cpu",
-}  # fmt: skip
 ADAM = {**FULL, "model": "meta-llama/Llama-3.2-1B", "framework": "transformers"}
 # axolotl's example of gpt-oss 20B on two GPUs of 24 GB: three gathered layers and two of gradients.
 OFFLOADED = {
@@ -169,7 +165,7 @@ SUMS = [
      {"float32 gradients": 4_000_000_000}),
     # For an optimizer on the host.
     ("DeepSpeed moves gradients as they come",
-     {**COLOSSAL, "framework": "DeepSpeed"}, {"gradients": None}),
+     {**DEEPSPEED, "model": LLAMA_7B, "sharding": "zero2"}, {"gradients": None}),
     ("transformers' own AdamW steps on one parameter at a time",
      {**ADAM, "optimizer": "adamw_hf"}, {"optimizer temporaries": 2 * 128256 * 2048}),
     ("PyTorch's on lists of all",

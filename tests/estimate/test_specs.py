@@ -204,6 +204,8 @@ PACKED = {**EIGHT, "packing": True}
         ({"objective": "rm", "loss": "fused"}, {"objective": "rm"}, ["rm", "loss"]),
         ({"weights_dtype": "float32", "fp32_master_weights": True}, {"weights_dtype": "float32"},
          ["weights_dtype", "fp32_master_weights"]),
+        ({"update": "full", "sharding": "zero3", "fp32_master_weights": False},
+         {"update": "full", "sharding": "zero3"}, ["fp32_master_weights false", "keeps them"]),
         # Rows that are cut are counted; none is wider than the longest, unless packed.
         ({"seq_len": 1024, "lengths": [[512, 90], [4096, 10]]}, {"seq_len": 1024},
          ["10 rows are longer"]),

@@ -135,7 +135,7 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     if not run.is_sized:
         return None
     d, stage, rows = run.dims, run.stage, run.rows
-    sequences = run.objective.sequences_per_row
+    sequences = run.sequences // stage.micro_batch_size  # of a row
     length, padding = _lengths(run)
     # Micro-batches of a step: each answer to a request is a row of its own.
     passed = stage.grad_accum * run.answers_a_row
