@@ -1,10 +1,10 @@
 """Does the gate hold what it should? python -m tests.mutations [--seed 1] [--count 30] [--only 3 7] [--night] [--list]
 
 Changes the product in one place at a time and asks the gate whether it sees it: first the tests of the
-changed room, then the default suite, the smoke tests, mypy and the generated files; with --night what
-only the night runs. A place is drawn from the code as it stands: first a kind, then a file by its
-size. Prints a table in Markdown. The file is put back, also at Ctrl-C; nothing else may be changed
-meanwhile.
+changed room, then, for what they leave, the default suite, the smoke tests, mypy and the generated
+files; with --night what only the night runs. A place is drawn from the code as it stands: first a
+kind, then a file by its size. Prints a table in Markdown. The files are put back, also at Ctrl-C;
+nothing else may be changed meanwhile.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("advisor", "trainers", "rules")
-LIMIT_S = 1800.0  # of one command: a test that no longer ends has seen the change
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+NO_TESTS = 5  # pytest's exit code where nothing was collected
+MOST = 40  # failed tests, of a file each, that every change is tried on alone
+LIMIT_S = 3600.0  # of one command: a test that no longer ends has seen the change
 SIGNS = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
     ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"),
@@ -136,40 +139,79 @@ def drawn(seed: int, count: int) -> list[Mutation]:
     return found
 
 
-def gate(one: Mutation, *, night: bool) -> Iterator[list[str]]:
-    """The commands that may see a change, those of its room first."""
-    pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+def near(one: Mutation) -> list[str]:
+    """The tests of the changed room."""
     room = one.path.relative_to(ROOT).parts[1 if one.path.is_relative_to(ROOT / "advisor") else 0]
-    near = {"rules": ["tests/ruleset", "tests/advice"]}.get(room, [f"tests/{room}"])
+    folders = {"rules": ["tests/ruleset", "tests/advice"]}.get(room, [f"tests/{room}"])
+    return [folder for folder in folders if (ROOT / folder).is_dir()]
+
+
+def gate(*, night: bool) -> Iterator[list[str]]:
+    """The commands that may see a change."""
     if night:
-        yield [*pytest, "-m", "slow or long", *(near if (ROOT / near[0]).is_dir() else ["tests"])]
+        yield [*PYTEST, "-m", "slow"]
+        yield [*PYTEST, "-n0", "-m", "long"]
+        yield [sys.executable, "-m", "tests.faults"]
+        yield [sys.executable, "-m", "tests.distributed"]
         return
-    if (ROOT / near[0]).is_dir():
-        yield [*pytest, *near]
-    yield [*pytest, "tests"]
-    yield [*pytest, "-m", "smoke", "tests"]
+    yield [*PYTEST, "tests"]
+    yield [*PYTEST, "-m", "smoke", "tests"]
     yield [sys.executable, "-m", "mypy"]
     yield [sys.executable, "-m", "tools.generate", "--check"]
 
 
-def seen_by(one: Mutation, *, night: bool) -> str:
-    """The first test or command that fails with the change; empty if none does."""
-    before = one.path.read_bytes()
+@contextmanager
+def applied(changes: Sequence[Mutation]) -> Iterator[None]:
+    """The product with these changes, none of which overlap."""
+    before = {one.path: one.path.read_bytes() for one in changes}
     try:
-        one.path.write_bytes(before[: one.start] + one.text.encode() + before[one.end :])
-        for command in gate(one, night=night):
-            try:
-                done = subprocess.run(
-                    command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
-                )
-            except subprocess.TimeoutExpired:
-                return "a test that does not end"
-            if done.returncode:
-                test = re.search(r"(?m)^(?:FAILED|ERROR) (\S+)", done.stdout)
-                return test[1].split("[")[0] if test else " ".join(command[2:])
+        for one in sorted(changes, key=lambda one: -one.start):  # the last place first
+            now = one.path.read_bytes()
+            one.path.write_bytes(now[: one.start] + one.text.encode() + now[one.end :])
+        yield
     finally:
-        one.path.write_bytes(before)
-    return ""
+        for path, source in before.items():
+            path.write_bytes(source)
+
+
+def failing(command: Sequence[str]) -> list[str]:
+    """The tests that a command names as failed, or the command; empty if all is well."""
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ["a test that does not end"]
+    if not done.returncode or done.returncode == NO_TESTS:
+        return []
+    named = re.findall(r"(?m)^(?:FAILED|ERROR) ([^ \n\[]+)", done.stdout)
+    return named or [" ".join(command[2:])]
+
+
+def seen_together(changes: dict[int, Mutation], *, night: bool) -> dict[int, str]:
+    """Number -> what sees it. Where a command passes with all of them, it sees none of them alone;
+    where it fails, each is tried alone on the tests that failed, until it passes with the rest.
+    """
+    seen: dict[int, str] = {}
+    for command in gate(night=night):
+        while left := {number: one for number, one in changes.items() if number not in seen}:
+            with applied([*left.values()]):
+                failed = failing(command)
+            tests = [*{test.split("::")[0]: test for test in failed if "::" in test}.values()][
+                :MOST
+            ]
+            alone = [*PYTEST, "-x", *tests] if tests else command
+            if failed and failing(alone):  # without any change: no witness
+                alone = [*PYTEST, "-x", *(test for test in tests if not failing([*PYTEST, test]))]
+            found = dict[int, str]()
+            for number, one in left.items() if failed else ():
+                with applied([one]):
+                    if by := failing(alone):
+                        found[number] = by[0]
+            if not found:
+                break
+            seen |= found
+    return seen
 
 
 def main() -> int:
@@ -180,21 +222,21 @@ def main() -> int:
     parser.add_argument("--night", action="store_true", help="ask slow and long tests instead")
     parser.add_argument("--list", action="store_true", help="say what would be changed")
     args = parser.parse_args()
-    print("| # | place | kind | change | seen by | s |\n| --- | --- | --- | --- | --- | --- |")
-    lines = [
-        (number, one, one.words()) for number, one in enumerate(drawn(args.seed, args.count), 1)
-    ]
-    tried = seen = 0
-    for number, one, words in lines:
-        if args.only and number not in args.only:
-            continue
-        began, by = time.monotonic(), "" if args.list else seen_by(one, night=args.night)
-        tried, seen = tried + 1, seen + bool(by)
-        print(
-            f"| {number} | {words} | {by or '**nothing**'} | {time.monotonic() - began:.0f} |",
-            flush=True,
-        )
-    print(f"\n{seen} of {tried} seen")
+    drawn_ones = enumerate(drawn(args.seed, args.count), 1)
+    ones = {number: one for number, one in drawn_ones if not args.only or number in args.only}
+    words, seen = {number: one.words() for number, one in ones.items()}, dict[int, str]()
+    for number, one in ones.items() if not (args.list or args.night) else ():
+        with applied([one]):
+            if by := failing([*PYTEST, "-x", *near(one)]) if near(one) else []:
+                seen[number] = by[0]
+        print(number, seen.get(number, "not seen by the tests of its room"), file=sys.stderr)
+    if not args.list:
+        rest = {number: one for number, one in ones.items() if number not in seen}
+        seen |= seen_together(rest, night=args.night)
+    print("| # | place | kind | change | seen by |\n| --- | --- | --- | --- | --- |")
+    for number in ones:
+        print(f"| {number} | {words[number]} | {seen.get(number, '**nothing**')} |")
+    print(f"\n{len(seen)} of {len(ones)} seen")
     return 0
 
 

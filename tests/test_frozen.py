@@ -1,4 +1,4 @@
-"""Frozen outputs (tools/frozen): the first recorded situations, and how a change is found."""
+"""Frozen outputs (tools/frozen): the recorded situations, and how a change is found."""
 
 import json
 
@@ -12,7 +12,7 @@ from tools.frozen.situations import document_of, same_machine, situation_line
 
 FROZEN = ROOT / "tests" / "frozen"
 LINES = (FROZEN / "situations.txt").read_text("utf-8").splitlines()
-BLOCKS = [range(start, start + 10) for start in range(0, 40, 10)]  # for several workers
+BLOCKS = [range(start, start + 15) for start in range(0, 300, 15)]  # for several workers
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
