@@ -25,6 +25,7 @@ from tools.generate.accuracy import (
 )
 from tools.generate.accuracy_bands import verdicts
 from tools.generate.accuracy_others import other_calculators
+from tools.generate.cases_table import predictions
 from tools.generate.markdown import grid
 
 MARK = (
@@ -94,6 +95,8 @@ def page() -> str:
         ),
         "## Beside other calculators",
         *other_calculators(data["other_calculators"]),
+        "## Said beforehand",
+        *predictions(),
         "## Not covered",
         [
             "- Vision towers, tensor and context parallelism, matrix products in 8 or 4 bit.",
@@ -106,7 +109,8 @@ def page() -> str:
             " row names repository, commit and page of its number). `python -m benchmarks refit"
             " --write` fits constants and widths again, without each source and with all, and"
             " writes what this page says of sources left out. `benchmarks/estimators.py` says how"
-            " to set up the other calculators for `python -m benchmarks estimators`."
+            " to set up the other calculators for `python -m benchmarks estimators`. All cases,"
+            " those since 2025 too, with their sources and specs: [cases.csv](cases.csv)."
         ),
     ]
     return (
