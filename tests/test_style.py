@@ -1,7 +1,9 @@
 """What every file keeps to: lines that fit on a screen, no address of one machine."""
 
+import ast
 import re
 import subprocess
+from itertools import pairwise
 
 import pytest
 
@@ -84,3 +86,51 @@ def test_files_of_others_are_read_within_limits():
     """`bytes_of` and `text_of` of ground/files.py refuse what never ends, and what is too large."""
     whole = re.compile(r"\.read_(?:text|bytes)\(")
     assert {name for name, text in sources("advisor").items() if whole.search(text)} == OWN_FILES
+
+
+def test_a_switch_is_only_written_to_be_turned():
+    """An argument that says its default looks as if it did something."""
+    off = r"frozen|kw_only|slots|parents|exist_ok|missing_ok|reverse|flush|ignore_errors|is_flag"
+    default = re.compile(rf"\b(?:(?:{off}|multiple)=False|(?:eq|allow_nan)=True)\b.*")
+    texts = sources("advisor") | sources("trainers")
+    assert [(name, found) for name, text in texts.items() for found in default.findall(text)] == []
+
+
+# A shell reads the name behind these, which is not ours.
+TYPED = r"(?:(?:^|[\s`])(?:advise (?:run|check|chat|export)|mkdir -p|cd|scp|sh|bash|rm|tar xzf|iconv .*)"
+TYPED += r"|\s--?(?:plan|fix|output|choose|data|set|model|gpu|tasks|f)) "
+OURS = re.compile(
+    r"[A-Z]+|free_plan\(\)|flags|key_path\(|precision_at|engine\.id|f'first-|file$"
+    r"|states\['data_path'\]|args\[0\]"
+)
+
+
+def unquoted(text: str) -> list[str]:
+    """Values in lines for a shell that are quoted neither there nor where they are named."""
+    every, found = list(ast.walk(ast.parse(text))), []
+    scopes = [one for one in every if isinstance(one, ast.FunctionDef)]
+    said = {f"self.{one.name}": ast.unparse(one) for one in scopes}
+    for scope in scopes:
+        for one in ast.walk(scope):
+            if isinstance(one, ast.Assign):
+                sides = one.targets[0], one.value
+                if all(isinstance(side, ast.Tuple) for side in sides):
+                    pairs = zip(*(side.elts for side in sides), strict=True)
+                else:
+                    pairs = [sides]
+                said |= {ast.unparse(target): ast.unparse(value) for target, value in pairs}
+        for line in (one for one in ast.walk(scope) if isinstance(one, ast.JoinedStr)):
+            for before, value in pairwise(line.values):
+                if isinstance(before, ast.Constant) and re.search(f"{TYPED}$", before.value):
+                    shown = ast.unparse(value.value)
+                    shown = said.get(shown, shown)
+                    found += [] if "quote" in shown or OURS.match(shown) else [shown]
+    return found
+
+
+def test_names_in_lines_for_a_shell_are_quoted():
+    """A blank or a quote in the name of a file does not break the line that is pasted."""
+    near = re.compile(rf"{TYPED.replace('^', chr(34))}\{{")
+    texts = [one for folder in ("advisor", "trainers") for one in sources(folder).items()]
+    found = {name: unquoted(text) for name, text in texts if "shlex" in text or near.search(text)}
+    assert (len(found) > 40, {name for name in found if found[name]}) == (True, set())

@@ -109,7 +109,8 @@ def _other_tool(advice: Advice) -> NextSteps:
     trains = next((c.composition for c in advice.alternatives if c.composition.chain), None)
     certain = outside.instead or not outside.is_model  # it is known, and can be had in another form
     if trains is not None and not certain:
-        line = f"{command_line(answers, {}, command='advise')} --choose {trains} --force"
+        method = shlex.quote(str(trains))
+        line = f"{command_line(answers, {}, command='advise')} --choose {method} --force"
         ways.append(way("If it is a model of text after all:", line))
     sources = outside.sources
     return NextSteps(remedy=OTHER_TOOL, first=outside.where, ways=tuple(ways), sources=sources)

@@ -8,6 +8,7 @@ against its own classes by a test. Read: unslothai/unsloth 015bdef0d9, 2026-08-2
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def export(wanted: ExportRequest) -> int:
             _write(plan, entry, wanted.source, work, f".{entry.name}" if number else "")
     wanted.say(f"Wrote {shown_path(folder)}: unsloth.yaml and train.py, for Unsloth.")
     wanted.say(f"Install it in an environment of its own: {INSTALL}")
-    wanted.say(f"Start: cd {shown_path(folder)} && python train.py")
+    wanted.say(f"Start: cd {shlex.quote(shown_path(folder))} && python train.py")
     return 0
 
 
