@@ -101,6 +101,38 @@ def test_what_does_not_end_is_stopped(environment, monkeypatch, source):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # KiB
 
 
+LARGEST = {  # source, with a number for {n} -> the largest that is rendered
+    "{{ ('a' * {n})|length }}": 500, "{{ ['a'] * {n} }}": 200, "{{ 'x'.ljust({n}) }}": 498,
+    "{{ '%{n}d' % 1 }}": 994, "{{ '{:>{n}}'.format(1) }}": 991, "{{ 'x'|center({n}) }}": 498,
+    "{{ 'aa'.replace('a', 'b' * {n}) }}": 499, "{{ {'a': 'b' * {n}} }}": 500,
+    "{{ 'abc'|indent({n}) }}": 248, "{{ ('%s' * {n}) % ((1,) * {n}) }}": 30,
+    "{% set a = 'a' * 300 %}{{ a ~ a ~ 'b' * {n} }}": 399,
+    "{% set a = 'b' * 400 %}{{ ('a' * {n} + a + a)|length }}": 200,
+    "{% for i in range({n}) %}ab{% endfor %}": 498, "{{ range({n})|list|length }}": 255,
+    "{% set x = range({n})|list %}{{ [x] == 1 }}": 254,
+    "{{ range({n})|map('string')|map('center', 9)|list|length }}": 91,
+    "{% set x = 3 %}{{ x ** {n} }}": 29, "{% set x = 10 %}{{ x ** -{n} }}": 15,
+    "{% set x = 2 ** 20 %}{{ x * 2 ** {n} }}": 29,
+}  # fmt: skip
+
+
+def test_each_limit_lies_where_it_lay(environment, monkeypatch):
+    """What is one character, value or digit below it is rendered: nothing sound is refused."""
+    for name, limit in {"CHARACTERS": 1000, "BITS": 64, "VALUES": 256, "MADE": 1000}.items():
+        monkeypatch.setattr(bounded, f"MOST_{name}", limit)
+
+    def is_rendered(source, number):
+        try:
+            return bool(environment.from_string(source.replace("{n}", str(number))).render())
+        except bounded.TemplateLimit:
+            return False
+
+    edges = {
+        source: [is_rendered(source, n + more) for more in (0, 1)] for source, n in LARGEST.items()
+    }
+    assert edges == dict.fromkeys(LARGEST, [True, False])
+
+
 def test_each_conversation_has_the_whole_budget(environment, monkeypatch):
     """The limits are those of one rendering, not of all together."""
     monkeypatch.setattr(bounded, "MOST_SECONDS", 0.2)
