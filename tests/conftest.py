@@ -296,6 +296,33 @@ def golden(name: str, text: str) -> str:
 
 
 @pytest.fixture
+def approved(request, tmp_path):
+    """Holds all that a case of a table says against what was approved; UPDATE_GOLDEN writes it."""
+    module, _, case = request.node.nodeid.removeprefix("tests/").partition("::")
+    test, _, case = case.partition("[")
+    path = ROOT / "tests" / "golden" / f"{module.removesuffix('.py').replace('/', '.')}.{test}.json"
+
+    def hold(found):
+        import msgspec
+
+        from advisor.ground.version import __version__
+
+        text = json.dumps(
+            msgspec.to_builtins(found, str_keys=True, enc_hook=str), ensure_ascii=False
+        )
+        shown = json.loads(text.replace(str(tmp_path), "PLACE").replace(__version__, "VERSION"))
+        if isinstance(shown, str):
+            shown = shown.splitlines()
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if os.environ.get("UPDATE_GOLDEN"):
+            known[case.removesuffix("]")] = shown
+            path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        assert shown == known[case.removesuffix("]")]
+
+    return hold
+
+
+@pytest.fixture
 def terminal():
     """Start a command in a pseudo-terminal; what still runs is ended with the test."""
     pexpect = pytest.importorskip("pexpect")

@@ -130,9 +130,12 @@ UNREADABLE = [
     UNREADABLE,
     ids=[f"{index}-{case[0]}" for index, case in enumerate(UNREADABLE)],
 )
-def test_a_file_that_is_no_data_says_what_it_is_and_where_it_breaks(tmp_path, name, content, says):
+def test_a_file_that_is_no_data_says_what_it_is_and_where_it_breaks(
+    tmp_path, name, content, says, approved
+):
     """Without rows, of another kind, or damaged: each has its own sentence."""
-    assert says in error_of(write(tmp_path, name, content))
+    approved(said := error_of(write(tmp_path, name, content)))
+    assert says in said
 
 
 def test_fifo_is_refused_without_opening_it(tmp_path, monkeypatch):
@@ -231,9 +234,10 @@ REASONS = {
         ([{"messages": [USER, BOT]}] * 3, NULLS),
     ],
 )
-def test_odd_rows_are_counted_by_their_reason(tmp_path, good, odd):
+def test_odd_rows_are_counted_by_their_reason(tmp_path, good, odd, approved):
     """Each odd row among good ones is counted, and none ends in a traceback."""
     result = profile(jsonl(tmp_path, [*good, *odd]), Depth(strict=False))
+    approved(result.findings)
     left_out = sum(one.count for one in result.findings if one.id in REASONS)
     assert (result.rows, left_out) == (len(good) + len(odd), len(odd))
     assert result.measures["rows_used"] == len(good)
@@ -441,12 +445,13 @@ def test_a_file_of_an_office_program_is_read_in_its_encoding(tmp_path, name, con
          r"a\.csv:1: not UTF-8"),
     ],
 )  # fmt: skip
-def test_a_table_whose_encoding_is_not_sure_is_refused(tmp_path, content, said):
+def test_a_table_whose_encoding_is_not_sure_is_refused(tmp_path, content, said, approved):
     """One fault names the first line of another encoding, and the command that converts the file."""
     with pytest.raises(InputError, match=said) as caught:
         list(read_rows(write(tmp_path, "a.csv", content)))
     (fault,) = caught.value.faults
     assert "iconv -f CP1252 -t UTF-8 a.csv > utf8-a.csv" in fault.hint
+    approved(fault)
 
 
 def test_a_table_without_names_of_columns_is_asked_for_them(tmp_path):

@@ -129,10 +129,12 @@ FOUND = [
 
 @pytest.mark.parametrize(("name", "rows", "severity", "count", "numbers", "texts", "depth"), FOUND)
 def test_what_is_wrong_is_counted_and_named(
-    tmp_path, name, rows, severity, count, numbers, texts, depth
+    tmp_path, name, rows, severity, count, numbers, texts, depth, approved
 ):
     """Rows without an answer, repeated or conspicuous ones, and what may be learned amiss."""
-    finding = findings(jsonl(tmp_path, rows), Depth(strict=False, **depth))[name]
+    found = findings(jsonl(tmp_path, rows), Depth(strict=False, **depth))
+    approved(found)
+    finding = found[name]
     assert (finding.severity, finding.count) == (severity, count)
     assert numbers in (None, finding.rows)
     assert bool(finding.blocks) == (severity == "error")

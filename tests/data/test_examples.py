@@ -296,11 +296,12 @@ OPENAI = {  # a row, and what is read in it
 
 
 @pytest.mark.parametrize(("row", "expected"), (READ | OPENAI).values(), ids=READ | OPENAI)
-def test_a_row_is_read_as_its_format_means_it(tmp_path, row, expected):
+def test_a_row_is_read_as_its_format_means_it(tmp_path, row, expected, approved):
     """Roles, weights, tools, requests and answers."""
     rows = [row, {"text": "Meet", "label": 0}] if "label" in row else [row]
     found = seen(next(read_examples(jsonl(tmp_path, rows))))
     assert {key: found[key] for key in expected} == expected
+    approved(found)
 
 
 def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
@@ -369,7 +370,7 @@ NO_ROWS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("row", "said"), NO_ROWS, ids=[said for _, said in NO_ROWS])
-def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said):
+def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said, approved):
     """The error names what the file is, and where the rows are."""
     whole = tmp_path / "list.json"
     whole.write_text(json.dumps({"object": "list", "data": [row], "has_more": False}))
@@ -379,3 +380,4 @@ def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said):
         (fault,) = caught.value.faults
         assert said in fault.what
         assert "GET /v1" in fault.hint or '{"messages"' in fault.hint
+    approved(fault)

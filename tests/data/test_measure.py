@@ -481,11 +481,12 @@ CHECKS = {  # content and flags; exit code; what is said on standard output and 
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_what_is_checked_is_said_with_the_next_step(check, name):
+def test_what_is_checked_is_said_with_the_next_step(check, name, approved):
     """On standard output where it is the page, on standard error where it is refused."""
     content, flags, expected, page, error = CHECKS[name]
     code, out, err = check(content, *flags)
     assert code == expected
+    approved([out.splitlines(), err.splitlines()])
     for said, parts in ((out, page), (err, error)):
         assert bool(said) == bool(parts)
         assert [part for part in parts if part not in " ".join(said.split())] == []

@@ -160,12 +160,13 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
 
 @pytest.mark.parametrize(("rows", "says"), REFUSED.values(), ids=REFUSED)
 def test_rows_that_are_not_clear_are_refused_with_the_way_to_say_what_they_are(
-    tmp_path, rows, says
+    tmp_path, rows, says, approved
 ):
     """Nothing is guessed: the error names what was seen, the nearest names and the option."""
     with pytest.raises(InputError) as caught:
         recognise(jsonl(tmp_path, rows))
     assert [words for words in says if words not in str(caught.value)] == []
+    approved(caught.value.text())
 
 
 def test_a_mapping_overrides_the_names(tmp_path):
@@ -213,10 +214,11 @@ def test_the_roles_of_a_mapping_make_the_format(tmp_path, mapping, format_):
         ({"question": "a", "prompt": "b", "answer": "b"}, "two columns for the role"),
     ],
 )
-def test_a_wrong_mapping_is_explained(tmp_path, mapping, says):
+def test_a_wrong_mapping_is_explained(tmp_path, mapping, says, approved):
     """Unknown roles, unknown columns and incomplete sets are errors with the next step."""
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=says) as caught:
         recognise(jsonl(tmp_path, [{"a": "x", "b": "y"}]), mapping=mapping)
+    approved(caught.value.text())
 
 
 @pytest.mark.parametrize(
@@ -358,7 +360,7 @@ KINDS = {
     [case[1:] for case in LAYOUTS],
     ids=[f"{index}-{case[0]}" for index, case in enumerate(LAYOUTS)],
 )
-def test_known_layouts_are_recognised_and_read(tmp_path, rows, name, roles):
+def test_known_layouts_are_recognised_and_read(tmp_path, rows, name, roles, approved):
     """Each is recognised without a flag, and its own mapping reads every row the same way."""
     path = jsonl(tmp_path, rows)
     found = recognise(path)
@@ -367,6 +369,7 @@ def test_known_layouts_are_recognised_and_read(tmp_path, rows, name, roles):
     examples = list(read_examples(path))
     assert len(examples) == len(rows)
     assert list(read_examples(path, mapping=found.mapping)) == examples
+    approved([found.confidence, found.why, [way.flag for way in found.other_ways], *examples[:3]])
 
 
 def test_lists_in_a_cell_are_learned_from_or_handed_on_whole(tmp_path):

@@ -218,12 +218,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "words"), REFUSED)
-def test_each_fault_says_where_what_and_what_is_allowed(text, words):
+def test_each_fault_says_where_what_and_what_is_allowed(text, words, approved):
     """Line and column, what is allowed and the nearest known name."""
     with pytest.raises(InputError, match=r"^plan\.yaml:") as caught:
         plan_of(text)
     assert caught.value.exit_code == 2
-    said = caught.value.text()
+    approved(said := caught.value.text())
     for word in words:
         assert said.startswith(word) if word.startswith("plan.yaml:") else word in said
 
@@ -391,10 +391,11 @@ def test_values_are_set_by_number_or_name():
         (["stages.0.epochs=0", "stages.0.seq_len=1"], "\n--set stages.0.seq_len=1: "),
     ],
 )
-def test_a_wrong_setting_is_named_in_the_error(settings, words):
+def test_a_wrong_setting_is_named_in_the_error(settings, words, approved):
     """The error starts with the setting it comes from."""
     with pytest.raises(InputError) as caught:
         set_values(PLAN, settings)
     assert words in caught.value.text()
+    approved(caught.value.text())
     if words != "`rank` has no effect":  # there the dead key stands in the plan itself
         assert caught.value.text().startswith(f"--set {settings[0]}")

@@ -252,7 +252,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=[name[:40] for name in REFUSED])
-def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, said):
+def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, said, approved):
     """Each typo or attack on a reader of rules is told with file and nearest name, in no time."""
     path = tmp_path / "acme.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -260,6 +260,7 @@ def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, said):
     answer = attempt(path)
     assert time.process_time() - start < 2  # a second on a machine that does nothing else
     assert re.search(said, answer), answer
+    approved(answer.splitlines()[:8])
 
 
 @pytest.mark.parametrize(
