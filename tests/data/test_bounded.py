@@ -130,7 +130,7 @@ def test_each_limit_lies_where_it_lay(environment, monkeypatch):
     edges = {
         source: [is_rendered(source, n + more) for more in (0, 1)] for source, n in LARGEST.items()
     }
-    assert edges == dict.fromkeys(LARGEST, [True, False])
+    assert edges == {source: [True, False] for source in LARGEST}
 
 
 def test_each_conversation_has_the_whole_budget(environment, monkeypatch):

@@ -64,7 +64,7 @@ def write_plan(shop, **evaluation):
     (shop / "plan.yaml").write_text(f"{PLAN}evaluation: {json.dumps(keys)}\n")
 
 
-def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, capsys):
+def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, capsys, approved):
     """Each model once; a gain and a loss below max_drop end the command with 0."""
     asked(base=0.60, sft=0.59)
     found = run(output="out")
@@ -74,7 +74,8 @@ def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, 
     assert change.paired
     assert change.difference_stderr == pytest.approx(0.01, abs=1e-4)
     assert (found.exit_code, found.record.status, judged(found).status) == (0, "done", "kept")
-    assert "benchmarks before training: own acc 0.6" in capsys.readouterr().err
+    said = [line for line in capsys.readouterr().err.splitlines() if "benchmark" in line]
+    approved([said, change, judged(found)])
     assert run(output="out").already_done
     assert calls(shop / "out") == ["base", "sft"]
 
@@ -112,7 +113,7 @@ def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, as
     ],
 )
 def test_a_loss_on_few_questions_is_judged_as_that(
-    shop, asked, evaluation, after, max_steps, code, limit, said
+    shop, asked, evaluation, after, max_steps, code, limit, said, approved
 ):
     """It counts and is called what chance may explain; a trial asks few and is not failed."""
     write_plan(shop, **evaluation)
@@ -120,6 +121,7 @@ def test_a_loss_on_few_questions_is_judged_as_that(
     found = run(output="out", max_steps=max_steps)
     assert (noted_of(found.record).limit, found.exit_code) == (limit, code)
     assert judged(found).status == "lost"
+    approved([judged(found), [one.text() for one in found.errors]])
     assert said in judged(found).text
     assert code == 0 or "often chance" in found.errors[0].text()
 
@@ -311,12 +313,13 @@ def change_of(before, after, *, max_drop=0.02, **both):
     ],
 )
 def test_a_loss_is_in_points_of_a_score_up_to_1_and_else_a_share(
-    before, after, higher, loss, relative, exceeds
+    before, after, higher, loss, relative, exceeds, approved
 ):
     """Hand-made numbers."""
     change = change_of({"value": before}, {"value": after}, higher_is_better=higher)
     assert change.loss == pytest.approx(loss)
     assert (change.relative, change.exceeds) == (relative, exceeds)
+    approved([change.loss_words, change.is_lost, change.is_noise])
 
 
 def test_the_error_of_a_difference_is_that_of_pairs_where_there_are_any():

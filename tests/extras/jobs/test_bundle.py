@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -371,13 +372,14 @@ def test_every_exporter_says_what_it_is():
     ],
 )  # fmt: skip
 def test_the_command_packs_a_plan_and_refuses_what_has_no_effect(
-    project, call, monkeypatch, arguments, code, said
+    project, call, monkeypatch, arguments, code, said, approved
 ):
     """It says what was written and what to do next; an unknown form names the known ones."""
     monkeypatch.chdir(project)
     found, _, err = call("export", "--to", *arguments.split())
     assert found == code
     assert [part for part in said if part not in err] == []
+    approved(re.sub(r"[\d.]+ MB", "MB", err))
 
 
 @pytest.mark.slow

@@ -376,12 +376,13 @@ NAMED = {  # a configuration, and what is known of each data set that it names
 
 
 @pytest.mark.parametrize(("values", "expected"), NAMED.values(), ids=NAMED)
-def test_each_data_set_is_found_with_what_is_said_of_it(tmp_path, values, expected):
+def test_each_data_set_is_found_with_what_is_said_of_it(tmp_path, values, expected, approved):
     """Where it is, its roles, and what cannot be carried."""
     for file in ("rows.jsonl", "b.jsonl", "parts/a.jsonl", "parts/b.jsonl"):
         put(tmp_path / file, PAIRS)
-    _, data = read_data(tmp_path, values)
+    file, data = read_data(tmp_path, values)
     found = [shown(ref, tmp_path) for ref in data]
+    approved([file.faults, file.notes, *data])
     assert [
         {key: one[key] for key in wanted} for one, wanted in zip(found, expected, strict=True)
     ] == expected

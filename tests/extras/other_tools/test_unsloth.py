@@ -62,11 +62,13 @@ def export(call, tmp_path, *, model="Qwen/Qwen3-30B-A3B", objective="sft", updat
     ("update", "keys"),
     [("lora", "quantization: nf4, "), ("lora", "rank: 8, packing: true, "), ("full", "")],
 )
-def test_unsloths_own_classes_keep_every_value(call, tmp_path, update, keys):
+def test_unsloths_own_classes_keep_every_value(call, tmp_path, update, keys, approved):
     """Its reader drops unknown keys in silence, so each key and type is one of its classes'."""
     code, _, err = export(call, tmp_path, update=update, keys=keys)
     assert code == 0, err
-    values = yaml.safe_load((tmp_path / "u/unsloth.yaml").read_text())
+    text = (tmp_path / "u/unsloth.yaml").read_text()
+    approved([text.splitlines(), err.splitlines()])
+    values = yaml.safe_load(text)
     assert {*values} <= {*get_type_hints(Config)}
     for name, kind in SECTIONS.items():
         assert list(faults_of(kind, values.get(name, {}))) == []
@@ -80,11 +82,12 @@ def test_unsloths_own_classes_keep_every_value(call, tmp_path, update, keys):
 
 
 @pytest.mark.parametrize("objective", ["sft", "cpt"])
-def test_the_script_has_the_present_form(call, tmp_path, objective):
+def test_the_script_has_the_present_form(call, tmp_path, objective, approved):
     """Unsloth is imported first, and only arguments that it has are given."""
     code, _, err = export(call, tmp_path, objective=objective, model="Qwen/Qwen3-8B")
     assert code == 0, err
-    tree = ast.parse((tmp_path / "u/train.py").read_text())
+    tree = ast.parse(text := (tmp_path / "u/train.py").read_text())
+    approved(text)
     imported = [one.module for one in tree.body if isinstance(one, ast.ImportFrom)]
     assert imported[0] == "unsloth"
     calls = {
@@ -102,8 +105,9 @@ def test_the_script_has_the_present_form(call, tmp_path, objective):
     ("keys", "said"),
     [({"objective": "dpo"}, "dpo is not written"), ({"update": "prefix"}, "no update 'prefix'")],
 )
-def test_what_unsloth_has_no_word_for_is_refused(call, tmp_path, keys, said):
+def test_what_unsloth_has_no_word_for_is_refused(call, tmp_path, keys, said, approved):
     """And nothing is written."""
     code, _, err = export(call, tmp_path, **keys)
     assert (code, said in err) == (2, True)
+    approved(err)
     assert not (tmp_path / "u").exists()

@@ -151,11 +151,14 @@ def test_what_comes_back_from_a_tools_file_is_the_plan_but_for_what_was_named(
 
 @pytest.mark.parametrize(("tool_id", "objective"), [(t, o) for t in HELD for o in HELD[t]])
 def test_every_row_is_written_once_and_held_out_rows_are_a_file_of_their_own(
-    tool_id, objective, tmp_path
+    tool_id, objective, tmp_path, approved
 ):
     """Nothing of the data gets lost on the way."""
-    write(tool_id, plan_file(tmp_path, stage(objective, holdout=0.2), data=DATA_OF[objective]))
+    path = plan_file(tmp_path, stage(objective, holdout=0.2), data=DATA_OF[objective])
+    done = write(tool_id, path)
     train, test = (rows_in(tmp_path / "out", name) for name in ("train", "test"))
+    text = (tmp_path / "out" / done.jobs[0].file).read_text("utf-8")
+    approved([text.splitlines(), done.lines(), train[:2], test[0]])
     assert len(train) + len(test) == len(QUESTIONS)
     assert 0 < len(test) < 10
     assert all((asked in str(train)) != (asked in str(test)) for asked, _ in QUESTIONS)
@@ -175,13 +178,16 @@ def test_every_row_is_written_once_and_held_out_rows_are_a_file_of_their_own(
         ("axolotl", stage("rm"), "rm is not written for Axolotl"),
     ],
 )
-def test_what_a_tool_cannot_hold_is_refused_with_the_way_out(tool_id, made, said, tmp_path):
+def test_what_a_tool_cannot_hold_is_refused_with_the_way_out(
+    tool_id, made, said, tmp_path, approved
+):
     """Nothing is written for a plan that the tool would train as another one."""
     path = plan_file(tmp_path, made, data=DATA_OF.get(made["objective"], "pairs"))
     with pytest.raises(InputError, match=said) as raised:
         write(tool_id, path)
     assert raised.value.exit_code == 2
     assert "--to bundle" in raised.value.faults[0].hint
+    approved(raised.value.text())
     assert not (tmp_path / "out").exists()
 
 
@@ -208,7 +214,7 @@ def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
     assert [job.file for job in write("axolotl", path, "one", "hr").jobs] == ["axolotl.hr.yaml"]
 
 
-def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path):
+def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path, approved):
     """A few are left out with a count, many stop the export; TRL gets a row for each answer."""
     path = plan_file(tmp_path, stage("sft", holdout=0.0))
     called = {**BOT, "content": "", "tool_calls": [{"function": {"name": "add"}}]}
@@ -217,8 +223,9 @@ def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path):
     (job,) = write("llamafactory", path, "few").jobs
     assert any("1 rows left out" in note and "tools" in note for note in job.notes)
     jsonl(tmp_path, [plain] * 30 + [row] * 10, "pairs.jsonl")
-    with pytest.raises(InputError, match="cannot hold tools"):
+    with pytest.raises(InputError, match="cannot hold tools") as refused:
         write("llamafactory", path, "many")
+    approved([job.notes, refused.value.text()])
     assert not (tmp_path / "many").exists()
     write("trl", path, "all")
     assert len(rows_in(tmp_path / "all")) == 40

@@ -53,7 +53,7 @@ def words(folder: Path, *arguments: str) -> list[str]:
     return found
 
 
-def test_departments_share_one_base(take, departments):
+def test_departments_share_one_base(take, departments, approved):
     """One server holds the base, each task's module by name, and every result's end tokens."""
     for task, ends in (("legal", 2), ("hr", [0, 2])):
         config = {"eos_token_id": ends, "temperature": 0.5}
@@ -72,26 +72,28 @@ def test_departments_share_one_base(take, departments):
             assert (out / "adapters" / task / name).read_bytes() == (stage / name).read_bytes()
     assert not take.tool.called
     assert "names, shapes and rank of the tensors of 2 layers" in "\n".join(take.said)
+    approved([take.said, (out / "serve.sh").read_text().splitlines()])
     shutil.rmtree(out)
     assert words(take(only="hr"))[-1] == "hr=adapters/hr"
 
 
 @pytest.mark.parametrize("template", [CHATML, None])
-def test_the_request_in_the_script_is_one_that_the_server_takes(take, template):
+def test_the_request_in_the_script_is_one_that_the_server_takes(take, template, approved):
     """It asks for a name that the server knows, with messages or a text."""
     write_run(take.run, template=template)
-    script = (take() / "serve.sh").read_text()
+    approved(script := (take() / "serve.sh").read_text())
     (line,) = [line for line in script.splitlines() if "curl" in line]
     body = json.loads(shlex.split(line.removeprefix("#"))[-1])
     assert body["model"] == "sft"
     assert ("messages" in body) == ("--chat-template" in script) == (template is not None)
 
 
-def test_a_whole_model_is_served_from_its_folder(tmp_path, take):
+def test_a_whole_model_is_served_from_its_folder(tmp_path, take, approved):
     """Nothing is copied or merged."""
     take.run = tmp_path / "a run"
     write_run(take.run, update="full", settings={"weights_dtype": "bfloat16"})
-    found = words(take())
+    found = words(out := take())
+    approved([take.said, (out / "serve.sh").read_text().splitlines()])
     model = str(take.run / "stages" / "sft")
     assert found[:4] == ["serve", model, "--served-model-name", "shop"]
     assert found[found.index("--dtype") + 1] == "bfloat16"
