@@ -197,7 +197,7 @@ def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
         return
     for stage in last_of_each_task(record.stages):
         result = shown_path(folder / stage.folder)
-        if record.is_classifier(stage) or record.is_seq2seq(stage):
+        if not record.writes(stage):
             what, command = use_of(record, stage, result)
             yield ToPaste(what=what, line=command)
             continue
@@ -319,14 +319,16 @@ def template_words(settings: ResolvedSettings) -> str | None:
 def _serve_beside_base(record: RunRecord, stage: StageRecord) -> str:
     """The line of vLLM for a module that writes, typed in its folder; empty if it has none."""
     served = [one for one in served_stages(record) if one.name == stage.name]
-    if not served or not record.writes(stage):
+    if not served:
         return ""
     base = record.base_model(stage)
     command = serve_command(record, served, Path("RUN_FOLDER"))
     command = command.replace(f"RUN_FOLDER/{stage.folder}", ".")
     # A folder of this machine means nothing elsewhere, and its path is nobody's business.
     shown = shlex.quote(shown_path(Path(base)))
-    return command.replace(shown, Path(base).name if Path(base).is_absolute() else base)
+    return command.replace(
+        shown, shlex.quote(Path(base).name if Path(base).is_absolute() else base)
+    )
 
 
 # --------------------------------------------------------------------------- templates

@@ -97,10 +97,9 @@ def export_command(form: str, folder: Path) -> str:
 
 def served_stages(record: RunRecord) -> list[StageRecord]:
     """The stages whose modules vLLM loads beside their base, the last of each task."""
-    writing = [stage for stage in record.stages if not objective(stage.objective).scores]
     return [
         stage
-        for stage in last_of_each_task(writing)
+        for stage in last_of_each_task(filter(record.writes, record.stages))
         if (method := update(stage.update)).is_module and "vllm" in method.serves
     ]
 

@@ -9,6 +9,7 @@ from advisor.ground.units import GIB
 from advisor.record.run import DryRun, DryRunRecord, FinishedRun, RunRecord
 from advisor.render.result_commands import serve_command, served_stages
 from advisor.render.run import run_json, summary_lines
+from tests.conftest import ROOT, golden
 
 STAGE = {
     "name": "sft", "task": None, "objective": "sft", "update": "lora", "quantization": "nf4",
@@ -48,52 +49,9 @@ def text(document, **options):
     return "\n".join(summary(document, **options))
 
 
-def test_a_finished_run_shows_before_after_and_expected_beside_measured():
-    """Loss, perplexity, memory and time stand beside what was expected, then what comes next."""
-    found = text(record())
-    said = (
-        "Done: shop, in /runs/shop-1",
-        "sft+qlora (lora on a nf4 base), 171 rows",
-        "  loss     3.210 -> 1.400 over 63 steps",
-        "held-out loss 3.1 -> 1.6",
-        "9 rows held out",
-        "1.8 GiB measured, 2.0 GiB expected",
-        "2 min training, 2 min expected",
-        "rows     3 left out",
-        "WARNING  answers do not stop",
-        "/runs/shop-1/stages/sft",
-    )
-    assert [words for words in said if words not in found] == []
-    assert "Finished before, nothing to do" in text(record(), already_done=True)
-    assert "2.01" not in text(record(steps=13, loss_first=0.7, loss_last=2.01))  # single batches
-
-
 WORSE = {**STAGE["evaluation"], "holdout_loss_after": 3.9, "holdout_loss_interval": [0.5, 1.1]}
 TIMES = {"total_s": 300.0, "load_s": 60, "before_s": 30, "train_s": 150, "after_s": 60}
 NOTHING = {"evaluation": None, "expected": {}, "measured": {}, "data": {}, "checks": []}
-SAID = {  # changes of the stage, of the record, what is said then, and what is not
-    "the whole time beside what was expected": (
-        {"times": TIMES, "expected": {**STAGE["expected"], "times": {"total_s": 240.0}}}, {},
-        "time     5 min in all, 4 min expected (2 min of it training)", "A trial",
-    ),
-    "a model that did not get better": (
-        {"evaluation": WORSE}, {}, "Task     worse: held-out loss 3.1 -> 3.9", "better",
-    ),
-    "a trial": ({}, {"max_steps": 5}, "A trial: at most 5 steps", "Finished before"),
-    "missing numbers are left out": (NOTHING, {}, "63 steps", "memory"),
-    "nor is a held-out loss made up": (NOTHING, {}, "63 steps", "held-out"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", SAID)
-def test_a_summary_says(what):
-    """It is never dressed up, and never longer than what was measured."""
-    stage, run, said, unsaid = SAID[what]
-    found = text({**record(**stage), **run})
-    assert said in found
-    assert unsaid not in found
-
-
 LONG = {
     "evaluation": {
         **BETTER,
@@ -129,20 +87,56 @@ def test_the_result_comes_first(tmp_path):
     assert max(map(len, narrow)) <= 80
 
 
-@pytest.mark.parametrize(
-    ("change", "forms"),
-    [
-        ({}, "--to vllm, --to gguf, --to merged"),
-        ({"update": "full", "quantization": None}, "--to vllm, --to gguf"),
-        ({"update": "prefix", "quantization": None}, None),
-        ({"objective": "rm"}, None),
-    ],
-)
-def test_the_forms_of_a_result_are_named_where_there_are_any(change, forms):
-    """The command has its own line, other forms below, and none if no other program holds it."""
-    found = re.findall(r".*advise export.*\n.*", text(record(**change)))
-    assert [one.partition(" --to ollama\n")[2] for one in found] == (
-        [f"  or with {forms}"] if forms else []
+WHOLE = {  # changes of the stage, and of the record
+    "finished": ({}, {}),
+    "the whole time beside what was expected": (
+        {"times": TIMES, "expected": {**STAGE["expected"], "times": {"total_s": 240.0}}}, {},
+    ),
+    "worse": ({"evaluation": WORSE}, {}),
+    "a trial": ({}, {"max_steps": 5}),
+    "missing numbers are left out": (NOTHING, {}),
+    "single batches": ({"steps": 13, "loss_first": 0.7, "loss_last": 2.01}, {}),
+    "better": ({"evaluation": BETTER, "checks": []}, {}),
+    "the result comes first": (LONG, {}),
+    "full": ({"update": "full", "quantization": None}, {}),
+    "prefix": ({"update": "prefix", "quantization": None}, {}),
+    "scores": ({"objective": "rm"}, {}),
+    **{
+        head: ({}, {"resolved": {"sft": {"options": {"head": head}}}})
+        for head in ("classes", "seq2seq")
+    },
+    "tasks": ({}, {"stages": [
+        {**STAGE, "name": f"sft-{n}", "task": f"t{n}", "folder": f"stages/sft-{n}", "checks": []}
+        for n in range(9)
+    ]}),
+    **{
+        status: ({"status": status, "error": {"what": "out of memory"}}, {"status": status})
+        for status in ("stopped", "failed")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WHOLE)
+def test_a_summary_is(tmp_path, monkeypatch, what):
+    """Never dressed up, never longer than what was measured, and its lines can be pasted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", "/opt/my py/bin/python")
+    folder = Path("runs/it's & so")
+    (folder / "stages" / "sft").mkdir(parents=True)
+    (folder / "report.html").touch()
+    stage, run = WHOLE[what]
+    document = {**record(**stage), **run}
+    found = text(document, folder=folder).replace(str(ROOT), "ROOT")
+    own = [line for line in found.splitlines() if not re.search("advise |python|it's & so", line)]
+    assert max(map(len, own)) <= 80
+    assert found == golden(f"run_{what.replace(' ', '_')}.txt", found)
+
+
+def test_a_run_that_was_finished_before_says_so():
+    assert (
+        text(record(), already_done=True)
+        .split("\n\n")[2]
+        .startswith("Finished before, nothing to do: shop, in /runs/shop-1\n")
     )
 
 
@@ -180,27 +174,6 @@ def evaluated(samples):
     return {**STAGE["evaluation"], "samples": samples, "sample_metric": "rouge_l"}
 
 
-def test_many_tasks_have_a_line_each():
-    """Six are shown and the rest counted."""
-    stages = [
-        {**STAGE, "name": f"sft-{n}", "task": f"t{n}", "folder": f"stages/sft-{n}", "checks": []}
-        for n in range(9)
-    ]
-    found = text({**record(), "stages": stages})
-    assert found.count("Stage sft-") == 6
-    assert "... and 3 more, in the report" in found
-
-
-@pytest.mark.parametrize(
-    ("status", "words"), [("stopped", "Not finished yet"), ("failed", "Failed")]
-)
-def test_an_unfinished_run_says_how_to_go_on(status, words):
-    """A stopped or failed run shows why and the command that goes on."""
-    found = text({**record(status=status, error={"what": "out of memory"}), "status": status})
-    said = (words, f"{status}: out of memory", "Go on with:", "  advise run /runs/shop-1")
-    assert [part for part in said if part not in found] == []
-
-
 STOPPED = {"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5}
 
 
@@ -234,13 +207,8 @@ def test_a_dry_run_says_whether_it_fits(limit, fits):
     stage = {**STAGE, "longest_batch_duration_s": 300.0, "expected": expected}
     document = DryRunRecord.from_dict({"schema_version": 1, "name": "shop", "stages": [stage]})
     found = "\n".join(summary_lines(DryRun(folder=Path("/runs/shop-1"), record=document)))
-    said = (
-        "Measured, not trained",
-        "1.8 GiB measured, 2.0 GiB expected",
-        "\n  in all   at most 5 min for 63 steps",
-        fits,
-    )
-    assert [words for words in said if words not in found] == []
+    assert found == golden(f"run_dry_{'fits' if 'it fits' in fits else 'not'}.txt", found)
+    assert fits in found
 
 
 def test_json_is_the_record_with_its_folder():
