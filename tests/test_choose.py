@@ -112,6 +112,7 @@ def test_the_hint_that_trains_all_the_same_makes_a_plan(call, tmp_path, line, co
     if command == "run --json":  # training is another test's
         return
     hint = document["missing"][0].split("to train all the same: ")[1].partition(" (")[0]
+    assert hint == shlex.join(shlex.split(hint))
     data = "judged" if "dpo" in hint else "pairs"
     options = hint.replace("examples.jsonl", f"FILES/{data}.jsonl")
     if "--data " in options:
@@ -123,10 +124,10 @@ def test_the_hint_that_trains_all_the_same_makes_a_plan(call, tmp_path, line, co
 
 def test_a_hint_names_the_choice_again(call):
     """What is not recommended says how to take it; pasted, it is taken."""
-    code, document = answer(call, f"{PAIRED} --choose prefix")
+    code, document = answer(call, f"{PAIRED} --choose 'rag & sft+prefix'")
     hint = document["error"][0]["hint"]
-    assert (code, hint) == (2, "to take it anyway: --choose sft+prefix --force")
-    assert composition(call, f"{PAIRED} {hint.split(': ')[1]}") == "sft+prefix"
+    assert (code, hint) == (2, "to take it anyway: --choose 'rag & sft+prefix' --force")
+    assert composition(call, f"{PAIRED} {hint.split(': ')[1]}") == "rag & sft+prefix"
 
 
 def test_qlora_is_lora_on_a_4bit_base():

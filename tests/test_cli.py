@@ -306,18 +306,18 @@ def test_a_mapping_makes_odd_columns_usable(answer, tmp_path):
 @pytest.mark.parametrize(
     ("machine", "said", "written"),
     [
-        (f"--gpu none {SMALL}", "start it with: advise run plan.yaml", "advise run"),
+        (f"--gpu none {SMALL}", "start it with: advise run 'my plan.yaml'\n", "advise run"),
         (f"--gpu 'RTX 4090' {SMALL}",
-         "carry it to the GPU: advise export plan.yaml --to bundle", "advise run"),
+         "carry it to the GPU: advise export 'my plan.yaml' --to bundle\n", "advise run"),
         ("--gpu 'A100 SXM4 40GB' --gpus 8 --model meta-llama/Llama-3.1-70B",
-         "advise export plan.yaml --to bundle", "expected: sharded over 8 GPUs"),
+         "carry it to the GPU: advise export 'my plan.yaml' --to bundle\n", "expected: sharded over 8 GPUs"),
     ],
 )  # fmt: skip
 def test_a_written_plan_says_how_it_is_started(typed, files, machine, said, written):
     """It says if it starts here or is carried to other GPUs, and how and why it shares them."""
-    _, _, err = typed(f"--json --task qa --data pairs.jsonl {machine} --plan plan.yaml")
+    _, _, err = typed(f"--json --task qa --data pairs.jsonl {machine} --plan 'my plan.yaml'")
     assert said in err
-    text = (files / "plan.yaml").read_text()
+    text = (files / "my plan.yaml").read_text()
     assert "advise run" in text.splitlines()[0]
     assert written in text
     assert ("strategy: fsdp" in text) is ("--gpus 8" in machine)

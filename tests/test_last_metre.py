@@ -150,12 +150,14 @@ def test_the_plan_is_for_the_method_that_was_priced(call):
         stated = STATED.replace("Qwen3-8B", "Qwen3-32B")
         return " ".join(call(*shlex.split(f"{stated} {line}"))[1].split())
 
-    assert "--choose sft+full --force --plan" in asked("--budget 900 --choose sft+full --force")
-    dear = asked("--budget 15 --gpu unknown")
+    assert "--choose 'rag & sft+full' --force --plan" in asked(
+        "--budget 900 --choose 'rag & sft+full' --force"
+    )
+    dear = asked("--budget 15 --gpu unknown --signal facts_change_often")
     assert "above your limit of $15" in dear
-    assert " with sft+qlora: $" in dear
-    assert "Write the plan that keeps the limit, by sft+qlora" in dear
-    assert "--choose sft+qlora --force --plan" in dear
+    assert " with rag & sft+qlora: $" in dear
+    assert "Write the plan that keeps the limit, by rag & sft+qlora" in dear
+    assert "--choose 'rag & sft+qlora' --force --plan" in dear
     assert "at 250 Mbit/s) and setting up the machine are paid besides" in dear
     assert "`--budget` lists cards to rent" in asked("--gpu unknown")
     assert "--budget 0" not in asked("--gpu unknown --budget 0,6h")

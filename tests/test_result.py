@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 from msgspec.structs import replace
 
 from advisor.commands import training
@@ -128,7 +130,7 @@ def test_rows_that_were_trained_on_are_not_called_unseen():
 def shop(tmp_path, monkeypatch):
     """A finished run of a person whose home is known, with a model in it."""
     home = tmp_path / "home" / "alice"
-    folder = home / "work" / "runs" / "shop"
+    folder = home / "work" / "my runs" / "shop"
     (folder / "stages" / "sft").mkdir(parents=True)
     (folder / "plan.yaml").write_text(PLAN.format(model=home / "models" / "base"))
     (folder / "report.html").write_text("x")
@@ -153,7 +155,7 @@ def test_a_report_names_no_home_folder(shop, monkeypatch, tmp_path):
         assert "alice" not in page
         assert "~/models/base" in page
         assert "~/venv/bin/python3 -c" in page
-        assert f"advise chat {os.path.relpath(shop.folder)}" in page
+        assert escape(f"advise chat {shlex.quote(os.path.relpath(shop.folder))}") in page
         title = re.search("<title>(.*)</title>", page)
         assert title[1] == "base on rows.jsonl: better"
     assert "alice" not in model_card(shop.record, shop.record.stages[0], shop.folder)
@@ -175,9 +177,9 @@ def test_a_report_begins_with_the_result_and_folds_what_is_for_specialists(shop)
 def test_the_last_lines_say_what_the_menu_offers_elsewhere(shop):
     """Where nobody can be asked, they are lines to paste; before a menu there are none."""
     lines = summary_lines(shop)
-    assert lines[-4].startswith("Talk to it:  advise chat runs/shop")
-    assert lines[-3].startswith("Export it:   advise export runs/shop --to ollama")
-    assert lines[-1] == "Report:      runs/shop/report.html"
+    assert lines[-4].startswith("Talk to it:  advise chat 'my runs/shop'")
+    assert lines[-3].startswith("Export it:   advise export 'my runs/shop' --to ollama")
+    assert lines[-1] == "Report:      my runs/shop/report.html"
     assert "  checked  loads, merges" in lines
     assert not [line for line in summary_lines(shop, has_menu=True) if "advise " in line]
 
@@ -207,7 +209,7 @@ def test_each_choice_does_what_it_says(shop, monkeypatch):
         ("export", str(shop.folder), "--to", "ollama"),
         [str(shop.folder / "plan.yaml"), "--set", "stages.sft.epochs=4"],
     ]
-    assert "Talk to it:  advise chat runs/again" in ui.said
+    assert "Talk to it:  advise chat 'my runs/again'" in ui.said
 
 
 def test_only_a_person_at_a_terminal_is_asked(shop, monkeypatch, capsys):
@@ -231,7 +233,7 @@ def test_only_a_person_at_a_terminal_is_asked(shop, monkeypatch, capsys):
     assert training.show_run(shop) == 0
     assert ui.asked == ["What now?"]
     assert "advise" not in capsys.readouterr().out  # the menu says it when it is left
-    assert "Talk to it:  advise chat runs/shop" in ui.said
+    assert "Talk to it:  advise chat 'my runs/shop'" in ui.said
 
 
 def test_the_training_that_the_verdict_advises_is_offered(shop, monkeypatch):
@@ -250,7 +252,7 @@ def test_the_training_that_the_verdict_advises_is_offered(shop, monkeypatch):
     monkeypatch.setattr(training, "train", lambda *given: trained.append(given) or run)
     after_run(run, ScriptedUi("Train again", "Quit"), train=training._train_again, call=None)
     settings = {"set_values": ("stages.sft.learning_rate=1.0e-04",), "output": None}
-    assert trained == [(Path("runs/shop/plan.yaml"), settings)]
+    assert trained == [(Path("my runs/shop/plan.yaml"), settings)]
 
 
 @pytest.mark.parametrize("has_ollama", [True, False])
@@ -268,7 +270,7 @@ def test_ollama_gets_the_exported_model(shop, monkeypatch, has_ollama):
 
     ui = ScriptedUi("Put it into Ollama", "Put it into Ollama", "Quit")
     after_run(shop, ui, train=lambda *_: None, call=export)
-    line = "ollama create shop -f runs/shop/export/ollama/Modelfile"
+    line = "ollama create shop -f 'my runs/shop/export/ollama/Modelfile'"
     made = ["ollama", "create", "shop", "-f", str(shop.folder / "export/ollama/Modelfile")]
     assert ran == [made] * 2 * has_ollama
     assert ui.said.count(f"  {line}") == 2 * (not has_ollama)
@@ -280,7 +282,7 @@ def test_after_a_trial_the_whole_plan_comes_first(shop):
     run = FinishedRun(folder=shop.folder, record=trial)
     first, *others = result_options(run)
     assert first.label == "Train the whole plan"
-    assert first.value == "advise run runs/shop/plan.yaml --output runs/shop-whole"
+    assert first.value == "advise run 'my runs/shop/plan.yaml' --output 'my runs/shop-whole'"
     assert "Train longer" not in [option.label for option in others]
     ui = ScriptedUi(None)
     after_run(run, ui, train=lambda *_: None, call=lambda *_: None)

@@ -3,11 +3,12 @@
 import itertools
 import json
 import math
+import re
 import shlex
 from functools import reduce
-from pathlib import Path
 
 import pytest
+from msgspec import to_builtins
 
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan, set_values
@@ -16,8 +17,8 @@ from advisor.record.next_step import GENERAL, longer_setting, resume_command
 from advisor.record.run import RunRecord
 from advisor.record.smaller import as_settings, changes, weight_changes
 from advisor.record.verdict import limits
+from tests.conftest import ROOT, golden
 
-ROOT = Path(__file__).parents[2]
 EVALUATION = {
     "holdout_loss_before": 4.27, "holdout_loss_after": 1.82,
     "holdout_loss_interval": [-2.64, -2.23], "rows": 20,
@@ -48,7 +49,7 @@ def judged(*stages, trainings=None, evaluation=None, stage=None, **run):
         **run,
     }  # fmt: skip
     more = {} if trainings is None else {"trainings": trainings}
-    return run_verdict(RunRecord.from_dict(record), run="runs/shop", **more)
+    return run_verdict(RunRecord.from_dict(record), run="my runs/shop", **more)
 
 
 def held_out(before, after, rows, interval):
@@ -85,7 +86,7 @@ VERDICTS = {
         "task.text": "held-out loss 4.27 -> 1.82 (95 % interval -2.64 to -2.23), 20 rows held out;"
         " rouge l 0.12 -> 0.48",
         "general.status": "kept", "general.text": "loss on 24 fixed general prompts 1.58 -> 1.60",
-        "next.action": "ship", "next.command": "advise export runs/shop --to merged",
+        "next.action": "ship", "next.command": "advise export 'my runs/shop' --to merged",
     }),
     # Every check of what was saved passed, and the loss of e^2.14 = 8.5 times the perplexity has a
     # word of its own, and the cure that was measured.
@@ -141,7 +142,7 @@ VERDICTS = {
     ),
     "a trial": ({"max_steps": 4}, {
         "next.action": "run_whole",
-        "next.command": "advise run runs/shop/plan.yaml --output runs/shop-whole",
+        "next.command": "advise run 'my runs/shop/plan.yaml' --output 'my runs/shop-whole'",
     }),
     "a failed check": (
         {"stage": {"checks": [{"name": "x", "ok": False, "text": "never ends"}]}},
@@ -149,12 +150,13 @@ VERDICTS = {
     ),
     **{
         f"{update} cannot be merged": (
-            {"stage": {"update": update}}, {"next.command": "advise chat runs/shop"},
+            {"stage": {"update": update}}, {"next.command": "advise chat 'my runs/shop'"},
         )
         for update in ("prefix", "adapter")
     },
     "nothing was compared": ({"stage": {"evaluation": None}, "judge": False}, {
         "word": None, "task.status": "not measured", "next.action": "measure",
+        "next.command": "advise run 'my runs/shop/plan.yaml' --output 'my runs/shop-judged'",
     }),
     "the objective's own metric decides": (
         {
@@ -175,6 +177,8 @@ def test_what_is_said_of_a_result(case):
     for name, value in expected.items():
         said = reduce(getattr, name.rstrip("~").split("."), found)
         assert value in said if name.endswith("~") else said == value, name
+    whole = json.dumps(to_builtins(found), indent=1).replace(str(ROOT), "ROOT")
+    assert whole == golden(f"verdict_{'_'.join(re.findall('[a-z]+', case))}.txt", whole)
 
 
 def test_the_limits_are_those_of_the_rules():
@@ -204,7 +208,7 @@ def trainings(tmp_path):
     """Those of a plan of two epochs."""
     path = tmp_path / "plan.yaml"
     path.write_text(
-        f"model: m\ndata: {{path: {tmp_path}/rows.jsonl}}\nstages:\n"
+        f"model: m\ndata: {{path: {tmp_path}/my rows.jsonl}}\nstages:\n"
         "  - {name: sft, objective: sft, update: lora, learning_rate: 3e-4, epochs: 2}\n"
     )
     return entries(read_plan(path))
@@ -225,10 +229,10 @@ def test_general_rows_to_begin_with_are_named(trainings):
 @pytest.mark.parametrize(
     ("keys", "command"),
     [
-        ({}, "advise run runs/shop/plan.yaml --set 'stages.sft.replay={rows: 500}'"),
+        ({}, "advise run 'my runs/shop/plan.yaml' --set 'stages.sft.replay={rows: 500}'"),
         (
             {"replay": {"rows": 90}},
-            "advise run runs/shop/plan.yaml --set stages.sft.replay_share=0.4",
+            "advise run 'my runs/shop/plan.yaml' --set stages.sft.replay_share=0.4",
         ),
         ({"replay": {"rows": 90}, "replay_share": 0.3}, None),
     ],

@@ -144,8 +144,8 @@ PAGES = {
 def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name):
     """Each kind of data prints exactly the page that was read and approved."""
     monkeypatch.chdir(tmp_path)
-    write_rows(Path(f"{name}.jsonl"), PAGES[name])
-    lines = [line.rstrip() for line in page(f"{name}.jsonl").split("\n")]
+    write_rows(Path(f"my {name}.jsonl"), PAGES[name])
+    lines = [line.rstrip() for line in page(f"my {name}.jsonl").split("\n")]
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 42
     text = "\n".join(lines)

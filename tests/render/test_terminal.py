@@ -70,7 +70,7 @@ GOLDENS = [(name, 80, part) for name in EXAMPLES for part in ("first", "whole")]
 @pytest.mark.parametrize(("name", "width", "part"), [*GOLDENS, ("scenario_5", 120, "whole")])
 def test_pages_look_as_they_were_looked_at(name, width, part):
     """Each kind of answer prints exactly the first screen and whole answer that were approved."""
-    plan_path = "plan.yaml" if name.startswith("scenario") else None
+    plan_path = "my plan.yaml" if name.startswith("scenario") else None
     first = part == "first"
     text = printed(EXAMPLES[name](), width=width, plan_path=plan_path, first=first)
     text = "\n".join(line.rstrip() for line in text.split("\n"))

@@ -53,7 +53,7 @@ def menu(
 
 def ready(answers: AnswerSet | None = None, **more: Any) -> WizardOutcome:
     """A recommendation that can be run."""
-    return WizardOutcome(advice=scenario_5(), plan=object(), plan_path="plan.yaml", **more)
+    return WizardOutcome(advice=scenario_5(), plan=object(), plan_path="my plan.yaml", **more)
 
 
 NO_DATA = WizardOutcome(advice=scenario_5(), missing=("data.path",))
@@ -102,7 +102,7 @@ def test_a_trial_leads_to_the_whole_run():
     assert (code, called) == (0, ["show", "trial"])
     assert ui.offered[1][:2] == ["Run it now", "Try it on 50 rows"]
     assert ui.helps[1][1] == "7 steps, to see that it works"
-    assert "  advise run plan.yaml" in ui.said
+    assert "  advise run 'my plan.yaml'" in ui.said
     assert ui.offered[2][0] == "Run it now"
 
 
@@ -113,8 +113,8 @@ def test_a_plan_for_another_machine_is_packed_for_it():
     assert ui.said[-4:] == [
         "Wrote it.",
         "  scp it HOST:",
-        "The plan is in plan.yaml. To go on later:",
-        "  advise export plan.yaml --to bundle",
+        "The plan is in my plan.yaml. To go on later:",
+        "  advise export 'my plan.yaml' --to bundle",
     ]
     assert ui.offered[1][0] == TO_CARRY
     assert not {"Run it now", "Try it on 50 rows"} & set(ui.offered[1])
