@@ -88,8 +88,10 @@ def test_a_smaller_model_is_the_answer_where_no_engine_holds_it():
 
 def test_the_printed_line_writes_the_engines_file(call, tmp_path):
     """Exit 0 without a plan, 3 if one was asked for; the line in `export` then works as printed."""
-    asked = ["--task", "customer_service", "--data-kind", "paired", "--data-rows", "3000",
-             "--model", "Qwen/Qwen3-30B-A3B", "--gpu", "RTX 4090"]  # fmt: skip
+    rows = (f'{{"question": "What is {n}?", "answer": "It is {n}."}}\n' for n in range(300))
+    (tmp_path / "my rows.jsonl").write_text("".join(rows))
+    asked = ["--task", "customer_service", "--data", "my rows.jsonl", "--model", "Qwen/Qwen3-30B-A3B",
+             "--gpu", "RTX 4090", "--choose", "rag & sft+qlora", "--force"]  # fmt: skip
     code, out, _ = call("--json", *asked)
     answer = json.loads(out)["recommendation"]
     assert (code, answer["engine"]["id"]) == (0, "unsloth")
@@ -101,11 +103,11 @@ def test_the_printed_line_writes_the_engines_file(call, tmp_path):
     assert not (tmp_path / "plan.yaml").exists()
     code, _, err = call("run", *asked)
     assert (code, "advise export" in err) == (3, True)
-    code, _, _ = call(*shlex.split(answer["engine"]["export"])[1:])
+    line = answer["engine"]["export"]
+    assert line == shlex.join(shlex.split(line))
+    code, _, _ = call(*shlex.split(line)[1:])
     assert code == 0
-    assert {path.name for path in (tmp_path / "unsloth-files").iterdir()} == {
-        "unsloth.yaml",
-        "train.py",
-    }
+    written = {path.name for path in (tmp_path / "unsloth-files").iterdir()}
+    assert written == {"unsloth.yaml", "train.py", "data"}
     code, _, err = call("export", *asked, "--to", "bundle")
     assert (code, "takes a written plan" in err) == (2, True)
