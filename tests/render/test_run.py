@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.errors import InputError
 from advisor.ground.units import GIB
+from advisor.record.files import writing_stages
 from advisor.record.run import DryRun, DryRunRecord, FinishedRun, RunRecord
 from advisor.render.result_commands import serve_command, served_stages
 from advisor.render.run import run_json, summary_lines
@@ -209,6 +211,22 @@ def test_a_dry_run_says_whether_it_fits(limit, fits):
     found = "\n".join(summary_lines(DryRun(folder=Path("/runs/shop-1"), record=document)))
     assert found == golden(f"run_dry_{'fits' if 'it fits' in fits else 'not'}.txt", found)
     assert fits in found
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "hint"),
+    [
+        ({"status": "stopped"}, {}, "to resume the run: advise run 'my runs/shop'"),
+        ({}, {"head": "classes"}, "use it with advise chat 'my runs/shop'"),
+        ({}, {"head": "seq2seq"}, "use it with AutoModelForSeq2SeqLM (see report.html)"),
+    ],
+)
+def test_what_does_not_write_is_not_exported(stage, options, hint):
+    """And what to do with it instead can be pasted."""
+    document = {**record(**stage), "resolved": {"sft": {"options": options}}}
+    with pytest.raises(InputError) as caught:
+        writing_stages(Path("my runs/shop"), RunRecord.from_dict(document))
+    assert caught.value.faults[0].hint == hint
 
 
 def test_json_is_the_record_with_its_folder():

@@ -1,6 +1,7 @@
 """After a data file is named: columns become a question, unsuited rows too, a folder the teams."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from advisor.wizard.data_file import (
     way_question,
     way_words,
 )
+from tests.render.test_data import support, write_rows
 from tests.wizard.scripted import FACTS, ScriptedUi
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
@@ -101,6 +103,8 @@ def test_a_guess_is_a_question_with_a_row_shown(tmp_path):
     assert said[1].startswith("    such as: My order 0 has not")
     assert " -> Thank you for writing" in said[1]
     assert max(map(len, said[:2])) <= 80
+    path = str(write_rows(tmp_path / "my support.jsonl", support()))
+    assert found({"data_path": path})[-1] == f"    2 more: advise check {shlex.quote(path)}"
 
 
 def test_what_a_folder_holds_beside_its_table_is_said_first(tmp_path, monkeypatch):
