@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.frozen import specs
 from tests.trials.trial import write_files
 from tools.frozen.comparing import changes, table
 from tools.frozen.situations import document_of, same_machine, situation_line
@@ -26,6 +27,13 @@ def test_recorded_situations_are_answered_as_before(block, tmp_path, monkeypatch
         with same_machine():
             document = document_of(json.loads(answers))
         assert situation_line(int(number), json.loads(answers), document) == line
+
+
+def test_recorded_specs_and_plans_are_estimated_as_before(tmp_path, monkeypatch):
+    """Of every model and every GPU, under settings of all kinds: the document and its text."""
+    write_files(yaml.safe_load((FROZEN / "cases.yaml").read_text("utf-8")), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert list(specs.lines()) == (FROZEN / "estimates.txt").read_text("utf-8").splitlines()
 
 
 def found(before, after):

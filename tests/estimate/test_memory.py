@@ -480,14 +480,3 @@ def test_cached_blocks_are_given_back_before_a_run_fails():
     assert bounded.peak_bytes < 40 * GIB < free.peak_bytes
     assert bounded.peak.total_bytes == bounded.peak_bytes
     assert bounded.need_bytes == free.need_bytes < 40 * GIB
-
-
-@pytest.mark.parametrize("memory_gib", [None, 24, 80])
-def test_a_reading_over_many_lengths_has_a_band_above_zero(memory_gib):
-    """Of a cache of several times the need most may not come, yet the lower end is above zero."""
-    spec = RunSpec(
-        loss="full", micro_batch_size=4, seq_len=8192, lengths=((500, 50_000), (8192, 10)),
-        framework="ms-swift", counter="reserved",
-    )  # fmt: skip
-    found = memory_estimate(spec, "Qwen/Qwen3-4B", device_bytes=memory_gib and memory_gib * GIB)
-    assert 0 < found.low_bytes <= found.peak_bytes <= found.high_bytes

@@ -5,6 +5,7 @@ github.com/NVIDIA/open-gpu-kernel-modules, and product names before Turing), roc
 system_profiler. The sizes are those of the makers' product pages.
 """
 
+import math
 import re
 from collections import Counter
 
@@ -305,6 +306,15 @@ def test_what_is_left_to_a_question(typed, labels, note):
 
 
 EVERY = list(load_catalogue())
+NOT_ROUND = {
+    2: (5, 11, 141, 153, 273, 307, 347, 645, 651, 717, 819, 897, 933, 981, 1555, 1935, 2039),
+    5: (18, 23, 31, 53, 72, 107, 132, 176, 263, 304),
+}
+# An architecture has one generation of PCIe, and of NVLink if any of its cards has one.
+PCIE = dict.fromkeys(["ampere", "ada", "cdna1", "cdna2", "gcn5", "rdna1", "rdna2", "rdna3"], 4)
+PCIE |= {"pascal": 3, "volta": 3, "turing": 3}  # others: 5
+NVLINK = {"pascal": 1, "volta": 2, "turing": 2, "ampere": 3, "hopper": 4}  # others: 5
+OTHER_PCIE = ("nvidia-rtx-2050", "nvidia-mx450", "nvidia-mx550", "amd-radeon-vii")
 
 
 @pytest.mark.parametrize("gpu_id", EVERY)
@@ -353,7 +363,21 @@ def test_every_entry_is_sane(gpu_id):
     assert all(0.5 <= rate <= 6000 for rate in rates.values())
     assert rates.get("bf16", 0) in (0, rates.get("fp16"))
     assert entry["supports"]["bf16"] is not False or "bf16" not in rates
+    # Makers round: sizes and bandwidths to even numbers, watts to fives, but for a few.
+    numbers = {2: (memory.get("sold_gb"), entry.get("bandwidth_gb_s")), 5: (entry.get("tdp_w"),)}
+    whole = [(step, one) for step, ones in numbers.items() for one in ones if one and one % 1 == 0]
+    assert [one for step, one in whole if one % step and one not in NOT_ROUND[step]] == []
     assert 5 <= (entry.get("tdp_w") or 5) <= 1500
+    halved = entry.get("fp32_accumulate", {}).get(
+        "fp16_accumulate_tflops", rates.get("fp16", 0) * 2
+    )
+    assert halved / 2 == pytest.approx(rates.get("fp16", 0), abs=0.06)
+    if {"fp16", "fp32"} <= rates.keys() and entry["segment"] != "datacenter":
+        doubled = math.log2(rates["fp16"] / rates["fp32"])
+        assert doubled == pytest.approx(round(doubled), abs=0.04)
+    link, family = entry["interconnect"], entry["architecture"]
+    assert link.get("pcie_generation") in (None, PCIE.get(family, 5)) or gpu_id in OTHER_PCIE
+    assert link.get("nvlink_generation") in (None, NVLINK.get(family, 5))
     assert entry["sources"]
     assert re.fullmatch(LINK, entry.get("spec_url", "https://www.techpowerup.com"))
     assert "tpu" not in entry["sources"] or "spec_url" in entry

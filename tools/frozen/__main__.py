@@ -1,7 +1,7 @@
 """Compare the outputs of this tree with those of the commit in tests/frozen/BASE.
 
 python -m tools.frozen [--count N] [--seed N] [--base COMMIT] [--train]
-python -m tools.frozen --write     renew tests/frozen/situations.txt
+python -m tools.frozen --write     renew tests/frozen/situations.txt and estimates.txt
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from tests.frozen.specs import specs
 from tests.trials.trial import run as run_trial
 from tests.trials.trial import write_files
 from tools.frozen.comparing import EXACT, changes, table
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FROZEN = ROOT / "tests" / "frozen"
 SITUATIONS = Path(__file__).with_name("situations.py")
 NOT_SPEC = ("id", "source", "page", "commit", "measured_gib", "card_gib", "tokens_per_s_per_gpu")
+ESTIMATES = "from tests.frozen.specs import lines; print(*lines(), sep='\\n')"
 COLUMNS = 100
 LOSSES = 1e-6  # how far they may differ on one machine
 
@@ -147,7 +149,7 @@ def outputs_of(side: Side, given: Mapping[str, Any], model: Path | None) -> Outp
         group: dict(zip(given[group], side.answer(list(given[group].values()), group), strict=True))
         for group in ("situation", "scenario")
     }
-    for group in ("memory", "throughput"):
+    for group in ("memory", "throughput", "estimate"):
         found[group] = dict(
             zip(given[group], side.estimates(group, list(given[group].values())), strict=True)
         )
@@ -185,6 +187,9 @@ def inputs_of(tree: Path, seed: int, count: int) -> dict[str, dict[str, Any]]:
             | {key: value for key, value in case.items() if key not in NOT_SPEC}
             for case in published["cases"]
         }
+    found["estimate"] = {
+        f"{name} {n}": one for name, all_ in specs().items() for n, one in enumerate(all_)
+    }
     return found
 
 
@@ -234,13 +239,15 @@ def compare(base: str, *, seed: int, count: int, train: bool) -> int:
 
 
 def write(seed: int, count: int) -> None:
-    """Write tests/frozen/situations.txt anew."""
+    """Write the recorded lines anew."""
     answers = inputs_of(ROOT, seed, count)["situation"]
     with tempfile.TemporaryDirectory() as name:
         side = Side(ROOT, Path(name), read(FROZEN / "cases.yaml"))
         documents = side.answer(list(answers.values()), "situations")
+        estimates = side.call("-c", ESTIMATES, folder=side.work("estimates"))[1]
     lines = map(situation_line, range(count), answers.values(), documents)
     (FROZEN / "situations.txt").write_text("".join(line + "\n" for line in lines))
+    (FROZEN / "estimates.txt").write_text(estimates)
 
 
 def main() -> int:
@@ -250,7 +257,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--base", default=(FROZEN / "BASE").read_text().strip())
     parser.add_argument("--train", action="store_true", help="compare losses too")
-    parser.add_argument("--write", action="store_true", help="renew tests/frozen/situations.txt")
+    parser.add_argument("--write", action="store_true", help="renew what is recorded")
     options = parser.parse_args()
     if options.write:
         write(options.seed, options.count)

@@ -1,0 +1,1 @@
+"""Recorded outputs (tools/frozen)."""
