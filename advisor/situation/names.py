@@ -494,6 +494,9 @@ def about(hub_id: str) -> str:
     return ", ".join(filter(None, words))
 
 
+_ADDED = re.compile("^meta-|-hf$")  # by the hub to names that people write without it
+
+
 def _known(name: str) -> str | None:
     """The one model of catalogue or cache whose name this is, however it is written; None if
     one that follows instructions and one that does not are called so alike.
@@ -503,6 +506,7 @@ def _known(name: str) -> str | None:
     if wanted.endswith(":latest"):
         return None
     whole = [hub_id for hub_id in ids if wanted in (hub_id.lower(), tail_of(hub_id).lower())]
+    whole = whole or [hub_id for hub_id in ids if wanted == _ADDED.sub("", tail_of(hub_id).lower())]
     alike = whole or [hub_id for hub_id in ids if words_of(hub_id) == words_of(name)]
     if whole or any(squashed(hub_id) == squashed(name) for hub_id in alike):
         return alike[0] if len(alike) == 1 else None
