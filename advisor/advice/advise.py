@@ -76,9 +76,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         flips=what_ifs(case, decision, flips),
         unknown=unknown_facts(case.situation, case.facts),
         warnings=_warnings(case, recommendation, decision),
-        certainty=certainty_of(
-            decision, recommendation, ruleset, case.facts, flips, edges_near(case, decision)
-        ),
+        certainty=certainty_of(decision, recommendation, case, flips, edges_near(case, decision)),
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
         nothing_fits=stuck,

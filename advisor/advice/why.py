@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from advisor.advice.case import LAST, Decision
+from advisor.advice.case import LAST, Case, Decision
 from advisor.advice.facts import fact_origin
 from advisor.advice.types import Candidate, Certainty, Flip, KnownFact, Reason, Sizes
 from advisor.estimate.types import LEFT_EXPERTS, Estimate
@@ -245,14 +245,14 @@ TRIED = {"rag": "rag_tried", "prompting": "prompting_tried"}
 def certainty_of(
     decision: Decision,
     recommendation: Candidate,
-    ruleset: Ruleset,
-    base: Mapping[str, Any],
+    case: Case,
     flips: Sequence[Flip],
     edges: Sequence[str] = (),
 ) -> Certainty:
-    """The two scales, and what makes the answer weak; `base`: facts before any conclusion, `edges`:
-    amounts of data close by that lead elsewhere.
+    """The two scales, and what makes the answer weak; `edges`: amounts of data close by that lead
+    elsewhere.
     """
+    ruleset, base, situation = case.ruleset, case.facts, case.situation
     weakest = max(
         (rule.confidence for rule in decision.rules), key=list(GRADES).index, default="judgement"
     )
@@ -269,6 +269,13 @@ def certainty_of(
         "experts disagree here": conflicts,
         **dict.fromkeys(edges, True),
         "nobody has measured this case": evidence == "low",
+        "nothing is known of the model you named": decision.trains
+        and situation.model is None
+        and situation.answers.value("model") is not None,
+        "your examples seem to teach facts": decision.trains
+        and not ours.remedies
+        and facts.get("depth") != "style"
+        and facts["rows_teach"] == "facts",
         "it fits with little to spare": fits == "tight",
         "it may not fit": fits == "may_fit",
         "nothing says how much memory the computer itself has": fits == "unknown"

@@ -75,6 +75,8 @@ def test_what_ifs_are_few_and_of_this_person():
         ({"task": "qa", "data_kind": "raw_text", "data_rows": None, "depth": "domain_knowledge",
           "signals": ["facts_change_often", "rag_tried"]}, "you have tried it"),
         ({"model": "gpt-4o"}, "can be done in other ways"),
+        ({"model": "Llama 3"}, "nothing is known of the model"),
+        ({"model": "google/flan-t5-large"}, "experts disagree here"),
     ],
 )  # fmt: skip
 def test_what_could_change_the_answer_makes_it_weak(stated, doubt):
