@@ -106,7 +106,7 @@ def engine_of(advice: Advice) -> dict[str, Any]:
     trains = bool(advice.recommendation.composition.chain)
     why = "these trainers load it" if trains else "nothing is trained"
     lines = dict.fromkeys(("source", "command", "export"))
-    return {"id": "ours", "runs_here": trains, "why": why, **lines}
+    return {"id": "ours" if trains else None, "runs_here": trains, "why": why, **lines}
 
 
 def estimate_document(estimate: Estimate) -> dict[str, Any]:

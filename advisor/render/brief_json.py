@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from advisor.advice.types import Advice
-from advisor.render.advice_json import estimate_document, rounded
+from advisor.render.advice_json import engine_of, estimate_document, rounded
 from advisor.render.answer.page import first_screen, telling_reasons
 from advisor.render.next_steps import commands
 from advisor.render.words import whole_seconds, whole_usd
@@ -40,7 +40,7 @@ def brief_document(advice: Advice, *, exit_code: int, plan_path: str | None) -> 
             "composition": str(ours.composition),
             "headline": _cut(screen.answer, 2 * most),
             "why": [_cut(text, most) for text in because[:3]],
-            "engine": ours.engine.id if ours.engine else "ours",
+            "engine": engine_of(advice)["id"],
             "estimate": numbers,
             "strength": advice.certainty.strength,
             "commands": steps,

@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 from advisor.advice.types import Advice
-from advisor.methods.engines import OURS, Engine
+from advisor.methods.engines import Engine
 from advisor.render.words import is_chosen
 from advisor.ruleset.phrases import method_words
 from advisor.situation.answers import command_line
@@ -71,7 +71,7 @@ def engine_document(advice: Advice) -> dict[str, Any]:
     if engine is None:
         why = f"{outside.what}; {outside.where}" if outside else ""
         lines = dict.fromkeys(("source", "command", "export"))
-        return {"id": OURS, "runs_here": False, "why": why, **lines}
+        return {"id": None, "runs_here": False, "why": why, **lines}
     source = engine.found.source
     return {
         "id": engine.id,
