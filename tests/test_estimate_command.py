@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from advisor.ground.types import Hardware
+from advisor.render.estimate import estimates_text
 from tests.conftest import PAIRS
 
 
@@ -150,3 +151,31 @@ def test_what_is_assumed_and_what_is_not_known_are_said(call, estimate):
     (assumed,) = [one for one in found["warnings"] if one.startswith("not stated")]
     assert "--micro-batch-size 1" in assumed
     assert "--seq-len" not in assumed
+
+
+SPEC = {
+    "need_gib": 9.5, "least_gib": 9.0, "need_low_gib": 8.0, "need_high_gib": 12.25, "peak_gib": 9.5,
+    "moment": "the loss", "terms": [{"name": "weights", "gib": 9.25}, {"name": "rest", "gib": 0.003}],
+}  # fmt: skip
+INSTEAD = {
+    "micro_batch_size": 2, "grad_accum": 8, "gradient_checkpointing": False, "fits": "fits", "need_gib": 7.5,
+}  # fmt: skip
+SPEED = {"tokens_per_s_per_gpu": 1234.5, "step_s": 2.345, "step_low_s": 1.25, "step_high_s": 12.5}
+SAID = (
+    {}, {"fits": "unknown", "least_gib": 5.0, "counter": "nvidia-smi", "peak_gib": 11.0},
+    {"limit_gib": 24.0, "fits": "fits", **SPEED, "time_because": "as measured", "hours": 1.5},
+    {"limit_gib": 10.0, "fits": "tight", **SPEED, "step_low_s": None, "warnings": ["old --grad-accum " * 9]},
+    {"limit_gib": 9.25, "fits": "may_fit"},
+    {"limit_gib": 9.25, "fits": "may_fit", "find_out": "advise run 'my plan.yaml' --dry-run", "name": "sft",
+     "fits_with": {**INSTEAD, "fits": "may_fit", "gradient_checkpointing": True}},
+    {"limit_gib": 8.0, "fits": "too_big", "fits_with": {**INSTEAD, "gradient_checkpointing": True}},
+    {"limit_gib": 8.0, "fits": "too_big", "learned": {"text": "3 runs"}, "peak_gib": 12.0,
+     "terms": [{"name": "driver and kernels", "gib": 9.5}]},
+    {"peak_gib": None, "reason": "no model"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_each_verdict_is_printed_with_its_bars(approved, width):
+    """What is needed, shown and free, and what to do where it does not fit."""
+    approved(estimates_text([SPEC | changes for changes in SAID], width=width))

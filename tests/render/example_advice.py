@@ -240,6 +240,7 @@ def scenario_5() -> Advice:
             flip("sft+full", "money", "if you chose a high budget and you trained on H100 80GB",
                  budget="high", gpu="H100 80GB"),
             flip("sft+lora", "money", "if you trained on one A100 80GB", gpu="A100 80GB"),
+            flip("sft+lora", "answer", "if you chose a medium budget", budget="medium"),
         ),
         unknown=("serve_with", "priority"),
         warnings=("the data has 12 rows twice",),

@@ -30,13 +30,14 @@ SCHEMA = schemas(load_rules())["advice"]
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, "injected"])
-def test_every_document_keeps_to_the_published_schema(name):
+def test_every_document_keeps_to_the_published_schema(approved, name):
     """The document of each kind of answer validates, and survives strict JSON unchanged."""
     advice = {**EXAMPLES, "injected": injected}[name]()
     document = advice_document(advice, plan=None, missing=["data.path"])
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     jsonschema.validate(document, SCHEMA)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
+    approved(document)
 
 
 # Situations that random answers do not hold.
