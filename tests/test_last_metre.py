@@ -108,10 +108,13 @@ def test_the_page_of_a_rule_or_a_method_fits_the_screen(call, monkeypatch, name)
 
 
 @pytest.mark.parametrize("limits", ["usd=50,hours=8", "usd=50", "hours=8", "usd=2,hours=1"])
-def test_the_cheapest_cards_within_the_limits_are_named(document, limits):
+def test_the_cheapest_cards_within_the_limits_are_named(approved, document, limits):
     """Three at most, the cheapest first; where none keeps the limits, what the nearest break."""
     _, found = document(f"--json {STATED} --gpu unknown --budget {limits}")
     rent = found["rent"]
+    approved(
+        [rent, found["recommendation"], found["flips"], found["warnings"], found["next_steps"]]
+    )
     assert len(rent) == 3
     wanted = dict(pair.split("=") for pair in limits.split(","))
     for way in rent:

@@ -2,11 +2,12 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
-from advisor.commands.chat import greet
+from advisor.commands.chat import greet, interrupts_left_to_child
 from advisor.record.run import MachineRecord, RunRecord
 from advisor.record.stage import RewardRecord
 from advisor.render.blocks import Item, Items, PageTable, Section
@@ -260,6 +261,13 @@ def test_a_chat_begins_with_the_verdict(tmp_path, capsys):
     greet(tmp_path)
     greet(tmp_path / "nothing")
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_is_the_chats_while_it_runs_and_then_ours_again():
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts_left_to_child():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 HOSTILE = "<script>alert(1)</script>"
