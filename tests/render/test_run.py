@@ -72,23 +72,6 @@ LONG = {
 }  # fmt: skip
 
 
-def test_the_result_comes_first(tmp_path):
-    """One sentence, three rows of answers, the verdict, numbers, and where the rest is."""
-    (tmp_path / "stages" / "sft").mkdir(parents=True)
-    (tmp_path / "report.html").write_text("x")
-    lines = summary(record(**LONG), folder=tmp_path)
-    said = "\n".join(lines)
-    assert lines[1] == "Of 6 unseen questions 3 are now answered in your style, before none."
-    assert said.count("held-out loss") == 1
-    assert said.index("  In the middle: ") < said.index("  Task     better")
-    assert said.index("  Task     better") < said.index("  General  lost") < said.index("  Next  ")
-    assert said.index("  Next  ") < said.index("Stage sft")
-    assert "6 more, in the report" in said
-    assert lines[-1] == f"Report:      {tmp_path}/report.html"
-    narrow = [line for line in lines if "advise " not in line and str(tmp_path) not in line]
-    assert max(map(len, narrow)) <= 80
-
-
 WHOLE = {  # changes of the stage, and of the record
     "finished": ({}, {}),
     "the whole time beside what was expected": (
