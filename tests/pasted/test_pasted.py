@@ -141,7 +141,8 @@ def faults(text: str, screen: dict[str, Any], shell: Shell, *, trained: bool = F
         code, said = shell.paste(line)
         if code != promised:
             found.append(f"{line}\nends with {code}: {said[-500:]}")
-    return found
+    # What `--choose a>b+c` without quotes leaves.
+    return [*found, *(f"wrote {path.name}" for path in shell.folder.glob("*+*"))]
 
 
 @pytest.mark.parametrize("name", SCREENS)
