@@ -175,7 +175,7 @@ def run_of_spec(spec: Mapping[str, Any], model: ModelShape, device: Device | Non
             given.get("framework"), given.get("library_versions", {}), given.get("date")
         ),
         stated=stated,
-        left_open=frozenset(("precision", "optimizer")) - given.keys(),
+        left_open=frozenset(("precision", "optimizer", "attention")) - given.keys(),
     )
 
 

@@ -109,7 +109,12 @@ def optimizer_s(run: Run, machine: Machine, sharding: str | None) -> float:
     if "cpu" in name or run.device.offloads:
         # One kernel over float32 (deepspeed, csrc/adam/cpu_adam.cpp; FSDP offload: torch's own).
         on_host = trainable * ON_HOST / share / (CPU_BYTES_PER_S * CPU_CHANNELS)
-        crossed = trainable * 2 * width / share / machine.host_bytes_per_s
+        crossings = 2
+        if (sharding or "").startswith("zero"):
+            # Of micro-batches but the first the sum so far comes and goes: adding on the CPU is
+            # slower (deepspeed, zero/stage3.py, partition_grads).
+            crossings += 2 * (run.stage.grad_accum - 1)
+        crossed = trainable * crossings * width / share / machine.host_bytes_per_s
         seconds = on_host + crossed
     if entry.keeps == "momentum of matrices":  # asked first: every candidate comes here
         seconds += orthogonal_flop(run) / machine.flops
@@ -170,7 +175,7 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     gather += offloaded_s(run, machine, tokens)
     micro = max(micro, gather) + (1 - HIDDEN) * min(micro, gather)
     generate = generate_s(run, machine, forward_launches, length)
-    optimizer = optimizer_s(run, machine, sharding)
+    optimizer = optimizer_s(run, machine, sharding or run.device.sharding)
     reduce = reduce_s(run, machine, sharding)
     step = passed * micro + optimizer + reduce + generate
     faster = 0.0

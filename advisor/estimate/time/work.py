@@ -9,13 +9,16 @@ from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims
 from advisor.estimate.run import Run
 from advisor.estimate.targets import correction_ends, targets
-from advisor.estimate.time.machine import Machine
+from advisor.estimate.time.machine import ATTENTION_SHARE, Machine
 from advisor.methods.rewards import models_that_score
 
 # Of the bytes below, those that reach memory: the rest is found in the card's cache by the next
 # kernel (the median over published speeds).
 TRAFFIC_SHARE = 0.75
 NARROW_DTYPES = ("fp8", "mxfp8", "nvfp4")
+# Of a plain product's rate, what PyTorch's kernel for masks reaches, which is made for A100s:
+# universal-llm-trainer's full steps at 2 x 8,192 tokens on A100 and H100 (2025-08) both say 0.24.
+MASKED_SHARE = 0.24
 FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
 # Models whose code in transformers sends every token through every expert, times a score that is
 # zero for most: https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/
@@ -72,11 +75,32 @@ def attended_tokens(run: Run, length: float, row_tokens: float | None) -> float:
     rectangle; flash attention computes each row alone (docs/kernels.md). Other trainers pack
     without keeping rows apart.
     """
+    if has_padding_mask(run):
+        return 2 * length
     if not run.stage.packing or not run.is_ours or run.stage.attention == "eager":
         return length
     if run.stage.attention == "sdpa":
         return 2 * length
     return min(length, row_tokens or length)
+
+
+def has_padding_mask(run: Run) -> bool:
+    """Whether another trainer's sdpa is said to compute rows padded to one length: transformers
+    then hands it a mask (_ignore_causal_mask_sdpa), which no flash kernel of PyTorch's takes.
+    """
+    stage, said = run.stage, "attention" not in run.left_open
+    padded = not stage.packing and stage.micro_batch_size > 1 and len(run.lengths) != 1
+    return stage.attention == "sdpa" and said and padded and not run.is_ours
+
+
+def attention_share(run: Run, machine: Machine) -> float:
+    """Of a plain product's rate, what attention reaches: other trainers take Hopper's own kernels
+    only where that is said.
+    """
+    if has_padding_mask(run):
+        return MASKED_SHARE
+    older = not run.is_ours and run.stage.attention != "flash_attention_3"
+    return ATTENTION_SHARE if older else machine.attention_share
 
 
 def computes_in_float32(run: Run) -> bool:
@@ -117,7 +141,7 @@ def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool
     # 4 q s forward and 8 backward; a causal kernel skips half.
     eager = run.stage.attention == "eager"
     attention = (12.0 + (4.0 if passes_of(run) == 4 else 0.0)) * d.attended(length, whole=eager)
-    attention *= 1.0 if eager else 0.5 / machine.attention_share
+    attention *= 1.0 if eager else 0.5 / attention_share(run, machine)
     corrected = 0.0
     if correction_ends(run) > 0:  # experts whose sum with the correction gets a gradient
         corrected = 2.0 * d.routed_layers * d.used_experts * 3 * d.hidden * d.expert_width
