@@ -40,6 +40,7 @@ from tools.generate.accuracy import (
 )
 from tools.generate.accuracy_bands import (
     KNOWN,
+    NEWER,
     TAKEN_AWAY,
     Distance,
     Widths,
@@ -180,6 +181,7 @@ def leave_out() -> LeftOut:
                 unnamed[name] = changed
     use(AS_THEY_ARE)
     found[KNOWN] += distances(recent())
+    found[NEWER] += distances(recent(TAKEN_AWAY[NEWER]))
     return LeftOut(as_is, named, unnamed, found)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # CUDA_MODULE_LOADING=LAZY is its default; trainers of 2024 and later stood on it.
 LAZY_CUDA, LAZY_SINCE = (12, 2), "2024"
+RECENT = "2025"
 MID_YEAR = "-07"  # of a date that is a year alone
 # The traits of our own trainers that are not false or 0; advisor/methods/trainers.py says what each
 # means.
@@ -37,6 +38,7 @@ class Trainer(Struct, frozen=True, kw_only=True):
     is_known: bool = True  # its code was read; the band of an estimate is wider if not (bands.py)
     guessed: tuple[str, ...] = ()  # traits of an unknown trainer that known ones differ in
     loads_lazily: bool = True  # CUDA 12.2 or newer, which loads a kernel when it is first used
+    is_recent: bool = False  # of 2025 or later: written like ours (rules/trainers/unknown.yaml)
     traits: Mapping[str, Any] = field(default_factory=lambda: OUR_TRAITS)
 
     def __getitem__(self, trait: str) -> Any:
@@ -72,6 +74,7 @@ def _trainer(text: str, stated: tuple[tuple[str, str], ...], date: str | None) -
         is_known=bool(entry.names),
         guessed=tuple(trait for trait, one in found.items() if one.guess),
         loads_lazily=(versions.get("cuda") or ()) >= LAZY_CUDA or (day or "") >= LAZY_SINCE,
+        is_recent=(day or "") >= RECENT,
         traits={**OUR_TRAITS, **{trait: one.value for trait, one in found.items()}},
     )
 

@@ -50,7 +50,7 @@ def without_trainer(spec: Spec) -> Spec:
     """The spec with the name of its framework taken away, and so all that is known of it but the
     year.
     """
-    return {**spec, "framework": "unknown trainer", "date": spec["year"]}
+    return {**spec, "framework": "unknown trainer", "date": spec.get("year", spec.get("date"))}
 
 
 def without_counter(spec: Spec) -> Spec:
@@ -64,7 +64,9 @@ def without_loss(spec: Spec) -> Spec:
 
 
 def without_model(spec: Spec) -> Spec:
-    """The spec that says only how large its model is."""
+    """The spec that says only how large its model is, unless it describes a shape."""
+    if "model" not in spec:
+        return spec
     shape, _ = model_shape(spec["model"], params_b=spec.get("model_params_b"))
     assert shape is not None
     rest = {key: value for key, value in spec.items() if key not in ("model", "architecture")}

@@ -38,12 +38,15 @@ from tools.generate.accuracy import (
 from tools.generate.recent import cases
 
 WITHIN = 0.95  # of a source's rows, on either side
-# Of sources, below and above the estimate: as runs are, and with a fact taken away.
+# Of sources, below and above the estimate: as runs are, and with a fact taken away. A newer trainer
+# counts as a run is: those that nobody had read lay nearer than known ones whose name was taken away.
 OVER, OVER_IN_DOUBT = (0.65, 0.70), (0.90, 0.95)
 STEP, STEPS = 0.01, 150  # of a width, and how many are tried
+NEWER = "newer"
 # What can be unknown, and how to take it away from a case.
 TAKEN_AWAY: Mapping[str, Callable[[Spec], Spec]] = {
     "trainer": without_trainer,
+    NEWER: without_trainer,
     "counter": without_counter,
     "loss": without_loss,
     "size": without_model,
@@ -73,9 +76,9 @@ def distances(cases: Iterable[Case]) -> list[Distance]:
     return [Distance(case, -math.log(case.ratio), doubts_in(case.answer)) for case in cases]
 
 
-def recent() -> list[Case]:
+def recent(change: Callable[[Spec], Spec] = dict) -> list[Case]:
     """Peaks published since 2025, of the sources that constants may be mended on."""
-    return cases("memory_2025", "cases", "first")
+    return cases("memory_2025", "cases", "first", change)
 
 
 def doubts_in(answer: Mapping[str, Any]) -> tuple[str, ...]:
@@ -88,7 +91,8 @@ def all_distances() -> dict[str, list[Distance]]:
     be looked at, and with each fact taken away.
     """
     return {KNOWN: distances([*answered("cases"), *recent()])} | {
-        doubt: distances(answered("cases", change)) for doubt, change in TAKEN_AWAY.items()
+        doubt: distances([*answered("cases", change), *(recent(change) if doubt == NEWER else ())])
+        for doubt, change in TAKEN_AWAY.items()
     }
 
 
@@ -146,7 +150,8 @@ def _smallest(
 ) -> tuple[float, float]:
     """The pair of this doubt with its smallest width on one side that covers the rows."""
     low, high = widths[doubt]
-    over = (OVER_IN_DOUBT if doubt in TAKEN_AWAY else OVER)[side]
+    is_doubt = doubt in TAKEN_AWAY and doubt != NEWER
+    over = (OVER_IN_DOUBT if is_doubt else OVER)[side]
 
     def tried(steps: int) -> tuple[float, float]:
         width = round(steps * STEP, 2)

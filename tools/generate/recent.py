@@ -44,12 +44,14 @@ KEYS: Mapping[str, Callable[[Case], str]] = {
 }
 
 
-def cases(file: str, listed: str, half: str) -> list[Case]:
-    """The runs of one half of the sources, with today's answers to their specs."""
+def cases(
+    file: str, listed: str, half: str, change: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> list[Case]:
+    """The runs of one half of the sources, with today's answers to their specs after a change."""
     path = ROOT / "tests" / "data_cases" / f"{file}.yaml"
     data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     rows = [row for row in data[listed] if data["sources"][row["source"]]["half"] == half]
-    specs = [{key: row[key] for key in row if key not in NOT_SPEC} for row in rows]
+    specs = [change({key: row[key] for key in row if key not in NOT_SPEC}) for row in rows]
     answers = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=find_gpu)
     return [Case(row, answer) for row, answer in zip(rows, answers, strict=True)]
 

@@ -31,6 +31,7 @@ WORDS: Mapping[str, str] = {
     "offload": "weights, activations or the optimizer live in host memory",
     "gpus": "the run takes several GPUs",
     "trainer": "how this trainer uses memory is not known",
+    "newer": "how this trainer of 2025 or later uses memory is not known",
     "counter": "what measures the memory is not named",
     "loss": "how the loss is computed is not stated",
     "size": "the model is known by its size alone",
@@ -39,12 +40,13 @@ WORDS: Mapping[str, str] = {
 # fitted widths
 WIDTHS: Mapping[str, tuple[float, float]] = {
     "known": (0.19, 0.19),
-    "lengths": (0.35, 0.21),
+    "lengths": (0.34, 0.21),
     "experts": (0.00, 0.00),
     "offload": (0.00, 0.21),
     "gpus": (0.00, 0.20),
     "trainer": (0.44, 0.48),
-    "counter": (0.75, 0.00),
+    "newer": (0.19, 0.02),
+    "counter": (0.76, 0.00),
     "loss": (0.00, 1.06),
     "size": (1.50, 0.33),
 }
@@ -55,15 +57,19 @@ READ = ("catalogue", "folder", "hub", "suggested")
 
 def doubts_of(run: Run) -> tuple[str, ...]:
     """What of a run is not known or hard to predict: keys of WORDS, in their order."""
+    unread = not run.trainer.is_known or bool(run.trainer.guessed)
+    # A name that a known model's stands in has its dimensions.
+    alike = run.model.note.startswith("shape of ")
     holds = (
         run.ragged > 0 and run.counter not in ("allocated", "active"),
         bool(run.dims.routed_params),
         run.offloaded or run.checkpointing == "offload" or run.optimizer in CPU_OPTIMIZERS,
         run.gpus > 1,
-        not run.trainer.is_known or bool(run.trainer.guessed),
+        unread and not run.trainer.is_recent,
+        unread and run.trainer.is_recent,
         run.counter == "unknown",
         run.stated.get("loss") is None and not run.is_ours and run.has_logits,
-        run.model.origin not in READ,
+        run.model.origin not in READ and not alike,
     )
     return tuple(key for key, is_so in zip(WORDS, holds, strict=True) if is_so)
 
@@ -104,7 +110,7 @@ def band(doubts: tuple[str, ...]) -> tuple[float, float]:
 
 
 # Doubts about all of a run's memory; the others are about what comes and goes in a step.
-OF_ALL = ("offload", "gpus", "trainer", "counter", "size")
+OF_ALL = ("offload", "gpus", "trainer", "newer", "counter", "size")
 
 
 def need_band(
