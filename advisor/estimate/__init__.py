@@ -21,15 +21,9 @@ from advisor.ground.types import GpuSpec, Hardware
 WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
 
 __all__ = [
-    "HEAD_ROOM",
-    "cost_estimate",
-    "estimate",
-    "hardware_machine",
-    "machine_of",
-    "memory_estimate",
-    "memory_fits",
-    "time_estimate",
-]
+    "HEAD_ROOM", "cost_estimate", "estimate", "hardware_machine", "machine_of", "memory_estimate",
+    "memory_fits", "time_estimate",
+]  # fmt: skip
 
 
 NO_MODEL = Estimate(fits="unknown", unknown=("model: its size is not known",))
@@ -78,20 +72,12 @@ def estimate(
     elif gpu is not None:
         usd, note = cost_estimate(duration_s, run.gpus, gpu)
     return Estimate(
-        fits=memory_fits(memory, limit),
-        memory=memory,
-        limit_bytes=limit,
-        host_bytes=host_bytes(run),
-        host=() if on_cpu else host_moments(run),
-        steps=None if time is None else time.steps,
-        step_s=None if time is None else time.step_s,
-        duration_s=duration_s,
-        times=costs.times,
-        cost_usd=usd,
-        cost_note=note,
-        unknown=tuple(unknown),
-        learned=costs.learned,
-    )
+        fits=memory_fits(memory, limit), memory=memory, limit_bytes=limit,
+        host_bytes=host_bytes(run), host=() if on_cpu else host_moments(run),
+        steps=None if time is None else time.steps, step_s=None if time is None else time.step_s,
+        duration_s=duration_s, times=costs.times, cost_usd=usd, cost_note=note,
+        unknown=tuple(unknown), learned=costs.learned,
+    )  # fmt: skip
 
 
 def cost_estimate(
@@ -100,10 +86,8 @@ def cost_estimate(
     """(US dollars, the source of the price); None if the duration or the price is not known."""
     if gpu is None or gpu.price_usd_per_h is None:
         return None, "no rental price is known for this GPU" if gpu is not None else ""
-    note = (
-        f"{gpu.name} at"
-        f" ${gpu.price_usd_per_h:.2f}/h{f' ({gpu.price_note})' if gpu.price_note else ''}"
-    )
+    more = f" ({gpu.price_note})" if gpu.price_note else ""
+    note = f"{gpu.name} at ${gpu.price_usd_per_h:.2f}/h{more}"
     if duration_s is None:
         return None, note
     return duration_s / 3600 * max(1, gpus) * gpu.price_usd_per_h, note

@@ -252,7 +252,7 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
             return 0.0
         if "ragged" in self.trainer.guessed:
             return GUESSED_RAGGED if self.is_module and not self.stage.packing else 0.0
-        # The longest answer of a batch stops at the cap (so each step of play-verl's logs, 2025-05).
+        # A batch's longest answer stops at the cap (each step of play-verl's logs, 2025-05).
         return 1 - self.logit_tokens / self.tokens if self.objective.generates else 1.0
 
     @derived

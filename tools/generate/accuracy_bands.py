@@ -38,8 +38,8 @@ from tools.generate.accuracy import (
 from tools.generate.recent import cases
 
 WITHIN = 0.95  # of a source's rows, on either side
-# Of sources, below and above the estimate: as runs are, and with a fact taken away. A newer trainer
-# counts as a run is: those that nobody had read lay nearer than known ones whose name was taken away.
+# Of sources, below and above the estimate: as runs are, and with a fact taken away. For a newer
+# trainer the first: those that nobody had read lay nearer than known ones that lost their name.
 OVER, OVER_IN_DOUBT = (0.65, 0.70), (0.90, 0.95)
 STEP, STEPS = 0.01, 150  # of a width, and how many are tried
 NEWER = "newer"

@@ -2,7 +2,8 @@
 
 The sources of tests/data_cases/memory_2025.yaml and speed_2025.yaml fall into two halves. On the
 first, mechanisms may be mended; the second says how far the mending holds on sources that nobody
-looked at, so it is run once, at the end (`second --second`).
+looked at, so it is run once, at the end: `second --second` prints it, keeps its column in
+recent_second.json, and writes docs/accuracy.md and docs/accuracy-time.md with both halves.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,15 +22,16 @@ from advisor.estimate.answers import run_specs
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.models import model_shape
 from tools.generate.accuracy import (
+    FEW,
     ROOT,
     Case,
+    answered,
     grouped,
     is_inside_printed,
     median_error,
     near,
     share,
 )
-from tools.generate.accuracy_time import ONCE_AND_A_HALF
 from tools.generate.markdown import grid
 
 NOT_SPEC = frozenset((
@@ -35,6 +39,11 @@ NOT_SPEC = frozenset((
     "tokens_per_s_per_gpu", "expert_parallel", "reported", "note",
 ))  # fmt: skip
 SECOND_TOLD = ["second", "--second"]
+SECOND_FILE = Path(__file__).parent / "recent_second.json"
+ONCE_AND_A_HALF = 1.5
+MEMORY_HEADS = ("runs", "sources", "median error", "within 20 %", "inside the band",
+    "high / low, median over sources", "out of memory, and said to need more")  # fmt: skip
+SPEED_HEADS = ("runs", "sources", "median factor", "within a factor of 1.5", "inside the band")
 KEYS: Mapping[str, Callable[[Case], str]] = {
     "all": lambda _: "all",
     "quality": lambda case: str(case.facts["quality"]),
@@ -130,8 +139,92 @@ TABLES: Sequence[
 )  # fmt: skip
 
 
+def by_group(found: Sequence[Case]) -> list[list[Case]]:
+    """Runs of each group; those of groups with few together."""
+    every = grouped(found, KEYS["group"]).values()
+    few = [case for group in every if len(group) < FEW for case in group]
+    return [group for group in every if len(group) >= FEW] + ([few] if few else [])
+
+
+def over_groups(found: Sequence[Case], number: Callable[[Sequence[Case]], float]) -> str:
+    return f"{statistics.mean(map(number, by_group(found))):.1%}"
+
+
+def memory_column(found: Sequence[Case], missed: Sequence[Case]) -> list[str]:
+    """What a half shows of memory, each source counting once."""
+
+    def wide(group: Sequence[Case]) -> float:
+        return float(
+            statistics.median(case.answer["high_gib"] / case.answer["low_gib"] for case in group)
+        )
+
+    return [
+        str(len(found)),
+        str(len(grouped(found, KEYS["group"]))),
+        over_groups(found, median_error),
+        over_groups(found, lambda group: share(group, near)),
+        over_groups(found, lambda group: statistics.mean(map(is_inside_printed, group))),
+        f"{statistics.median(map(wide, by_group(found))):.2f}",
+        f"{sum(of_card(case) > 1 for case in missed)} of {len(missed)}",
+    ]
+
+
+def speed_column(found: Sequence[Case]) -> list[str]:
+    """What a half shows of speed, over runs."""
+    return [
+        str(len(found)),
+        str(len(grouped(found, KEYS["group"]))),
+        f"{statistics.median(map(factor, found)):.2f}",
+        f"{statistics.mean(factor(case) <= ONCE_AND_A_HALF for case in found):.1%}",
+        f"{statistics.mean(map(in_time_band, found)):.1%}",
+    ]
+
+
+def columns(half: str) -> dict[str, list[str]]:
+    """Both columns of a half."""
+    known = [case for case in cases("speed_2025", "cases", half) if "step_s" in case.answer]
+    missed = cases("memory_2025", "did_not_fit", half)
+    return {
+        "memory": memory_column(cases("memory_2025", "cases", half), missed),
+        "speed": speed_column(known),
+    }
+
+
+def keep_second(half: str = "second") -> None:
+    """Keep the columns of the second half with the day they were made on."""
+    today = {"on": f"{datetime.now(UTC):%Y-%m-%d}"}
+    SECOND_FILE.write_text(json.dumps(today | columns(half)) + "\n", encoding="utf-8")
+
+
+def section(of: str, older: Sequence[str]) -> list[str | list[str]]:
+    """The part of a page about runs published since 2025: beside the older ones the first half, and
+    the second as it was kept.
+    """
+    heads = MEMORY_HEADS if of == "memory" else SPEED_HEADS
+    kept = json.loads(SECOND_FILE.read_text("utf-8")) if SECOND_FILE.exists() else {}
+    second = kept.get(of, ["not scored yet"] * len(heads))
+    scored = f"was scored once, on {kept['on']}" if kept else "is to be scored once"
+    return [
+        "## Published since 2025",
+        (
+            f"Sources of tests/data_cases/{of}_2025.yaml, in two halves by a hash of their names."
+            f" On the first, mechanisms were mended; the second, which nobody looked at, {scored}"
+            " (`python -m tools.generate.recent`)."
+        ),
+        grid(
+            ["", "runs above", "first half", "second half"],
+            [list(row) for row in zip(heads, older, columns("first")[of], second, strict=True)],
+        ),
+    ]
+
+
+def older_memory() -> list[str]:
+    """The column of the runs of tests/data_cases/memory.yaml."""
+    return memory_column(answered("cases"), answered("did_not_fit"))
+
+
 def main(told: Sequence[str]) -> int:
-    """Print the tables of a half, and each of its runs."""
+    """Print the tables of a half, and each of its runs; write the pages with the second."""
     if list(told) not in (["first"], SECOND_TOLD):
         print("recent first; the second half is scored once, at the end", file=sys.stderr)
         return 2
@@ -151,7 +244,18 @@ def main(told: Sequence[str]) -> int:
         print("\n".join(grid(["", "Runs", *heads], rows)))
         for case in found:
             print(f"  {case.facts['quality']} {case.facts['id']}  {words(case)}")
+    if list(told) == SECOND_TOLD:
+        keep_second()
+        write_pages()
     return 0
+
+
+def write_pages() -> None:
+    """Write the two pages that show the halves."""
+    from tools.generate import accuracy_page, accuracy_time
+
+    for name, page in (("accuracy", accuracy_page.page()), ("accuracy-time", accuracy_time.page())):
+        (ROOT / "docs" / f"{name}.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

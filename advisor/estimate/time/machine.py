@@ -156,16 +156,11 @@ def machine_of(
         if not cpu_cores:
             return None
         return Machine(
-            flops=CPU_FLOPS_PER_CORE * cpu_cores,
-            bytes_per_s=CPU_BYTES_PER_S,
-            link_bytes_per_s=CPU_BYTES_PER_S,
-            host_bytes_per_s=CPU_BYTES_PER_S,
-            launch_share=CPU_LAUNCHES,
-            overlaps=False,
-            tile_s=CPU_TILE_S,
-            note=f"{cpu_cores} CPU cores",
-            mixed_gain=CPU_MIXED_GAIN if cpu_bf16 else 1.0,
-        )
+            flops=CPU_FLOPS_PER_CORE * cpu_cores, bytes_per_s=CPU_BYTES_PER_S,
+            link_bytes_per_s=CPU_BYTES_PER_S, host_bytes_per_s=CPU_BYTES_PER_S,
+            launch_share=CPU_LAUNCHES, overlaps=False, tile_s=CPU_TILE_S,
+            note=f"{cpu_cores} CPU cores", mixed_gain=CPU_MIXED_GAIN if cpu_bf16 else 1.0,
+        )  # fmt: skip
     if gpu.bf16_flops is None or gpu.bandwidth_bytes_per_s is None:
         return None
     share = BEST_OF_HALF if gpu.half_rate else BEST_MATMUL_SHARE
@@ -176,6 +171,7 @@ def machine_of(
     generation = (gpu.compute_capability or (0, 0))[0]
     if generation == 10:
         flops *= BLACKWELL_SHARE
+    narrow, wide = gpu.fp8_flops, gpu.fp32_flops
     reach = (network_speeds if machines > 1 else link_speeds)(gpu.link, interconnect)
     return Machine(
         flops=flops,
@@ -190,14 +186,8 @@ def machine_of(
         attention_share=HOPPER_ATTENTION_SHARE if generation == 9 else ATTENTION_SHARE,
         note=gpu.name,
         memory_bytes=gpu.memory_bytes,
-        narrow_gain=(
-            None
-            if gpu.fp8_flops is None
-            else max(1.0, NARROW_SHARE * gpu.fp8_flops / gpu.bf16_flops)
-        ),
-        float32_share=(
-            1.0 if gpu.fp32_flops is None else min(1.0, gpu.fp32_flops / gpu.bf16_flops)
-        ),
+        narrow_gain=max(1.0, NARROW_SHARE * narrow / gpu.bf16_flops) if narrow else None,
+        float32_share=min(1.0, wide / gpu.bf16_flops) if wide else 1.0,
     )
 
 

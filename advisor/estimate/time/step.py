@@ -186,11 +186,9 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     steps = None
     if rows.tokens_total:
         per_step = stage.effective_batch_size * run.gpus
-        steps = (
-            math.ceil(rows.rows_total / per_step)
-            if rows.rows_total and not stage.packing
-            else math.ceil(rows.tokens_total / (per_step * sequences * stage.seq_len))
-        )
+        steps = math.ceil(rows.tokens_total / (per_step * sequences * stage.seq_len))
+        if rows.rows_total and not stage.packing:
+            steps = math.ceil(rows.rows_total / per_step)
     parts = (
         ("compute", passed * (compute + tiles)),
         ("memory traffic", passed * traffic),
@@ -206,17 +204,13 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     known_lengths = not (rows.differ and padding > 1)
     low, high = band_of(run, machine, known_lengths=known_lengths)
     return TimeEstimate(
-        step_s=step,
-        steps=steps,
-        tokens_per_s_per_gpu=per_device / step,
+        step_s=step, steps=steps, tokens_per_s_per_gpu=per_device / step,
         because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached{over}",
-        generate_s=generate,
-        served_s=faster,
+        generate_s=generate, served_s=faster,
         warnings=_guesses(run, machine, sharding, known_lengths=known_lengths),
         parts=tuple(part for part in parts if part[1] > 0),
-        low_s=step / low,
-        high_s=step * high,
-    )
+        low_s=step / low, high_s=step * high,
+    )  # fmt: skip
 
 
 def _guesses(
@@ -325,14 +319,9 @@ def _served_s(
     d = run.dims
     answer_tokens = int(run.options.get("response_tokens") or run.stage.seq_len // 2)
     together = int(max(1.0, min(answers, SERVER_TOGETHER)))
-    a_token = _token_s(
-        run,
-        machine,
-        launch_s * SERVER_LAUNCH_SHARE,
-        together,
-        share=SERVER_SHARE,
-        context=request_tokens + answer_tokens / 2,
-    )
+    context = request_tokens + answer_tokens / 2
+    launch_s *= SERVER_LAUNCH_SHARE
+    a_token = _token_s(run, machine, launch_s, together, share=SERVER_SHARE, context=context)
     a_token = max(a_token, together * 2 * d.active / machine.flops)
     requests = answers / run.answers_each * request_tokens * 2 * d.active / machine.flops
     sent = run.trainable * 2 * 2 / SENT_BYTES_PER_S
@@ -372,7 +361,7 @@ def inference_s(run: Run, machine: Machine, *, tokens: float, at_once: int) -> t
     d = run.dims
     launches = forward_launches_s(run, machine, rows=tokens)
     work = tokens * (2 * d.active / machine.flops + FORWARD_TILES * d.vocab * machine.tile_s)
-    whole = (
-        (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + launches
-    )
+    whole = work + launches
+    if machine.overlaps:
+        whole = (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH)
     return whole, _token_s(run, machine, launches, at_once, context=tokens)

@@ -117,11 +117,8 @@ def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool
     are faster.
     """
     d = run.dims
-    weights = (
-        d.active - (d.embedding_params - d.head_params) - d.other_params
-        if not d.encoder
-        else d.linear_params
-    )
+    weights = d.active - (d.embedding_params - d.head_params) - d.other_params
+    weights = d.linear_params if d.encoder else weights
     if all_experts:
         weights += round(d.routed_params * (1 - d.used_experts / d.experts))
     factor = 4.0 if run.is_module else 6.0
@@ -164,13 +161,10 @@ def traffic_bytes(run: Run, machine: Machine, length: float) -> float:
         run.stage.compile or run.stage.kernels not in ("none", "auto") or run.has_fused_layers
         or not machine.overlaps  # a CPU keeps what kernels hand on in its caches
     )  # fmt: skip
-    forward, backward = (
-        (PLAIN_FORWARD, PLAIN_BACKWARD)
-        if not d.gated
-        else (FUSED_FORWARD, FUSED_BACKWARD)
-        if is_fused
-        else (EAGER_FORWARD, EAGER_BACKWARD)
-    )
+    forward, backward = PLAIN_FORWARD, PLAIN_BACKWARD
+    if d.gated:
+        forward = FUSED_FORWARD if is_fused else EAGER_FORWARD
+        backward = FUSED_BACKWARD if is_fused else EAGER_BACKWARD
     forwards = passes_of(run) - 2
     is_module = run.is_module
     layer = forwards * _sum(forward, d) + _sum(backward, d)
@@ -271,20 +265,10 @@ def tiles_s(run: Run, machine: Machine, length: float) -> float:
     what = run.objective
     if what.logits != "tiles" or run.stated.get("loss") not in (None, "chunked"):
         return 0.0
-    scored = (
-        min(length, float(run.options.get("response_tokens") or length))
-        if what.generates
-        else length
-    )
+    written = float(run.options.get("response_tokens") or length) if what.generates else length
     times = 1 + FORWARD_TILES * what.extra_forwards
-    return (
-        times
-        * run.stage.micro_batch_size
-        * what.sequences_per_row
-        * scored
-        * d.vocab
-        * machine.tile_s
-    )
+    sequences = run.stage.micro_batch_size * what.sequences_per_row
+    return times * sequences * min(length, written) * d.vocab * machine.tile_s
 
 
 @lru_cache(maxsize=512)
