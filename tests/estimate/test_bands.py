@@ -46,6 +46,8 @@ def test_each_doubt_widens_the_band_or_leaves_it(doubts, more):
     [
         ({}, LLAMA, ()),
         ({"framework": "a trainer of our own"}, LLAMA, ("trainer",)),
+        ({"framework": "a trainer of our own", "date": "2025-03"}, LLAMA, ("newer",)),
+        ({}, "nvidia/Llama-3.1-Nemotron-Nano-8B-v1", ()),  # dimensions are Llama's
         ({"counter": "unknown"}, LLAMA, ("counter",)),
         ({"framework": "torchtune Nov 2024", "loss": None}, LLAMA, ("loss",)),
         ({"gradient_checkpointing": "offload"}, LLAMA, ("offload",)),

@@ -67,9 +67,7 @@ ON_CORES = {
     "model": SMOLLM, "on": TWO_CORES, "weights_dtype": "float32", "rank": 16,
     "gradient_checkpointing": False,
 }  # fmt: skip
-PPO = {
-    **ON_CORES, "objective": "ppo", "micro_batch_size": 4, "grad_accum": 2, "seq_len": 100,
-}  # fmt: skip
+PPO = {**ON_CORES, "objective": "ppo", "micro_batch_size": 4, "grad_accum": 2, "seq_len": 100}
 TILES = {**ON_CORES, "on": WITH_BF16, "precision": "mixed", "seq_len": 512, "rank": 32}
 SIXTEEN_TOKENS = {"generations": 8, "response_tokens": 16}
 
@@ -110,6 +108,7 @@ SMALL = {"model": "Qwen/Qwen3-0.6B"}
 PACKED = {
     **SMALL, "seq_len": 8192, "packing": True, "rows": {"tokens_total": 8_192_000, "rows_total": 16_000},
 }  # fmt: skip
+PADDED = {"framework": "transformers 4.49", "seq_len": 8192, "micro_batch_size": 2}
 MIXED_ROWS = {**ON_CORES, "micro_batch_size": 4, "seq_len": 200, "precision": "pure"}
 LIGER = {"on": A100, "seq_len": 2048}
 GRPO = {
@@ -139,8 +138,7 @@ def taught(share, params=8_190_735_360):
         ("step", LONG, {}, {"compute_dtype": "fp8"}, (1.1, 1.6)),
         # Eager attention moves every score: 0.73 of the speed was published (ms-swift).
         ("step", EAGER, {"attention": "eager"}, {"attention": "flash_attention_2"}, (1 / 0.9, 1 / 0.6)),
-        # transformers' Llama4TextMoe repeats the tokens for each of its experts: a step takes the
-        # compute of 109B parameters, not 17B.
+        # transformers' Llama4TextMoe sends tokens through all experts: 109B parameters, not 17B.
         ("compute", {"quantization": "nf4", "seq_len": 4096, "framework": "axolotl"},
          {"model": SCOUT}, {"model": ANY_MIXTURE}, (3, math.inf)),
         # What is learned from oftener takes longer, and no reward model looks at what is checked.
@@ -150,8 +148,7 @@ def taught(share, params=8_190_735_360):
          answers(generations=8, verifier="exact"), (1.5, 2)),
         ("step", {**PPO, "objective": "rloo"}, answers(beta=0.05, verifier="exact"),
          answers(beta=0.0, verifier="exact"), MORE),
-        # bfloat16 helps only where the processor multiplies it: 2.91 s against 1.96 s for 4 x 200
-        # tokens, 3.6 s against 2.75 s for rows of mixed lengths.
+        # bfloat16 helps where the processor multiplies it: 2.91 to 1.96 s, 3.6 to 2.75 s a step.
         ("step", {**MIXED_ROWS, "on": WITH_BF16}, {}, {"precision": "mixed"},
          (3.6 / 2.75 - 0.1, 2.91 / 1.96)),
         ("step", MIXED_ROWS, {}, {"precision": "mixed"}, SAME),
@@ -164,14 +161,16 @@ def taught(share, params=8_190_735_360):
         # each row alone; without packing a causal kernel skips half.
         ("compute", PACKED, {"attention": "sdpa"}, {"packing": None, "rows": {}}, MORE),
         ("compute", PACKED, {"packing": None, "rows": {}}, {"attention": "flash_attention_2"}, MORE),
+        # Others' padded rows take PyTorch's kernel for masks, and FlashAttention 3 only where said.
+        ("compute", PADDED, {"attention": "sdpa"}, {"attention": "flash_attention_2"}, (1.5, 4)),
+        ("compute", PADDED, {"attention": "flash_attention_2"}, {"attention": "flash_attention_3"}, MORE),
         *((part, LIGER, {"kernels": "none"}, {"kernels": "liger"}, ratio) for part, ratio in
           (("memory traffic", (1 / 0.8, math.inf)), ("launches", MORE), ("compute", SAME))),
         # A cache of keys and values slows long answers down.
         ("writing", {"objective": "grpo", "micro_batch_size": 8},
          {"seq_len": 2176, "options": {"generations": 8, "response_tokens": 2048}},
          {"seq_len": 1152, "options": {"generations": 8, "response_tokens": 1024}}, (2.1, math.inf)),
-        # Of at most 512 answers twice as many take as many tokens one after the other: the weights
-        # are read as often, and caches alone take more. Two calls take twice as long.
+        # A call writes up to 512 answers: only caches take more. Two calls take twice as long.
         ("writing", GRPO, {"grad_accum": 32}, {"grad_accum": 16}, (1 + 1e-9, 1.5)),
         ("writing", GRPO, {"grad_accum": 64}, {"grad_accum": 32}, (1.98, 2.02)),
         # The more a student writes, and the larger its teacher, the longer a step takes.
@@ -198,9 +197,8 @@ CROSSED_S = 2 * 4096 * 36 * 4096 * 2 / (0.8 * 31.5e9)
 ON_HOST = {"on": "RTX 4090", "update": "full", "optimizer": "adamw_cpu", "seq_len": 1024}
 # 40 bytes a weight at a server's 60 GB/s, and gradients and weights cross the link.
 ON_HOST_S = 8.19e9 * 40 / 60e9 + 8.19e9 * 4 / (0.8 * 31.5e9)
-SHARED = {
-    "model": "meta-llama/Llama-2-70b-hf", "update": "full", "gpus": 16, "seq_len": 2048,
-}  # fmt: skip
+SHARED = {"model": "meta-llama/Llama-2-70b-hf", "update": "full", "gpus": 16, "seq_len": 2048}
+DEEPSPEED = {**ON_HOST, "framework": "trl, deepspeed", "sharding": "zero3"}
 
 
 @pytest.mark.parametrize(
@@ -216,6 +214,8 @@ SHARED = {
         ("step", OFFLOADED, {**OFFLOADED, "gradient_checkpointing": True}, 1e-9, CROSSED_S),
         # An optimizer on the host is one kernel over float32.
         ("optimizer", ON_HOST, None, 0.98 * ON_HOST_S, 1.02 * ON_HOST_S),
+        # DeepSpeed brings the sum of a step's gradients to the GPU and back for each micro-batch.
+        ("optimizer", {**DEEPSPEED, "grad_accum": 8}, DEEPSPEED, 7 * 1.2, 7 * 1.4),
         # Where no sharding is named, what fits no GPU whole is taken as sharded.
         ("communication", SHARED, None, 1e-9, math.inf),
     ],
