@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # CUDA_MODULE_LOADING=LAZY is its default; trainers of 2024 and later stood on it.
 LAZY_CUDA, LAZY_SINCE = (12, 2), "2024"
-RECENT = "2025"
 MID_YEAR = "-07"  # of a date that is a year alone
 # The traits of our own trainers that are not false or 0; advisor/methods/trainers.py says what each
 # means.
@@ -74,7 +73,7 @@ def _trainer(text: str, stated: tuple[tuple[str, str], ...], date: str | None) -
         is_known=bool(entry.names),
         guessed=tuple(trait for trait, one in found.items() if one.guess),
         loads_lazily=(versions.get("cuda") or ()) >= LAZY_CUDA or (day or "") >= LAZY_SINCE,
-        is_recent=(day or "") >= RECENT,
+        is_recent=(day or "") >= "2025",
         traits={**OUR_TRAITS, **{trait: one.value for trait, one in found.items()}},
     )
 

@@ -68,6 +68,7 @@ TRAITS: Mapping[str, Shape] = {
     ),
     "ragged": Flag(help="unpacked rows are padded to the longest of each batch"),
     "packs_unevenly": Flag(help="packed sequences end with their last row: lengths differ"),
+    "server_sleeps": Flag(help="a vLLM server on the trainer's GPU gives its memory back to train"),
     "logs_allocated": Flag(help="the memory it prints is what torch has allocated"),
     "logs_allocator": Flag(
         help="the memory it prints is a counter of torch, without the CUDA context"

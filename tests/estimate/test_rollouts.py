@@ -18,6 +18,7 @@ from tests.estimate.specs import (
 
 MODEL = "Qwen/Qwen3-8B"
 H100 = hardware_with("H100 SXM")
+CARD = H100.gpus[0].spec
 GRPO = RunSpec(
     objective="grpo", update="lora", rank=32, micro_batch_size=1, grad_accum=64, seq_len=2048,
     options={"generations": 16, "response_tokens": 1024},
@@ -26,7 +27,6 @@ VLLM = replace(GRPO, options={**GRPO.options, "rollouts": "vllm"})
 
 
 def test_a_server_generates_faster_and_the_rest_of_a_step_is_the_same():
-    """The step differs by the time of generating alone."""
     own, served, sft = (
         time_estimate(spec, MODEL, "H100 SXM")
         for spec in (GRPO, VLLM, replace(GRPO, objective="sft"))
@@ -35,6 +35,15 @@ def test_a_server_generates_faster_and_the_rest_of_a_step_is_the_same():
     assert own.generate_s > 1.5 * served.generate_s
     assert own.step_s - own.generate_s == pytest.approx(served.step_s - served.generate_s)
     assert sft.generate_s == 0
+
+
+def test_a_server_that_sleeps_is_there_while_answers_are_written_alone():
+    awake, asleep = (
+        memory_estimate(replace(VLLM, server_memory=0.6, framework=name), MODEL, device=CARD)
+        for name in ("trl 0.26", "EasyR1 0.3.2 (verl)")
+    )
+    assert asleep.needed.name == "generating answers"
+    assert asleep.need_bytes < awake.need_bytes
 
 
 @pytest.mark.parametrize(
@@ -47,7 +56,6 @@ def test_a_server_generates_faster_and_the_rest_of_a_step_is_the_same():
     ],
 )
 def test_the_advice_says_what_a_server_would_save(spec, said):
-    """On a GPU where it saves a tenth of a step."""
     warnings = estimate(spec, shape(MODEL), H100).memory.warnings
     found = [text for text in warnings if "vLLM" in text]
     assert [said in text for text in found] == ([True] if said else [])
@@ -90,7 +98,6 @@ ON_STORED = {"teacher_params": TEACHER_PARAMS, "response_tokens": 256, "on_polic
     ],
 )
 def test_training_alone_generates_nothing(spec, generates):
-    """The moment of generating is one of those that hold the answers of a step."""
     moments = [moment.name for moment in memory_estimate(spec, STUDENT).moments]
     assert ("generating answers" in moments) is generates
 

@@ -59,7 +59,6 @@ QWEN = {"grad_accum": 8, "target_modules": ("c_attn", "c_proj", "w1", "w2"), "on
     ],
 )  # fmt: skip
 def test_published_speeds_are_met(spec, published, factor):
-    """Tokens per second of published runs, one per source and card."""
     assert 1 / factor < timed(spec).tokens_per_s_per_gpu / published < factor
 
 
@@ -91,7 +90,6 @@ def answers(**options):
     ],
 )  # fmt: skip
 def test_measured_steps_on_two_cores_are_met(spec, measured_s, factor):
-    """SmolLM2-135M with LoRA, on this project's own machine."""
     assert 1 / factor < timed(spec).step_s / measured_s < factor
 
 
@@ -180,7 +178,6 @@ def taught(share, params=8_190_735_360):
     ],
 )  # fmt: skip
 def test_one_setting_makes_a_step_faster(part, spec, slower, faster, ratio):
-    """By so much, from the lower to the upper number."""
     assert ratio[0] <= took(part, spec, slower) / took(part, spec, faster) <= ratio[1]
 
 
@@ -221,7 +218,6 @@ DEEPSPEED = {**ON_HOST, "framework": "trl, deepspeed", "sharding": "zero3"}
     ],
 )  # fmt: skip
 def test_what_a_setting_adds_takes_so_many_seconds(part, spec, without, least_s, most_s):
-    """Beside the same run without it, or of a part alone."""
     assert least_s < took(part, spec) - (took(part, without) if without else 0) < most_s
 
 
@@ -235,7 +231,6 @@ def test_what_a_setting_adds_takes_so_many_seconds(part, spec, without, least_s,
     ],
 )  # fmt: skip
 def test_what_is_assumed_is_said(spec, said):
-    """Among the warnings of the time."""
     assert any(said in warning for warning in timed(spec).warnings)
 
 
@@ -250,7 +245,6 @@ def test_what_is_assumed_is_said(spec, said):
     ],
 )  # fmt: skip
 def test_a_step_reads_so_many_tokens(spec, tokens):
-    """Rows as long as they are, and no padding: what speeds are counted in."""
     found = timed(spec)
     assert found.tokens_per_s_per_gpu * found.step_s == pytest.approx(tokens, rel=0.02)
 

@@ -83,9 +83,8 @@ OTHER_STREAMS = f"blocks of other streams, {UNNAMED - UNNAMED_NEEDED:.0%}: {BEYO
 # between: a third to all of the loss was held once more by our two losses on the CPU, nothing by
 # TRL's.
 CPU_BUFFER_BYTES, CPU_KEPT, CPU_LOSS_KEPT = int(0.1 * GIB), 0.15, 0.5
-CPU_KERNEL_BYTES = int(
-    0.3 * GIB
-)  # under autocast: bfloat16 kernels that oneDNN compiles for each shape
+# Under autocast: bfloat16 kernels that oneDNN compiles for each shape.
+CPU_KERNEL_BYTES = int(0.3 * GIB)
 # Memory that CUDA does not hand out: it reports 79.2 GiB of an "80 GB" GPU whose driver lists 80.0,
 # 39.5 of 40.0, 23.65 of 24.0 (PyTorch's out-of-memory messages: "has a total capacity of").
 DRIVER_BYTES, DRIVER_SHARE = int(0.6 * GIB), 0.014
@@ -113,7 +112,8 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     casts = cast_weights(run)
     held_weights = weights(run)
     static = [*held_weights, *other_roles(run), optimizer_states(run), *communication_buckets(run)]
-    static += server_share(run)
+    server = server_share(run)
+    static += [] if run.trainer["server_sleeps"] else server
     full_gradients = gradients(run)
     kept = earlier_gradients(run)
     held, scoring, layer = list(activations(run)), loss_memory(run), list(recomputed_layer(run))
@@ -156,9 +156,11 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     if run.stated.get("evaluation") is not False:
         testing = [*static, *within, *evaluation_memory(run)]
         moments.append(_moment("evaluation", run, room, testing))
+    nothing_yet = room._replace(flowing=0, unfit=0.0, blocks=(), apart=0)
     if whole_base := base_while_loading(run):
-        nothing_yet = room._replace(flowing=0, unfit=0.0, blocks=(), apart=0)
         moments.append(_moment("loading", run, nothing_yet, whole_base))
+    if server and run.trainer["server_sleeps"]:
+        moments.append(_moment("generating answers", run, nothing_yet, [*static, *server]))
     share = special(run.objective, "written_share")
     # PPO answers the held-out prompts of its evaluations itself, beside the server.
     own = special(run.objective, "answers_at_once") is not None

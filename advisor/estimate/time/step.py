@@ -111,8 +111,7 @@ def optimizer_s(run: Run, machine: Machine, sharding: str | None) -> float:
         on_host = trainable * ON_HOST / share / (CPU_BYTES_PER_S * CPU_CHANNELS)
         crossings = 2
         if (sharding or "").startswith("zero"):
-            # Of micro-batches but the first the sum so far comes and goes: adding on the CPU is
-            # slower (deepspeed, zero/stage3.py, partition_grads).
+            # The sum so far comes to be added to, and goes (deepspeed, stage3.py, partition_grads).
             crossings += 2 * (run.stage.grad_accum - 1)
         crossed = trainable * crossings * width / share / machine.host_bytes_per_s
         seconds = on_host + crossed
