@@ -332,7 +332,8 @@ def choose(job: Job, device: Device) -> tuple[str, str]:
         against.append(f"{name}: {reason}")
     can_install = support.flash and against and build == "cuda" and installed.why_no_hub()
     hint = f"; pip install {installed.hub_install()} brings one" if can_install else ""
-    return plain, f"attention: {plain}: no flash attention ({'; '.join(against)}){hint}"
+    why = "; ".join(against) or "none has kernels for this GPU"
+    return plain, f"attention: {plain}: no flash attention ({why}){hint}"
 
 
 # --------------------------------------------------------------------------- what the model takes
