@@ -1,12 +1,13 @@
 """Processes that share a training come to the same as one, and hold what is estimated."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("trl")
 
-from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, Cell
+from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, WORLD, Cell
 from tests.distributed.memory import LAYERS, measure, memory_cells
 from tests.distributed.models import fill
 from tests.distributed.results import train_cells, wrong
@@ -18,7 +19,9 @@ TRAINED_FOR = (("sft", "full"), ("sft", "lora"), ("sft", "lora, nf4"), ("dpo", "
 
 @pytest.mark.smoke
 def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
-    """No process holds whole gradients after a micro-batch; an unchanged policy has loss ln 2."""
+    """No process holds whole gradients after a micro-batch; an unchanged policy has loss ln 2; a
+    divided run that stopped goes on with its weights and moments.
+    """
     fill(tmp_path)
     cells = [
         Cell(strategy, update, objective, precision)
@@ -26,6 +29,8 @@ def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
         for objective, update in TRAINED_FOR
         for precision in PRECISIONS
     ]
+    one, divided = (Cell(strategy, "full", setting=WORLD) for strategy in (ONE, FSDP))
+    cells += [one, divided, replace(divided, after=divided)]
     found = train_cells(tmp_path, cells)
     assert wrong(found.values()) == []
     assert {one.status for one in found.values()} == {TRAINED}
