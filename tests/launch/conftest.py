@@ -63,15 +63,19 @@ CONFIG = {
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
-    """A folder with a model, data and plan.yaml; it is the current folder."""
-    monkeypatch.chdir(tmp_path)
+    """A folder with a model, data and plan.yaml; it is the current folder. Commands to paste have
+    to quote its name.
+    """
+    folder = tmp_path / "my shop"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     monkeypatch.delenv("STAND_IN", raising=False)
-    write_fake_model(tmp_path / "model", CONFIG)
+    write_fake_model(folder / "model", CONFIG)
     for name, what in (("train", "number"), ("hr", "form")):
         rows = (chat(f"What is {n}?", f"It is {what} {n} of five.") for n in range(5))
-        write_rows(tmp_path / f"{name}.jsonl", rows)
-    (tmp_path / "plan.yaml").write_text(PLAN)
-    return tmp_path
+        write_rows(folder / f"{name}.jsonl", rows)
+    (folder / "plan.yaml").write_text(PLAN)
+    return folder
 
 
 def chat(question, answer):

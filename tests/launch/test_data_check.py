@@ -43,6 +43,7 @@ def kinds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kinds")
     for name, rows in KINDS.items():
         write_rows(folder / f"{name}.jsonl", rows)
+    write_rows(folder / "my chats.jsonl", KINDS["chats"])
     return folder
 
 
@@ -73,10 +74,11 @@ def faults(folder, todo):
 
 def test_a_file_is_checked_for_every_stage_that_reads_it(kinds):
     """A file that suits the first stage and not the second is refused before the first begins."""
-    todo = planned(kinds, ("sft", "chats", {}), ("dpo", "chats", {}))
-    assert faults(kinds, todo) == [
-        "chats.jsonl: cannot train objective dpo: it holds paired (messages)"
-    ]
+    todo = planned(kinds, ("sft", "my chats", {}), ("dpo", "my chats", {}))
+    assert InputError(faults=checked(kinds, todo).faults).text() == (
+        "my chats.jsonl: cannot train objective dpo: it holds paired (messages)\n"
+        "  it can train: sft\n  advise check 'my chats.jsonl'"
+    )
     assert faults(kinds, todo[1:]) == faults(kinds, todo)
     todo = planned(kinds, ("sft", "chats", {}), ("rm", "pairs", {}), ("ppo", "chats", {}))
     assert [faults(kinds, todo[done:]) for done in range(4)] == [[]] * 4

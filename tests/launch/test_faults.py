@@ -41,7 +41,10 @@ from tests.launch.conftest import (
 def test_a_second_run_is_refused_and_a_killed_one_takes_its_trainer_along(at_work):
     """Exit code 4 names the run at work; a killed one leaves no trainer and no stale lock."""
     parent, child = at_work()
-    told = f"this run is at work already (process {parent.pid})"
+    told = (
+        f"this run is at work already (process {parent.pid})\n  `advise run '{Path('out').resolve()}'`"
+        f" shows how far it is; to stop it, with its last step saved: kill {parent.pid}"
+    )
     assert told in refused(MachineNotReady, output="out")
     assert alive(child)
     parent.kill()

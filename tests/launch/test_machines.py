@@ -228,14 +228,11 @@ def report(*, software=None, **given):
     [
         (report(data="b"), InputError, "machine 1: not as on machine 0: data"),
         (report(data="a", more="c"), InputError, "not as on machine 0: more"),
-        (
-            report(data="a", software={"trl": "2"}),
-            MachineNotReady,
-            "not as on machine 0: trl 2 (1)",
-        ),
+        (report(data="a", software={"trl": "2"}), MachineNotReady,
+         "not as on machine 0: trl 2 (1)"),
         (report(data="b", software={"trl": "2"}), InputError, "trl 2 (1)"),
     ],
-)
+)  # fmt: skip
 def test_machines_that_do_not_fit_together_are_refused(other, kind, words):
     """Everything that differs comes together: what was given with code 2, the rest with 4."""
     refuse_differences(report(data="a"), report(data="a"), "machine 1")

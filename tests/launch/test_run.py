@@ -308,11 +308,13 @@ def test_a_failed_trainer_is_explained(shop, mode, kind, words):
 def test_what_an_earlier_attempt_left_does_not_count(shop):
     """A refused plan may be corrected in its folder until there is a line of metrics."""
     for text in (PLAN, f"{PLAN}    seed: 7\n"):
-        assert "row 3 has no answer" in fails("input", InputError, text=text, output="out")
-    (shop / "out" / "metrics.jsonl").write_text("{}\n")
-    assert "holds another run" in refused(text=PLAN, output="out")
-    (shop / "out" / "stages" / "sft" / "result.json").write_text("{}")
-    assert "without a readable result.json" in fails("no-result", text=text, output="out")
+        assert "row 3 has no answer" in fails("input", InputError, text=text, output="my run")
+    (shop / "my run" / "metrics.jsonl").write_text("{}\n")
+    said = refused(text=PLAN, output="my run")
+    assert "my run holds another run of plan 'shop' (failed): seed is not as in this plan" in said
+    assert said.endswith(f"to resume that run: advise run '{shop}/my run/plan.yaml'")
+    (shop / "my run" / "stages" / "sft" / "result.json").write_text("{}")
+    assert "without a readable result.json" in fails("no-result", text=text, output="my run")
 
 
 def test_a_record_that_contradicts_its_plan_is_refused_untouched(shop):
@@ -517,7 +519,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 @pytest.fixture
 def result(shop):
-    return run(output="out").folder / "stages" / "sft"
+    return run(output="my run").folder / "stages" / "sft"
 
 
 @pytest.mark.parametrize(
@@ -532,19 +534,19 @@ def result(shop):
 def test_a_damaged_result_is_never_called_finished(shop, result, capsys, name, damage, said):
     """Exit code 2 with the file and the command that trains the stage again, which then works."""
     damage(result / name)
-    before = (shop / "out" / "run.json").read_bytes()
+    before = (shop / "my run" / "run.json").read_bytes()
     capsys.readouterr()
-    for plan in ("plan.yaml", "out", "out/plan.yaml"):
-        text = refused(plan=plan, output=None if plan != "plan.yaml" else "out")
-        assert f"out/stages/sft/{name} {said}: the result of stage sft is damaged" in text
+    for plan in ("plan.yaml", "my run", "my run/plan.yaml"):
+        text = refused(plan=plan, output=None if plan != "plan.yaml" else "my run")
+        assert f"my run/stages/sft/{name} {said}: the result of stage sft is damaged" in text
     assert "finished" not in capsys.readouterr().err
-    assert (shop / "out" / "run.json").read_bytes() == before
-    hint = "train the stage again from the beginning: rm out/stages/sft/*.safetensors && advise run"
-    assert hint in text
+    assert (shop / "my run" / "run.json").read_bytes() == before
+    again = "rm 'my run'/stages/sft/*.safetensors && advise run 'my run'"
+    assert f"train the stage again from the beginning: {again}" in text
     for path in result.glob("*.safetensors"):
         path.unlink()
-    assert not run("out").already_done
-    assert run("out").already_done
+    assert not run("my run").already_done
+    assert run("my run").already_done
 
 
 def test_no_stage_starts_from_a_damaged_result(shop, monkeypatch):
@@ -564,12 +566,12 @@ def test_results_are_read_only_if_they_were_touched(result, monkeypatch, capsys)
     )
     finished_ns = max(path.stat().st_ctime_ns for path in result.iterdir())
     monkeypatch.setattr(earlier, "_finished_ns", lambda stage: finished_ns)
-    assert run(output="out").already_done
+    assert run(output="my run").already_done
     assert reads == []
     (result / "tokenizer_config.json").write_text('{"padding_side": "left"}')
-    assert run(output="out").already_done
+    assert run(output="my run").already_done
     said = capsys.readouterr().err
-    assert "warning: out/stages/sft/tokenizer_config.json was changed after training" in said
+    assert "warning: my run/stages/sft/tokenizer_config.json was changed after training" in said
     flip(result / WEIGHTS)
-    assert "damaged" in refused(output="out")
+    assert "damaged" in refused(output="my run")
     assert reads == [WEIGHTS]

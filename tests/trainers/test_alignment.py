@@ -36,7 +36,9 @@ from tests.trainers.runs import (
     whole_and_broken,
     write_rows,
 )
-from trainers.rows.preference import PAIRS
+from trainers.evaluation.pairs import chosen_rows
+from trainers.rm import choose_padding
+from trainers.rows.preference import FEEDBACK, PAIRS
 from trainers.rows.stage_rows import prepare_rows
 from trainers.stage import run as stage
 from trainers.start.loading import load_tokenizer
@@ -176,6 +178,10 @@ def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
         job.output, num_labels=1, dtype=torch.float32
     ).eval()
     assert model.config.pad_token_id is None
+    model.config.pad_token_id = -1  # as some models write that they have none
+    choose_padding(model, load_tokenizer(job), prepare_rows(job, load_tokenizer(job), PAIRS))
+    assert model.config.pad_token_id == AutoTokenizer.from_pretrained(job.output).pad_token_id
+    model.config.pad_token_id = None
     tokenizer = AutoTokenizer.from_pretrained(job.output)
     assert tokenizer.pad_token != tokenizer.eos_token
     ids = tokenizer("Go away<|im_end|>", return_tensors="pt")["input_ids"]
@@ -260,8 +266,14 @@ def test_kto_takes_answers_with_a_verdict(align, tmp_path):
         for number in range(40)
     ]
     path = write_rows(tmp_path / "feedback.jsonl", rows)
-    result = trained(align("kto", job_data=path, max_steps=10))
+    job = align("kto", job_data=path, max_steps=10)
+    result = trained(job)
     assert result["evaluation"]["feedback_rows"] == 10
+    tokenizer = load_tokenizer(job)
+    held = prepare_rows(job, tokenizer, FEEDBACK).holdout
+    assert [one.expected for one in chosen_rows(tokenizer, held)] == [
+        row.expected for row in held if row.label
+    ]
     assert result["evaluation"]["moved_as_judged"] > 0.6
     with pytest.raises(InputError, match="micro_batch_size: 4 or more"):
         trained(align("kto", job_data=path, micro_batch_size=2))
@@ -292,14 +304,11 @@ def test_one_preference_file_serves_the_whole_chain(align, trained_once, tmp_pat
     ("objective", "keys", "said"),
     [
         ("dpo", {}, "20 of 20 pairs are longer than seq_len 64"),
-        (
-            "grpo",
-            SHORT,
-            "20 of 20 prompts are longer than seq_len less response_tokens, which is 58",
-        ),
+        ("grpo", SHORT,
+         "20 of 20 prompts are longer than seq_len less response_tokens, which is 58"),
         ("grpo", {**SHORT, "response_tokens": 60}, "leave no room for a prompt"),
     ],
-)
+)  # fmt: skip
 def test_prompts_longer_than_the_limit_stop_the_run(objective, keys, said, align, tmp_path):
     """Pairs and prompts over the limit are counted and named, and what may be done is said."""
     asked = "the shop sells tea " * 30

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import random
 import re
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from itertools import chain, repeat
 from types import SimpleNamespace
 from unittest.mock import DEFAULT, Mock
 
+import numpy
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -102,13 +104,10 @@ def nest(path, depth):
         (COMPLETE, partial(edit, files={}), "is not what was written"),
         # Also one that the parser still takes, and what walks its values does not.
         *((COMPLETE, partial(nest, depth=depth), COMPLETE) for depth in (300, 600, 900, 5000)),
-        (
-            COMPLETE,
-            lambda path: path.parent.rename(path.parents[1] / "checkpoint-9"),
-            "that of step 6",
-        ),
+        (COMPLETE, lambda path: path.parent.rename(path.parents[1] / "checkpoint-9"),
+         "that of step 6"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(store, name, change, words):
     """A warning names the file; an edited record is not believed, nor a folder of another name."""
     change(store.folder / "checkpoint-6" / name)
@@ -125,20 +124,28 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(store, name, change, w
     [
         ({"settings": {"learning_rate": 2e-4, "seed": 42}}, "learning_rate 0.0001 -> 0.0002"),
         ({"settings": {"learning_rate": 1e-4}}, "seed 42 -> null"),
+        ({"settings": {**PARTS.settings, "a": "b" * 58, "c": "d" * 59}},
+         f'a null -> "{"b" * 58}"; c null -> "{"d" * 56}...'),
         ({"parts": {"base_model": "b", "rows": "x"}}, "the rows have changed"),
-        ({"parts": {"base_model": "x", "rows": "r"}}, "the base model has changed"),
-        ({"parts": {"base_model": "b", "rows": "r", "start": "s"}}, "the stage starts from has"),
-        ({"divided": True}, "whether each process holds a part of the model has"),
+        ({"parts": {"base_model": "x", "rows": "r", "own.py": "o"}},
+         "the base model has changed; own.py has changed"),
+        ({"parts": {"base_model": "b", "rows": "r", "start": "s"}},
+         "the model that the stage starts from has changed"),
+        ({"divided": True},
+         "whether each process holds a part of the model has changed (launch.strategy)"),
     ],
-)
+)  # fmt: skip
 def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, changed, reason):
     """What changed is named, and nothing is deleted before there is something instead."""
     other = replace(store, dependencies=replace(PARTS, **changed))
     step, said = look(other)
     assert step is None
-    assert re.search(f"checkpoint-6 is not used: .*{reason}", said[0])
-    assert re.search(f"checkpoint-3 is not used: .*{reason}", said[1])
-    assert "starting from the beginning" in said[2]
+    assert said == [
+        f"checkpoint-6 is not used: {reason}",
+        f"checkpoint-3 is not used: {reason}",
+        "no checkpoint can be used: starting from the beginning; what is there stays until a new"
+        " one is complete",
+    ]
     assert look(store) == (6, [])
     for at in (5, 6):
         other.begin(at)
@@ -154,16 +161,19 @@ def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, c
     [
         (
             {"dependencies": replace(PARTS, processes=2)},
-            ("written by 1 process, this run has 2", "same rows"),
+            "was written by 1 process, this run has 2: each step has the same rows as before;"
+            " random numbers (dropout) are others from here on",
         ),
-        ({"versions": {"torch": "9.9.9", "new": "1"}}, ("torch 2.13.0 -> 9.9.9",)),
+        (
+            {"versions": {"torch": "9.9.9", "new": "1"}},
+            "was written with other versions of libraries (torch 2.13.0 -> 9.9.9): the run goes on"
+            " from it, and may differ slightly from one that was never stopped",
+        ),
     ],
 )
 def test_other_processes_and_an_upgrade_go_on_and_are_told(store, changed, words):
     """Another number of processes or version of torch is said, and the checkpoint used."""
-    step, said = look(replace(store, **changed))
-    assert step == 6
-    assert all(word in said[0] for word in words)
+    assert look(replace(store, **changed)) == (6, [f"checkpoint-6 {words}"])
 
 
 EARLY = type("Early", (Dependencies,), {
@@ -174,8 +184,11 @@ EARLY = type("Early", (Dependencies,), {
 @pytest.mark.parametrize(
     ("written", "why"),
     [
-        (replace(PARTS, parts={"rows": "x"}), "the base model has changed; the rows"),
-        (EARLY(parts={}), "another version of these trainers wrote it"),
+        (replace(PARTS, parts={"rows": "x"}), "the base model has changed; the rows have changed"),
+        (
+            EARLY(parts={}),
+            "another version of these trainers wrote it, in a form that this one does not read",
+        ),
     ],
     ids=["other-rows", "early-form"],
 )
@@ -185,10 +198,7 @@ def test_it_never_says_from_the_beginning_and_goes_on(store, written, why):
     write(replace(store, dependencies=written), 9)
     assert look(store)[0] is None
     (store.folder.parent / "three").rename(store.folder / "checkpoint-3")
-    step, said = look(store)
-    assert step == 3
-    assert len(said) == 1
-    assert f"checkpoint-9 is not used: {why}" in said[0]
+    assert look(store) == (3, [f"checkpoint-9 is not used: {why}"])
 
 
 def test_the_last_two_are_kept_and_what_a_killed_run_left_is_removed(store):
@@ -251,7 +261,7 @@ def test_an_error_of_the_disk_that_passes_destroys_no_checkpoint(store):
     assert look(store) == (6, [])
 
 
-def test_random_numbers_are_others_only_after_another_number_of_processes(tmp_path):
+def test_random_numbers_are_others_only_after_another_number_of_processes(tmp_path, monkeypatch):
     """They then follow from seed, step and process; among as many, a missing file is an error."""
     place, drawn = tmp_path / "checkpoint-3", []
     place.mkdir()
@@ -259,10 +269,28 @@ def test_random_numbers_are_others_only_after_another_number_of_processes(tmp_pa
     with pytest.raises(MachineNotReady, match="has no random state of process 0"):
         checkpoints.load_random_states(place, seed=1)
     edit(place / COMPLETE, processes=2)
-    for _ in range(2):
-        checkpoints.load_random_states(place, seed=1)
-        drawn.append(torch.rand(3).tolist())
+    for rank, step, seed in ((0, 3, 1), (0, 3, 1), (1, 3, 1), (0, 4, 1), (0, 3, 2)):
+        monkeypatch.setenv("RANK", str(rank))
+        place = place.rename(tmp_path / f"checkpoint-{step}")
+        checkpoints.load_random_states(place, seed=seed)
+        drawn.append(draw())
     assert drawn[0] == drawn[1]
+    assert [drawn.count(one) for one in drawn] == [2, 2, 1, 1, 1]
+
+
+def draw():
+    """Numbers of every generator that a training, or the user's code in it, may draw from."""
+    normal = random.gauss(0, 1), float(numpy.random.standard_normal())  # each keeps a second one
+    return *normal, random.random(), float(numpy.random.random()), torch.rand(3).tolist()
+
+
+def test_every_generator_goes_on_behind_a_checkpoint(tmp_path):
+    """Those of Python and numpy too, which the user's reward may draw from."""
+    draw()
+    checkpoints.write_state(tmp_path / "state", checkpoints.random_states())
+    drawn = draw()
+    checkpoints.restore_random_states(checkpoints.read_state(tmp_path / "state"))
+    assert draw() == drawn
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):

@@ -252,6 +252,14 @@ def test_a_damaged_folder_is_refused_with_its_name(name, folder, job_on, monkeyp
     assert not (folder / "EXECUTED").exists()
 
 
+@pytest.mark.parametrize("key", ["num_nextn_predict_layers", "mtp_num_hidden_layers"])
+def test_layers_that_predict_further_tokens_are_left_out(key, folder, job_on):
+    """They stand behind the last layer, and transformers does not read them."""
+    config(num_hidden_layers=1, **{key: 1})(folder)
+    _, model = load(job_on(folder))
+    assert len(model.model.layers) == 1
+
+
 @pytest.fixture(scope="module")
 def saved(tiny_model, tmp_path_factory):
     """The folder with a LoRA of the tiny model, and a reward model of it."""

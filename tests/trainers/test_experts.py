@@ -234,13 +234,10 @@ def test_layers_that_peft_refuses_are_left_out():
         ("mixture", {"target_modules": "with-expert"}, "matches none"),
         ("mixture", {"dropout": 0.1}, "cannot have dropout"),
         ("mixture", {"peft": {"use_dora": True}}, "cannot have peft"),
-        (
-            "mixture",
-            {"peft": {"init_lora_weights": "orthogonal"}},
-            "added to one tensor of all of them",
-        ),
+        ("mixture", {"peft": {"init_lora_weights": "orthogonal"}},
+         "added to one tensor of all of them"),
     ],
-)
+)  # fmt: skip
 def test_targets_that_cannot_be_had_are_bad_input(model, keys, match, make, moe):
     """A dense model's experts, routers, misspelt names and unfit combinations are refused."""
     build = moe if model == "mixture" else make

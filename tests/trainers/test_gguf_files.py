@@ -294,20 +294,14 @@ def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(part, change, said,
 @pytest.mark.parametrize(
     ("family", "keys", "said"),
     [
-        (
-            "mixtral",
-            {},
-            r"'mixtral' model is not supported[\s\S]*llama, qwen2, qwen3[\s\S]*convert_hf_to_gguf.py",
-        ),
+        ("mixtral", {},
+         r"'mixtral' model is not supported[\s\S]*llama, qwen2, qwen3[\s\S]*convert_hf_to_gguf.py"),
         ("llama", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "use_sliding_window is True"),
-        (
-            "llama",
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-            "rope_type 'dynamic'",
-        ),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+         "rope_type 'dynamic'"),
     ],
-)
+)  # fmt: skip
 def test_a_family_or_a_setting_that_is_not_supported_is_refused(family, keys, said):
     """It would answer wrongly in llama.cpp; the error names the supported ones and a way out."""
     config = AutoConfig.for_model(family, **{**sizes(family), **keys})

@@ -190,13 +190,10 @@ THOUGHT = "<think>\nwell\n</think>\n\nSecond."
     [
         ("llama3", ["Well?", "  Yes. "], ["Yes.<|eot_id|>"]),
         ("smollm", ["Well?", "  Yes. "], ["  Yes. <|im_end|>"]),
-        (
-            "qwen3",
-            ["One?", "<think>\nhm\n</think>\n\nFirst.", "Two?", THOUGHT],
-            ["First.<|im_end|>", THOUGHT + "<|im_end|>"],
-        ),
+        ("qwen3", ["One?", "<think>\nhm\n</think>\n\nFirst.", "Two?", THOUGHT],
+         ["First.<|im_end|>", THOUGHT + "<|im_end|>"]),
     ],
-)
+)  # fmt: skip
 def test_space_and_thoughts_are_learned_only_where_the_template_keeps_them(name, said, expected):
     """The last answer's thought is learned; earlier ones are gone, as when the model is served."""
     assert learned(name, *said) == expected
@@ -209,16 +206,10 @@ TOOL = {"type": "function", "function": {"name": "find_parcel"}}
 @pytest.mark.parametrize(
     ("example", "template", "notes"),
     [
-        (
-            conversation("Well?", "Yes.", weights=(1, 0.5)),
-            CHATML,
-            ["a message has a weight other than 0 and 1: it counts as 1"],
-        ),
-        (
-            conversation("What does <|im_end|> do?", "It ends a turn."),
-            CHATML,
-            ["a mark of the chat template"],
-        ),
+        (conversation("Well?", "Yes.", weights=(1, 0.5)), CHATML,
+         ["a message has a weight other than 0 and 1: it counts as 1"]),
+        (conversation("What does <|im_end|> do?", "It ends a turn."), CHATML,
+         ["a mark of the chat template"]),
         (  # The model is asked otherwise than it was trained.
             conversation("Well?", "Yes."),
             CHATML.replace(ANSWER, ANSWER.replace("{%", "<think>\n{%")),
@@ -234,7 +225,7 @@ TOOL = {"type": "function", "function": {"name": "find_parcel"}}
         ),
     ],
     ids=["weight between", "mark inside", "prompt never shown", "left out"],
-)
+)  # fmt: skip
 def test_what_a_template_does_to_a_row_is_counted(example, template, notes):
     """It counts marks inside messages, odd weights, other prompts, and missing tools or turns."""
     tokenizer = with_template(template)
@@ -260,14 +251,11 @@ def test_what_a_template_does_to_a_row_is_counted(example, template, notes):
             CHATML,
             "does not write tool calls",
         ),
-        (
-            conversation("Where?", "It is here."),
-            CHATML.replace("{{ m.content }}", "{{ m.content[:3] }}"),
-            "hides where an answer",
-        ),
+        (conversation("Where?", "It is here."),
+         CHATML.replace("{{ m.content }}", "{{ m.content[:3] }}"), "hides where an answer"),
     ],
     ids=["a call that is dropped", "an answer that is cut"],
-)
+)  # fmt: skip
 def test_a_template_that_hides_answers_is_refused(example, template, said):
     """A row whose calls or answers a template changes is refused, not guessed or learned empty."""
     with pytest.raises(Unusable, match=said):

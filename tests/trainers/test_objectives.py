@@ -139,24 +139,16 @@ def test_rows_that_are_none_of_their_kind_are_counted_and_named(
 @pytest.mark.parametrize(
     ("kind", "examples", "said"),
     [
-        (
-            PAIRS,
-            [preference("Well?", "yes", "no"), preference("Well?", "yes ", "yes ", row=60)],
-            "row 60: both answers are the same",
-        ),
-        (
-            ANSWERS,
-            [question(f"{n}?", says("Go away."), row=n, good=n % 2 == 0) for n in range(1, 21)],
-            "row 1: an answer that people rejected",
-        ),
-        (
-            PROMPTS,
-            [Example(row=1, text="The shop sells tea.")],
-            "row 1: no question that a model could answer",
-        ),
+        (PAIRS, [preference("Well?", "yes", "no"), preference("Well?", "yes ", "yes ", row=60)],
+         "row 60: both answers are the same"),
+        (ANSWERS,
+         [question(f"{n}?", says("Go away."), row=n, good=n % 2 == 0) for n in range(1, 21)],
+         "row 1: an answer that people rejected"),
+        (PROMPTS, [Example(row=1, text="The shop sells tea.")],
+         "row 1: no question that a model could answer"),
     ],
     ids=["pairs", "answers", "prompts"],
-)
+)  # fmt: skip
 def test_rows_that_are_none_of_their_kind_are_named_if_they_are_many(
     kind, examples, said, prepared
 ):
@@ -175,6 +167,8 @@ def test_pairs_that_contradict_each_other_are_counted_and_stay_together(prepared
     data = prepared([*rows, turned], PAIRS, holdout=0.3)
     assert has_note(data, "2 rows contradict each other", "rows 3, 30")
     assert len({3, 30} & {row.number for row in data.holdout}) != 1
+    same = [preference("Well?", f"first {n}", f"second {n}", row=n) for n in range(1, 21)]
+    assert len(prepared(same, PAIRS, holdout=0.3).holdout) == 6  # other answers are other rows
     classes = [("Good tea", "a"), ("good  tea", "b"), ("Bad tea", "b")]
     texts = [Example(row=n, text=text, label=name) for n, (text, name) in enumerate(classes, 1)]
     said = "2 rows have the text of another row and another class (rows 1, 2)"

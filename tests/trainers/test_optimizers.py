@@ -151,17 +151,14 @@ def test_a_run_says_that_muon_moves_no_experts():
         ("muon", {"update": "ia3"}, "update ia3 trains vectors alone"),
         ("muon", {"trl": {"optim_args": "rank=3"}}, "muon reads no 'rank': it reads momentum"),
         ("sgd", {"trl": {"optim_args": "nesterov=3"}}, "nesterov is '3', expected true or false"),
-        (
-            "sgd",
-            {"trl": {"adam_beta1": 0.8}},
-            "'adam_beta1' has no effect: optimizer sgd is no Adam",
-        ),
+        ("sgd", {"trl": {"adam_beta1": 0.8}},
+         "'adam_beta1' has no effect: optimizer sgd is no Adam"),
         ("adamw", {"trl": {"max_grad_norm": -1.0}}, "'max_grad_norm' is -1.0: gradients would not"),
         ("adamw", {"trl": {"optim_args": "rank=3"}}, "adamw reads no 'rank', nor any"),
         ("adamw_split", {"weights_dtype": "float32"}, "these are float32"),
         ("adamw_split", {"update": "lora"}, "trains a module in float32"),
     ],
-)
+)  # fmt: skip
 def test_what_an_optimizer_cannot_do_is_said(name, changes, said):
     """By name, with what is allowed, before a model loads."""
     faults = optimizer_faults(stage(name, **changes), "cpu")

@@ -86,33 +86,17 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tiny_tokenizer):
 @pytest.mark.parametrize(
     ("example", "read", "learned", "keys"),
     [
-        (
-            chat("One?", "First."),
-            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
-            " First.<|im_end|>",
-            {},
-        ),
-        (
-            structs.replace(chat("Tea:", " green"), plain=True),
-            "Tea: green<|im_end|>",
-            " green<|im_end|>",
-            {},
-        ),
-        (
-            Example(row=1, text="Is it broken?", label="complaint"),
-            "User: Is it broken?\n\nAssistant: complaint<|im_end|>\n\n",
-            " complaint<|im_end|>",
-            {},
-        ),
-        (
-            chat("One?", "First."),
-            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
-            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
-            {"learn_all": True},
-        ),
+        (chat("One?", "First."), "User: One?\n\nAssistant: First.<|im_end|>\n\n",
+         " First.<|im_end|>", {}),
+        (structs.replace(chat("Tea:", " green"), plain=True), "Tea: green<|im_end|>",
+         " green<|im_end|>", {}),
+        (Example(row=1, text="Is it broken?", label="complaint"),
+         "User: Is it broken?\n\nAssistant: complaint<|im_end|>\n\n", " complaint<|im_end|>", {}),
+        (chat("One?", "First."), "User: One?\n\nAssistant: First.<|im_end|>\n\n",
+         "User: One?\n\nAssistant: First.<|im_end|>\n\n", {"learn_all": True}),
     ],
     ids=["chat", "prompt and completion", "label", "loss on all"],
-)
+)  # fmt: skip
 def test_without_a_template_the_stated_plain_one_is_used_and_kept(
     example, read, learned, keys, tiny_tokenizer
 ):

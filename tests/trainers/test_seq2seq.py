@@ -106,15 +106,11 @@ def stage(make, backwards, models, tiny_model):
     [
         ("t5", AutoModelForSeq2SeqLM, {"learning_rate": 1e-2, "max_steps": 150}, 0.5),
         # LoRA leaves embeddings alone, which are random in these models.
-        (
-            "bart",
-            AutoPeftModelForSeq2SeqLM,
-            {"update": "lora", "learning_rate": 2e-2, "max_steps": 60, "rank": 16},
-            0.1,
-        ),
+        ("bart", AutoPeftModelForSeq2SeqLM,
+         {"update": "lora", "learning_rate": 2e-2, "max_steps": 60, "rank": 16}, 0.1),
     ],
     ids=["t5", "bart"],
-)
+)  # fmt: skip
 def test_outputs_are_learned(stage, name, loader, keys, fall):
     """The held-out loss falls, every check holds, and plain loading writes what was learned."""
     job = stage(name, **keys)
@@ -178,14 +174,11 @@ def test_only_the_output_counts_and_both_texts_are_closed(models, backwards):
         ("t5", {"update": "prefix", "prefix_tokens": 4}, "full or lora"),
         (None, {}, "no encoder beside its decoder"),
         ("t5", {"target_language": "deu_Latn"}, "knows no languages"),
-        (
-            "nllb",
-            {"source_language": "eng_Latn", "target_language": "deu_Latin"},
-            "did you mean 'deu_Latn'",
-        ),
+        ("nllb", {"source_language": "eng_Latn", "target_language": "deu_Latin"},
+         "did you mean 'deu_Latn'"),
         ("nllb", {}, "source_language is not said"),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_go_with_an_encoder_and_a_decoder_is_refused(name, keys, said, stage):
     """NLLB's kind wants both languages, and a wrong one is refused with the nearest."""
     with pytest.raises(InputError, match=said):

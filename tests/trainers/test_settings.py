@@ -240,15 +240,12 @@ def fault(make, align, unloaded):
         ("sft", {"gradient_checkpointing_kwargs": {}}, "gradient_checkpointing: true"),
         ("sft", {"ddp_timeout": 60}, "launch.processes of 2 or more"),
         # The model's own chat template is used; TRL's place for its arguments is read by nobody here.
-        (
-            "sft",
-            {"chat_template_path": "elsewhere"},
-            "cannot be set: the model's own chat template",
-        ),
+        ("sft", {"chat_template_path": "elsewhere"},
+         "cannot be set: the model's own chat template"),
         ("grpo", {"chat_template_kwargs": {"a": 1}}, "set by the plan's own key template"),
         ("sft", {"debug": "everything"}, "'debug': everything is not a valid DebugOption"),
     ],
-)
+)  # fmt: skip
 def test_a_key_that_cannot_act_is_refused_with_the_reason(objective, trl, words, fault):
     """The fault names the key and says what to do."""
     own = {"reward": "exact"} if objective == "grpo" else {}

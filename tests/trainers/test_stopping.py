@@ -91,34 +91,19 @@ LOADING = None  # in place of a step: outside of them
     ("step", "signals", "together_s", "saved", "said"),
     [
         # Together they are one request.
-        (
-            2,
-            [signal.SIGINT, signal.SIGHUP, signal.SIGTERM],
-            process.TOGETHER_S,
-            ["checkpoint-2"],
-            "stopped after step 2 of 4, with a checkpoint",
-        ),
+        (2, [signal.SIGINT, signal.SIGHUP, signal.SIGTERM], process.TOGETHER_S, ["checkpoint-2"],
+         "stopped after step 2 of 4, with a checkpoint"),
         # One that comes later than together with the first one does not wait for a checkpoint.
         (2, [signal.SIGTERM] * 2, 0.0, [], "steps since the last checkpoint are lost"),
         # The next call checks the result and trains nothing.
-        (
-            4,
-            [signal.SIGTERM],
-            process.TOGETHER_S,
-            ["checkpoint-4"],
-            "the result is not checked yet",
-        ),
+        (4, [signal.SIGTERM], process.TOGETHER_S, ["checkpoint-4"],
+         "the result is not checked yet"),
         # There is nothing to save.
-        (
-            LOADING,
-            [signal.SIGHUP],
-            process.TOGETHER_S,
-            [],
-            "stopped while it was loading: no step is lost",
-        ),
+        (LOADING, [signal.SIGHUP], process.TOGETHER_S, [],
+         "stopped while it was loading: no step is lost"),
     ],
     ids=["in a step", "by a second signal", "in the last step", "while it loads"],
-)
+)  # fmt: skip
 def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
     step, signals, together_s, saved, said, tmp_path, whole, monkeypatch, capsys
 ):
@@ -182,6 +167,7 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
     def on_train_begin(self, *args, **kwargs):
         original(self, *args, **kwargs)
         begun.append(self.job.task)
+        assert len(self.job.process.bases) == 1  # read once for all tasks
         if self.job.task == "it":
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -46,33 +46,23 @@ def test_a_module_scheme_without_its_config_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (
-            {"rank": 65},
-            r"rank 65 is larger than every layer it would correct: the widest is 64 \(\w+",
-        ),
+        ({"rank": 65},
+         r"rank 65 is larger than every layer it would correct: the widest is 64 \(\w+"),
         (
             {"rank": 33, "target_modules": ["v_proj"]},  # named targets count alone
             r"rank 33 is larger than .*: the widest is 32 \(v_proj\)",
         ),
-        (
-            {"update": "adapter", "peft": {"layers": [7]}},
-            "layers names 7, but LlamaForCausalLM has layers 0 to 1",
-        ),
-        (
-            {"update": "prefix", "prefix_tokens": 200, "seq_len": 100, "holdout": 0.8},
-            r"answers of all rows have \d+ tokens, prefix_tokens is 200",
-        ),
-        (
-            {"update": "prefix", "prefix_tokens": 500},
-            "prefix_tokens 500 and seq_len 128 make 628 positions, the model has 512",
-        ),
-        (
-            {"update": "prefix", "prefix_tokens": 5, "prefix_text": "Answer shortly."},
-            r"prefix_text has \d\d tokens, prefix_tokens is 5",
-        ),
+        ({"update": "adapter", "peft": {"layers": [7]}},
+         "layers names 7, but LlamaForCausalLM has layers 0 to 1"),
+        ({"update": "prefix", "prefix_tokens": 200, "seq_len": 100, "holdout": 0.8},
+         r"answers of all rows have \d+ tokens, prefix_tokens is 200"),
+        ({"update": "prefix", "prefix_tokens": 500},
+         "prefix_tokens 500 and seq_len 128 make 628 positions, the model has 512"),
+        ({"update": "prefix", "prefix_tokens": 5, "prefix_text": "Answer shortly."},
+         r"prefix_text has \d\d tokens, prefix_tokens is 5"),
     ],
     ids=["rank", "rank of targets", "layer", "rows for a prefix", "positions", "prefix_text"],
-)
+)  # fmt: skip
 def test_sizes_that_the_model_or_the_rows_lack_are_bad_input(keys, said, make):
     """Ranks, layers and prefixes that do not fit are told with the numbers."""
     with pytest.raises(InputError, match=said):

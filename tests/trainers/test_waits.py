@@ -89,12 +89,8 @@ LONG = {"grad_accum": 4, "micro_batch_size": 1, "early_stopping": 9}  # held-out
         # A classifier writes nothing.
         ("sft", {"head": "classes", "holdout": 0.2}, LABELS, {"predictions"}),
         # Before training, block by block.
-        (
-            "distill",
-            {"holdout": 0.2, "response_tokens": 6},
-            ASKED,
-            {"answers of the teacher", "generating answers", "distance to the teacher"},
-        ),
+        ("distill", {"holdout": 0.2, "response_tokens": 6}, ASKED,
+         {"answers of the teacher", "generating answers", "distance to the teacher"}),
         # Answers, scores, probabilities and minibatches of an update of 64 prompts.
         (
             "ppo",
@@ -111,7 +107,7 @@ LONG = {"grad_accum": 4, "micro_batch_size": 1, "early_stopping": 9}  # held-out
         ),
     ],
     ids=["chat", "classes", "distill", "ppo"],
-)
+)  # fmt: skip
 def test_what_may_take_minutes_is_shown(objective, keys, rows, names, align, tiny_model, tmp_path):
     """Each part of a stage that does something of its own."""
     if rows:

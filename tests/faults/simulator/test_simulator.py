@@ -1,6 +1,7 @@
 """The simulator of faults survives every schedule, and finds each defect that was mended."""
 
 from dataclasses import replace
+from random import Random
 from unittest import mock
 
 import pytest
@@ -12,6 +13,7 @@ from tests.faults.simulator import world
 from tests.faults.simulator.simulate import DAMAGES, FINISHED, STRIKES, simulate
 from tests.faults.simulator.world import File, SimulatedDisk
 from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.results import put_result
 
 
 def test_every_schedule_is_survived():
@@ -20,6 +22,21 @@ def test_every_schedule_is_survived():
     assert counts.violations == []
     assert counts.schedules == 80
     assert all(counts.survived[kind] > 5 for kind in (*STRIKES, *DAMAGES, FINISHED))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_result_is_safe_before_it_is_recorded(seed, tmp_path):
+    """Its files keep content and name, whatever a power cut leaves of the rest."""
+    disk = SimulatedDisk(tmp_path, Random(seed))
+    stage = tmp_path / "run" / "stages" / "sft"
+    disk.make_folder(stage / "unfinished" / "deep")
+    for name in ("weights", "deep/config"):
+        disk.write(stage / "unfinished" / name, name.encode())
+    put_result(stage / "unfinished", stage, disk=disk)
+    disk.cut_power()
+    assert [(stage / name).read_text() for name in ("weights", "deep/config")] == [
+        "weights", "deep/config",
+    ]  # fmt: skip
 
 
 def with_path(*args, **keys):
