@@ -309,7 +309,7 @@ def test_a_plan_for_more_gpus_says_what_fewer_take(planned, monkeypatch):
     (fault,) = (one for one in caught.value.faults if one.where == "launch.processes")
     assert "wants 2 processes, one per GPU, and 1 can be used here: 1 too few" in fault.what
     settings = "--set launch.processes=1 --set launch.strategy=null --set stages.sft.grad_accum=2"
-    assert settings in fault.hint
+    assert f"advise run '{os.getcwd()}/plan.yaml' {settings}" in fault.hint
     text = told(planned, machine(gpu()), kind=InputError, processes=2000)
     assert "cannot be shared by 2000 processes" in text
 

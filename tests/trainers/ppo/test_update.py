@@ -57,7 +57,7 @@ def number(value):
 VALUES, MASK = tensor([1, 3], [5, 100]), tensor([1, 1], [1, 0])
 ANSWERS = tensor([1, 1, 0], [1, 1, 1])  # which tokens of two answers count
 PENALTY = tensor([0.2, -0.4, 0], [0, 0, 0.5])
-RATIOS, SIGNS = tensor([1.5, 0.5, 1.5, 0.5]), tensor([1, 1, -1, -1])
+RATIOS, SIGNS = tensor([1.5, 0.5, 1.5, 0.5, 1.1]), tensor([1, 1, -1, -1, 1])
 RETURNS, FIRST_THREE = tensor([1, 2, 3, 50]), tensor([1, 1, 1, 0])
 
 
@@ -92,11 +92,11 @@ FORMULAS = {
         ),
         (tensor([2, 0, -3]), tensor([6, 5, 3])),
     ),
-    # Ratios 1.5, 0.5, 1.5, 0.5 with advantages 1, 1, -1, -1 and clip 0.2; the ratios, and which of
+    # Ratios 1.5, 0.5, 1.5, 0.5, 1.1, advantages 1, 1, -1, -1, 1, clip 0.2; the ratios, and which of
     # them were clipped, come with the losses.
     "the policy loss is clipped only where that makes it worse": (
         lambda: policy_losses(RATIOS.log(), torch.zeros_like(RATIOS), SIGNS, 0.2),
-        (tensor([-1.2, -0.5, 1.5, 0.8]), RATIOS, torch.tensor([[True, False, False, True]])),
+        (tensor([-1.2, -0.5, 1.5, 0.8, -1.1]), RATIOS, tensor([1, 0, 0, 1, 0]).bool()),
     ),
     # Value 2 held at 1.2: return 3 gives 0.5 * 1.8^2, return 1 gives 0.5 * 1; value 1.1 is not
     # held: 0.5 * 0.9^2.
