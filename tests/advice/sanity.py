@@ -166,7 +166,7 @@ def what_is_assumed_may_be_said(answer: Answered, rng: random.Random) -> Iterato
         assumed["one GPU"] = {"gpus": 1}
     if "n_tasks" not in known and known["task"] != "multi_department":
         assumed["one task"] = {"n_tasks": 1}
-    hardware_known = known.get("gpu", "unknown") != "unknown"
+    hardware_known = situation.hardware.device_memory_bytes is not None  # with a limit: rented
     if situation.suggestion is not None and known.get("data_kind") and hardware_known:
         assumed["the suggested model"] = {"model": situation.suggestion.model}
     for what, change in assumed.items():
@@ -239,7 +239,8 @@ def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
     usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
     if usd is not None or hours is not None:
         free = answer.changed(budget_usd=None, budget_hours=None)
-        if free is not None and free.decision.nothing_fits != answer.decision.nothing_fits:
+        same = free is not None and free.case.situation.hardware == answer.case.situation.hardware
+        if same and free.decision.nothing_fits != answer.decision.nothing_fits:
             yield "a limit", f"{free.composition} -> {answer.composition}"
     if not answer.decision.trains:
         return
