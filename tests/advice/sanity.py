@@ -206,8 +206,8 @@ def a_denial_is_no_statement(answer: Answered, rng: random.Random) -> Iterator[t
         return
     stated = answer.changed(**{fact.id: True})
     about = any(
-        condition.fact in (fact.id, *fact.implies)
-        and condition.holds(False) != condition.holds(None)
+        condition.fact in (fact.id, *fact.implies, *fact.implies_either_way)
+        and condition.holds(condition.fact in fact.implies_either_way) != condition.holds(None)
         for rules in RULES.rules.values()
         for rule in rules
         for condition in rule.when
