@@ -311,9 +311,19 @@ def test_kinds_and_objectives_agree_with_the_rules():
         (10_000, "usual"), (10_001, "plenty"), (None, "unknown"),
     ],
 )  # fmt: skip
-def test_rows_are_judged_against_the_range(rows, expected):
+def test_rows_are_judged_against_the_range(rows, expected, approved):
     """Below 50 examples is documented to fail, 500 to 10,000 is usual (rules/data/amounts.yaml)."""
     assert verdict(rows, data_requirements()["sft"]) == expected
+    profile = DataProfile(
+        path="a",
+        kind="paired",
+        format="text",
+        mapping={},
+        rows=rows,
+        tokens=None,
+        objectives=("sft",),
+    )
+    approved([*map(in_words, found := compare_amounts(profile)), *found])
 
 
 def test_text_is_counted_in_tokens():
@@ -419,10 +429,10 @@ ROOM, CUT = range(1025), "left out (truncation: truncate cuts them instead)"
     ],
 )  # fmt: skip
 def test_length_and_packing_are_suggested_with_their_reasons(
-    tmp_path, rows, lengths, packing, because
+    tmp_path, rows, lengths, packing, because, approved
 ):
     """What nearly all rows need, and what becomes of the others."""
-    found = suggested(jsonl(tmp_path, rows))
+    approved(found := suggested(jsonl(tmp_path, rows)))
     assert found["seq_len"] in lengths
     assert found["packing"] is packing
     assert [words for words in because if words not in found["because"]] == []

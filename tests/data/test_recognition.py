@@ -125,47 +125,27 @@ def test_rows_of_a_second_format_are_counted(tmp_path, count):
     assert skipped.total == 1
 
 
-REFUSED: dict[str, tuple[list[Any], list[str]]] = {
-    "two possible answers": (
-        [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}],
-        ["--map question=question answer=answer", "--map question=prompt answer=completion"],
-    ),
-    "two columns of classes": (
-        rows_of(60, text=str, urgency=lambda n: ("low", "high")[n % 2], team=lambda n: "abc"[n % 3]),
-        ["2 ways"],
-    ),
+REFUSED: dict[str, list[Any]] = {
+    "two possible answers": [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}],
+    "two columns of classes": rows_of(60, text=str, urgency=lambda n: ("low", "high")[n % 2], team=lambda n: "abc"[n % 3]),
     # Ranked (the best against the worst) or all right: both are shown.
-    "a list of answers": (
-        [{"question": "Capital of France?", "answer": ["Best", "Middling", "Worst"]}] * 3,
-        ["2 ways", "--map question=question ranked=answer", "--map question=question answer=answer"],
-    ),
-    "unknown columns": (
-        [{"Links": "Der Turm ist hoch.", "Rechts": "Er ist dreißig Meter hoch.", "Nr": 1}] * 3,
-        ["Links (text), Rechts (text), Nr (number)", "nearest: question_answer",
-         "--map question=Links answer=Rechts", "--map takes question and answer"],
-    ),
-    "a misspelt column": ([{"question": "Q", "anwser": "A"}], ["did you mean 'answer'"]),
-    "a title beside a long unknown text": (
-        [{"title": f"T{n}", "poem": "Roses are red. " * 20 + str(n)} for n in range(9)],
-        ["no known columns"],
-    ),
+    "a list of answers": [{"question": "Capital of France?", "answer": ["Best", "Middling", "Worst"]}] * 3,
+    "unknown columns": [{"Links": "Der Turm ist hoch.", "Rechts": "Er ist dreißig Meter hoch.", "Nr": 1}] * 3,
+    "a misspelt column": [{"question": "Q", "anwser": "A"}],
+    "a title beside a long unknown text": [{"title": f"T{n}", "poem": "Roses are red. " * 20 + str(n)} for n in range(9)],
     # A list of comments has authors, not the two speakers of a conversation.
-    "objects with authors": (
-        [{"log": [{"author": "jane42", "text": "nice"}]}] * 3, ["no known columns"],
-    ),
-    "single turns": ([USER, BOT, USER, BOT], ["each row is a single turn"]),
-    "numbers": ([1, 2, 3], ["no objects with columns (but of type int)"]),
+    "objects with authors": [{"log": [{"author": "jane42", "text": "nice"}]}] * 3,
+    "single turns": [USER, BOT, USER, BOT], "numbers": [1, 2, 3],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("rows", "says"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("rows", REFUSED.values(), ids=REFUSED)
 def test_rows_that_are_not_clear_are_refused_with_the_way_to_say_what_they_are(
-    tmp_path, rows, says, approved
+    tmp_path, rows, approved
 ):
     """Nothing is guessed: the error names what was seen, the nearest names and the option."""
     with pytest.raises(InputError) as caught:
         recognise(jsonl(tmp_path, rows))
-    assert [words for words in says if words not in str(caught.value)] == []
     approved(caught.value.text())
 
 

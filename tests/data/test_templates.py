@@ -108,11 +108,12 @@ def no_models(tmp_path, monkeypatch):
                 "store this plain template with the result"]),
     ],
 )  # fmt: skip
-def test_a_template_at_hand_is_tried_on_the_rows(tmp_path, rows, template, said):
+def test_a_template_at_hand_is_tried_on_the_rows(tmp_path, rows, template, said, approved):
     """What it leaves out is said with the number of rows, also for a model without a template."""
     told = "\n".join(warnings_of(rows, str(write_model(tmp_path / "model", template))))
     assert bool(told) == bool(said)
     assert [part for part in said if part not in told] == []
+    approved(told)
 
 
 @pytest.mark.parametrize(
@@ -301,11 +302,12 @@ def test_lengths_are_those_of_the_rendered_conversation(tmp_path):
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", ("template-refuses-rows", "error")),
     ],
 )  # fmt: skip
-def test_what_a_template_does_to_the_rows_is_said(tmp_path, template, expected):
+def test_what_a_template_does_to_the_rows_is_said(tmp_path, template, expected, approved):
     """Of all sixty rows; a template that takes every row is no finding."""
     found = checked(tmp_path, template, system=True).findings
     told = [(one.id, one.severity, one.count) for one in found]
     assert told == ([(*expected, 60)] if expected else [])
+    approved(found)
 
 
 def test_what_the_template_refuses_blocks_training_and_what_is_moved_counts(tmp_path):
@@ -377,8 +379,11 @@ def test_a_thinking_model_on_data_without_thoughts_is_a_warning(tmp_path):
         (THINKS.replace("not enable", "enable"), "It is", {}, None),  # thinks if it is told to
     ],
 )
-def test_thoughts_of_data_and_model_are_compared(tmp_path, template, answer, arguments, finding):
+def test_thoughts_of_data_and_model_are_compared(
+    tmp_path, template, answer, arguments, finding, approved
+):
     """Each way to disagree has its finding, and agreement has none."""
     found = thinking(tmp_path, template, answer, **arguments)
     ids = {name for name in found if "thoughts" in name or "template-argument" in name}
     assert ids == ({finding} if finding else set())
+    approved(found)

@@ -145,13 +145,14 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_located(tmp_path, name):
+def test_a_fault_is_located(tmp_path, name, approved):
     """File, line and column, what is allowed and the nearest name."""
     changed, key, said = FAULTS[name]
     path = write_update(tmp_path, "bias", **changed)
     write_objective(tmp_path, "heart")
     with pytest.raises(InputError, match=said) as caught:
         of_own(tmp_path).check()
+    approved(caught.value.text())
     for fault in caught.value.faults:
         at = re.match(rf"{re.escape(str(path))}:(\d+):\d+: ", fault.headline)
         assert at, fault.headline
@@ -199,7 +200,7 @@ ALONE = [
 
 
 @pytest.mark.parametrize(("name", "other", "text", "said"), ALONE)
-def test_what_is_no_method_of_its_own_is_one_fault(tmp_path, name, other, text, said):
+def test_what_is_no_method_of_its_own_is_one_fault(tmp_path, name, other, text, said, approved):
     """With what is there already, or what a file has to be."""
     write_update(tmp_path, name)
     if other is not None:
@@ -207,6 +208,7 @@ def test_what_is_no_method_of_its_own_is_one_fault(tmp_path, name, other, text, 
         (tmp_path / other).write_text(text)
     (fault,) = of_own(tmp_path).faults
     assert re.search(said.replace("ROOT", re.escape(str(tmp_path))), "\n".join(fault.lines()))
+    approved(fault)
 
 
 def test_the_faults_of_all_files_end_every_command(with_own_folder):
@@ -314,9 +316,11 @@ def reach(gpu: str, interconnect: str | None = None):
         ("H100 SXM", 0.69 * 450e9),
     ],
 )
-def test_a_link_is_as_fast_as_its_kind(gpu, bytes_per_s):
+def test_a_link_is_as_fast_as_its_kind(gpu, bytes_per_s, approved):
     """GeForce cards reach each other through the host's memory; NVLink follows its generation."""
     assert reach(gpu).bytes_per_s == pytest.approx(bytes_per_s)
+    said = (None, "PCIe 3 x4", "PCIe 4 x16", "NVLink", "NVLink 3 (2 active links per card)")
+    approved([reach(gpu, link) for link in said])
 
 
 def test_a_slot_is_as_fast_as_its_generation_and_lanes():

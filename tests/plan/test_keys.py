@@ -149,11 +149,12 @@ MISPLACED = [
 
 
 @pytest.mark.parametrize(("inside", "above", "told"), MISPLACED)
-def test_a_key_of_another_trainer_leads_to_ours(inside, above, told):
+def test_a_key_of_another_trainer_leads_to_ours(inside, above, told, approved):
     """The key of this plan, the line to write, who decides, or where it belongs."""
     keys = f"{{name: sft, objective: sft, update: lora, learning_rate: 1.0e-4{inside}}}"
     with pytest.raises(InputError) as caught:
         plan_of(f"version: 1\nmodel: a/b\ndata: {{path: a/b}}\n{above}stages: [{keys}]\n")
+    approved(caught.value.text())
     for fault, (what, hint) in zip(caught.value.faults, told, strict=True):
         assert fault.headline.endswith(what)
         assert hint in fault.hint

@@ -65,115 +65,62 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
 
 
 PREFIX = "update: prefix\n    gradient_checkpointing: false\n    prefix_tokens: 8"
-# What is written in place of what, and what is said; the place comes first.
+# What is written in place of what; what is said stands in tests/golden.
 FAULTS = [
-    ("rank: 8", "rnak: 8", ["plan.yaml:10:5: ", "unknown key 'rnak'", "did you mean 'rank'?"]),
-    ("epochs: 2", "epoch: 2",
-     ["plan.yaml:13:5: ", "unknown key 'epoch'", "did you mean 'epochs'?"]),
-    ("model: models/smol", "modle: x\nmodel: z",
-     ["plan.yaml:3:1: ", "unknown key 'modle'", "did you mean 'model'?"]),
-    ("path: train.jsonl", "path: t, formt: x",
-     ["plan.yaml:4:17: ", "unknown key 'formt'", "did you mean 'format'?"]),
-    ("device: cpu", "device: cdua",
-     ["plan.yaml:15:18: ", "`device` is 'cdua'", "did you mean 'cuda'?"]),
-    ("update: lora", "update: lroa",
-     ["plan.yaml:8:13: ", "`update` is 'lroa'", "did you mean 'lora'?"]),
-    ("rank: 8", "rank: 0", ["plan.yaml:10:11: ", "`rank` is 0", "a whole number from 1 to 4,096"]),
-    ("rank: 8", "rank: '8'", ["plan.yaml:10:11: ", "`rank` is '8'", "remove the quotes"]),
-    ("loss_on: all", "loss_on: answer",
-     ["plan.yaml:11:14: ", "`loss_on` is 'answer'", "did you mean 'answers'?"]),
-    ("2e-4", "3", ["plan.yaml:12:20: ", "`learning_rate` is 3", "at most 1"]),
-    ("2e-4", "'2e-4'", ["plan.yaml:12:20: ", "`learning_rate` is '2e-4'", "remove the quotes"]),
-    ("2e-4", "1e999", ["plan.yaml:12:20: ", "too large to be usable"]),
-    ("epochs: 2", "epochs: true", ["plan.yaml:13:13: ", "`epochs` is true", "a number above 0"]),
-    ("version: 1", "version: 2",
-     ["plan.yaml:1:10: ", "`version` is 2", "another version of advise"]),
-    ("name: shop", "name: ../x", ["plan.yaml:2:7: ", "becomes a folder's name"]),
-    ("- name: sft", "- name: SFT 1", ["plan.yaml:6:11: ", "becomes a folder's name"]),
-    ("trl: {neftune_noise_alpha: 5}", "trl: {learning_rate: 5}",
-     ["plan.yaml:14:11: ", "a key of the stage itself", "move it out of trl"]),
-    ("trl: {neftune_noise_alpha: 5}", "trl: {output_dir: x}", ["plan.yaml:14:11: ", "--output"]),
-    ("trl: {neftune_noise_alpha: 5}", "trl: {optim_args: {a: 1}}",
-     ["plan.yaml:14:10: ", "`trl: optim_args` is {'a': 1}", "a text such as momentum=0.9"]),
-    ("trl: {neftune_noise_alpha: 5}", "trl: 3", ["plan.yaml:14:10: ", "`trl` is 3", "a map"]),
-    ("trl: {neftune_noise_alpha: 5}", "options: {rank: 8}",
-     ["plan.yaml:14:5: ", "unknown key 'options'"]),
-    ("data: {path: train.jsonl}", "data: {path: train.jsonl}\ntasks: []",
-     ["plan.yaml:5:1: ", "`tasks` is empty"]),
-    ("data: {path: train.jsonl}\n", "", ["plan.yaml:1:1: ", "the plan has no data"]),
-    ("model: models/smol\n", "", ["plan.yaml:1:1: ", "`model` is missing", "or a folder"]),
-    ("    objective: sft\n", "",
-     ["plan.yaml:6:5: ", "`objective` is missing", "one of cpt, sft, dpo"]),
+    ("rank: 8", "rnak: 8"), ("epochs: 2", "epoch: 2"), ("model: models/smol", "modle: x\nmodel: z"),
+    ("path: train.jsonl", "path: t, formt: x"), ("device: cpu", "device: cdua"),
+    ("update: lora", "update: lroa"), ("rank: 8", "rank: 0"), ("rank: 8", "rank: '8'"),
+    ("loss_on: all", "loss_on: answer"), ("2e-4", "3"), ("2e-4", "'2e-4'"), ("2e-4", "1e999"),
+    ("epochs: 2", "epochs: true"), ("version: 1", "version: 2"), ("name: shop", "name: ../x"),
+    ("- name: sft", "- name: SFT 1"), ("trl: {neftune_noise_alpha: 5}", "trl: {learning_rate: 5}"),
+    ("trl: {neftune_noise_alpha: 5}", "trl: {output_dir: x}"),
+    ("trl: {neftune_noise_alpha: 5}", "trl: {optim_args: {a: 1}}"),
+    ("trl: {neftune_noise_alpha: 5}", "trl: 3"),
+    ("trl: {neftune_noise_alpha: 5}", "options: {rank: 8}"),
+    ("data: {path: train.jsonl}", "data: {path: train.jsonl}\ntasks: []"),
+    ("data: {path: train.jsonl}\n", ""), ("model: models/smol\n", ""), ("    objective: sft\n", ""),
     # A key without effect: why, and what it belongs to.
-    ("update: lora\n    quantization: nf4", "update: full",
-     ["`rank` has no effect", "objective sft and update full", "it belongs to update lora"]),
-    (LORA, "update: full\n    quantization: nf4",
-     ["needs a frozen base", "with update lora, adapter, prefix"]),
-    ("quantization: nf4", "double_quantization: true",
-     ["`double_quantization` has no effect", "quantization: nf4"]),
-    (LORA, "update: full\n    peft: {use_dora: true}", ["`peft` has no effect"]),
-    ("epochs: 2", "scheduler: constant\n    warmup: 0.1",
-     ["`warmup` has no effect", "constant_with_warmup"]),
-    ("objective: sft", "objective: grpo\n    group_by_length: true",
-     ["`group_by_length` has no effect", "the answers that it writes itself"]),
-    ("objective: sft", "objective: rm\n    packing: true",
-     ["`packing` has no effect", "objective rm does not pack"]),
-    ("objective: sft", "objective: rm", ["`loss_on` has no effect", "it belongs to objective sft"]),
-    ("device: cpu", "device: cpu, strategy: ddp", ["`strategy` has no effect", "one process"]),
-    ("rank: 8", "data: other.jsonl", ["`data` has no effect"]),
-    ("device: cpu}", "device: cpu}\ntasks: [{name: a, data: {path: x}}]",
-     ["both `data` and `tasks`"]),
-    ("epochs: 2", "attention: flash_attention_2", ["needs a CUDA"]),
-    ("model:", "trust_remote_code: 1\nmodel:", ["`trust_remote_code` is 1\n  true or false"]),
-    ("objective: sft", "objective: grpo\n    keep: best\n    early_stopping: 3",
-     ["`keep` has no effect", "`early_stopping` has no effect", "before and after training"]),
-    ("objective: sft", "objective: ppo\n    keep: best", ["`keep` has no effect"]),
-    ("objective: sft", "objective: ppo\n    compile: true",
-     ["`compile` is true, which does not go with objective ppo", "compile: false"]),
-    ("epochs: 2", "attention: flex_attention", ["flex_attention needs a CUDA", "auto"]),
-    ("epochs: 2", "holdout: 0\n    keep: best\n    early_stopping: 3",
-     ["`keep: best` needs a loss on held-out rows", "`early_stopping: 3` needs"]),
+    ("update: lora\n    quantization: nf4", "update: full"),
+    (LORA, "update: full\n    quantization: nf4"),
+    ("quantization: nf4", "double_quantization: true"),
+    (LORA, "update: full\n    peft: {use_dora: true}"),
+    ("epochs: 2", "scheduler: constant\n    warmup: 0.1"),
+    ("objective: sft", "objective: grpo\n    group_by_length: true"),
+    ("objective: sft", "objective: rm\n    packing: true"), ("objective: sft", "objective: rm"),
+    ("device: cpu", "device: cpu, strategy: ddp"), ("rank: 8", "data: other.jsonl"),
+    ("device: cpu}", "device: cpu}\ntasks: [{name: a, data: {path: x}}]"),
+    ("epochs: 2", "attention: flash_attention_2"), ("model:", "trust_remote_code: 1\nmodel:"),
+    ("objective: sft", "objective: grpo\n    keep: best\n    early_stopping: 3"),
+    ("objective: sft", "objective: ppo\n    keep: best"),
+    ("objective: sft", "objective: ppo\n    compile: true"),
+    ("epochs: 2", "attention: flex_attention"),
+    ("epochs: 2", "holdout: 0\n    keep: best\n    early_stopping: 3"),
     # What the file of a method declares under `refuses`.
-    (LORA, PREFIX.replace("false", "true"),
-     ["`gradient_checkpointing` is true, which does not go with update prefix", "drops the cache",
-     "smaller micro_batch_size"]),
-    (LORA, PREFIX + "\n    packing: true",
-     ["`packing` is true, which does not go with update prefix", "packing: false"]),
-    (LORA, PREFIX + "\n    attention: flash_attention_2",
-     ["`attention` is flash_attention_2, which does not go with update prefix", "sdpa or eager"]),
+    (LORA, PREFIX.replace("false", "true")), (LORA, PREFIX + "\n    packing: true"),
+    (LORA, PREFIX + "\n    attention: flash_attention_2"),
 ]  # fmt: skip
 
 
 OVERRIDES = [
-    ("update: full", ["`update` cannot differ between tasks"]),
-    ("rnk: 4", ["did you mean 'rank'"]),
-    ("rank: 0", ["plan.yaml:7:23: ", "`rank` is 0"]),
-    ("epochs: -1", ["plan.yaml:7:25: ", "`epochs` is -1"]),
-    ("warmup: 0.2, scheduler: constant", ["`warmup` has no effect"]),
-]
+    "update: full", "rnk: 4", "rank: 0", "epochs: -1", "warmup: 0.2, scheduler: constant",
+]  # fmt: skip
 REWARDS_FAULTS = {
-    "both forms": ("verifier: exact\n    rewards: [{reward: a.py:f}]", "11:14",
-                   "verifier and rewards both say where the reward comes from"),
-    "unknown verifier": ("rewards: [{verifier: exakt}]", "10:26", "`verifier` is 'exakt'"),
-    "weight 0": ("rewards: [{verifier: exact, weight: 0}]", "10:41", "weight 0: no effect"),
-    "no number": ("rewards: [{verifier: exact, weight: two}]", "10:41", "`weight` is 'two'"),
-    "one name twice": ("rewards: [{reward: a.py:f}, {reward: b.py:f}]", "10:42",
-                       "two rewards are called 'f' (the first is rewards[0])"),
-    "a name that no metric can have": ("rewards: [{verifier: exact, name: a/b}]", "10:39", "name is 'a/b'"),
-    "two sources": ("rewards: [{verifier: exact, reward: a.py:f}]", "10:41", "verifier and reward both say"),
-    "no source": ("rewards: [{weight: 2}]", "10:15", "this reward names nothing that scores"),
-    "no function": ("rewards: [{reward: judge}]", "10:24", "`reward` is 'judge'"),
-    "no pattern": ("rewards: [{verifier: format}]", "10:26", "verifier format needs the key pattern"),
-    "pattern no regex": ('rewards: [{verifier: regex, pattern: "("}]', "10:42", "not a regular expression"),
-    "dead key": ("rewards: [{verifier: exact, ngram: 2}]", "10:40", "'ngram' has no effect: verifier is exact"),
-    "dead short key": ("pattern: x\n    rewards: [{verifier: exact}]", "10:14", "'pattern' has no effect beside rewards"),
-    "too long": ("rewards: [{verifier: exact}, {verifier: length, overlong_tokens: 2000}]", "10:70",
-                 "overlong_tokens 2000 are more than response_tokens 1024"),
-    "penalties alone": ("rewards: [{verifier: length}, {verifier: repetition}]", "10:14",
-                        "length and repetition alone say only which answers are bad"),
-    "a penalty alone": ("verifier: length", "10:15", "length alone says only which answers are bad"),
-    "unknown key": ("rewards: [{verifier: exact, wieght: 1}]", "10:33", "unknown key 'wieght'"),
-    "empty": ("rewards: []", "10:14", "`rewards` is an empty list"),
+    "both forms": "verifier: exact\n    rewards: [{reward: a.py:f}]",
+    "unknown verifier": "rewards: [{verifier: exakt}]",
+    "weight 0": "rewards: [{verifier: exact, weight: 0}]",
+    "no number": "rewards: [{verifier: exact, weight: two}]",
+    "one name twice": "rewards: [{reward: a.py:f}, {reward: b.py:f}]",
+    "a name that no metric can have": "rewards: [{verifier: exact, name: a/b}]",
+    "two sources": "rewards: [{verifier: exact, reward: a.py:f}]",
+    "no source": "rewards: [{weight: 2}]", "no function": "rewards: [{reward: judge}]",
+    "no pattern": "rewards: [{verifier: format}]",
+    "pattern no regex": 'rewards: [{verifier: regex, pattern: "("}]',
+    "dead key": "rewards: [{verifier: exact, ngram: 2}]",
+    "dead short key": "pattern: x\n    rewards: [{verifier: exact}]",
+    "too long": "rewards: [{verifier: exact}, {verifier: length, overlong_tokens: 2000}]",
+    "penalties alone": "rewards: [{verifier: length}, {verifier: repetition}]",
+    "a penalty alone": "verifier: length", "unknown key": "rewards: [{verifier: exact, wieght: 1}]",
+    "empty": "rewards: []",
 }  # fmt: skip
 SHARING = "tasks: [{name: c, data: {path: x}}, {name: b-c, data: {path: z}}]\nstages:\n" + "".join(
     f"  - {{name: {name}, objective: sft, update: full, learning_rate: 1e-5}}\n"
@@ -187,45 +134,26 @@ def changed(old, new, text=GOOD):
 
 
 REFUSED = [
-    *((changed(old, new), words) for old, new, words in FAULTS),
-    *((changed("rank: 4", new, TASKS), words) for new, words in OVERRIDES),
-    *(
-        (f"{REWARDS}    {new}\n", [f"plan.yaml:{place}: ", said])
-        for new, place, said in REWARDS_FAULTS.values()
-    ),
+    *(changed(old, new) for old, new in FAULTS),
+    *(changed("rank: 4", new, TASKS) for new in OVERRIDES),
+    *(f"{REWARDS}    {new}\n" for new in REWARDS_FAULTS.values()),
     # The key belongs to those that learn from their own answers.
-    (
-        changed("objective: grpo", "objective: sft", REWARDS)
-        + "    rewards: [{verifier: exact}]\n",
-        ["`rewards` has no effect", "objective grpo"],
-    ),
+    changed("objective: grpo", "objective: sft", REWARDS) + "    rewards: [{verifier: exact}]\n",
     # Stage a of task b-c and stage a-b of task c.
-    (f"model: m\n{SHARING}", ["would share the folder a-b-c"]),
+    f"model: m\n{SHARING}",
     # Something else than a plan.
-    *(
-        (text, [])
-        for text in (
-            "",
-            "[]",
-            "3",
-            "stages: 3\nmodel: m\n",
-            "model: m\ndata: {path: x}\nstages: [3]\n",
-            "model: m\ndata: 3\nstages: []\n",
-            "tasks: [3]\nmodel: m\nstages: [{}]\n",
-        )
-    ),
-]
+    "", "[]", "3", "stages: 3\nmodel: m\n", "model: m\ndata: {path: x}\nstages: [3]\n",
+    "model: m\ndata: 3\nstages: []\n", "tasks: [3]\nmodel: m\nstages: [{}]\n",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "words"), REFUSED)
-def test_each_fault_says_where_what_and_what_is_allowed(text, words, approved):
+@pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
+def test_each_fault_says_where_what_and_what_is_allowed(text, approved):
     """Line and column, what is allowed and the nearest known name."""
     with pytest.raises(InputError, match=r"^plan\.yaml:") as caught:
         plan_of(text)
     assert caught.value.exit_code == 2
-    approved(said := caught.value.text())
-    for word in words:
-        assert said.startswith(word) if word.startswith("plan.yaml:") else word in said
+    approved(caught.value.text())
 
 
 @pytest.mark.parametrize("name", ["qlora", "ppo", "tasks"])

@@ -294,9 +294,10 @@ def test_the_batch_is_told_in_words_and_the_steps_where_they_are_known():
         ({}, "Chat template: the model's own if it has one, else a plain one"),
     ],
 )
-def test_what_a_run_does_without_a_key_is_said(keys, said):
+def test_what_a_run_does_without_a_key_is_said(keys, said, approved):
     """Defaults that an expert looks for stand above the stage, with what the keys change of them."""
-    assert said in "\n".join(notes(noted(**keys)))
+    approved(found := list(notes(noted(**keys))))
+    assert said in "\n".join(found)
 
 
 def test_what_does_not_concern_a_stage_is_left_out():
@@ -397,13 +398,14 @@ AFTER = [  # what --set changes, and comments afterwards
 
 
 @pytest.mark.parametrize(("settings", "expected"), AFTER)
-def test_comments_say_what_was_changed(settings, expected):
+def test_comments_say_what_was_changed(settings, expected, approved):
     """And are read back from where they were written."""
     changed = set_values(PLAN, settings)
     found = comments_after(COMMENTS, PLAN, changed)
     assert {place: found[place] for place in expected} == expected
     assert settings or found == expected
     assert comments_of(plan_text(changed, found), name="plan.yaml") == found
+    approved(plan_text(changed, found))
 
 
 def test_comments_of_a_second_change_and_of_options():

@@ -151,12 +151,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("entry", "said"), REFUSED)
-def test_a_rule_that_cannot_be_meant_so_is_refused_with_its_place(tmp_path, entry, said):
+def test_a_rule_that_cannot_be_meant_so_is_refused_with_its_place(tmp_path, entry, said, approved):
     """Once, with file, line, column and the nearest name, or the way to write it."""
     with pytest.raises(InputError, match=said) as caught:
         refuse_or_warn(overlay(tmp_path, *entry), SHIPPED_LAYERS)
     (fault,) = caught.value.faults
     assert fault.headline.startswith(f"{tmp_path}/acme.yaml:4:")
+    approved(fault)
 
 
 @pytest.mark.parametrize("fact", ["fits", "update_trains", "loads_there", "scheme"])

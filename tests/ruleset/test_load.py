@@ -199,49 +199,32 @@ HUGE = {
     "the shipped name": ("overlay: evidence\n", "is taken"),
     "the name of a scheme": ("overlay: lora\n", "is taken"),
 }  # fmt: skip
-# What is written in place of what in the whole file above, and what is said.
+# What is written in place of what in the whole file above; what is said stands in tests/golden.
 CHANGED = [
-    ("status: active", "status: no", "without quotes"),
-    ("serve_with: gateway", "serve_with: on", "without quotes"),
-    ("contains_customer_data: true, gpus: [", "contains_customer_data: yes, gpus: [",
-     "write true, false, or quote it"),
-    ("overlay: acme", "overlay: acme\n1: 2", "unknown key '1'"),
-    ("{gte: 30}", "{gte: 1e999}", "too large"),
-    ("{gte: 30}", "{gte: two}", "'params_b' cannot be"),
-    ("overlay: acme", "overlay: document", "the name 'document' is taken"),
-    ("id: acme/say", "id: document/say", "ids of this file start with 'acme/'"),
-    ("contains_customer_data:", "prompting_tried:", "exists already"),
-    ("gateway: {label", "vllm: {label", "has the value .vllm. already"),
-    ("{handbook: {title", "{guide: {title", "exists already"),
-    ("[contains_customer_data, serve_with]", "[contains_customer_data, serve_with, chain]",
-     "cannot be added"),
-    ("rank: 64", "rnak: 64", "did you mean 'rank'"),
-    ("rank: 64", "rank: lots", "'rank' cannot be 'lots'"),
-    ("[full, prefix]", "[smaller_model]", "leaves a gap"),
-    ("then: {scheme: qlora}", "then: {scheme: qlra}",
-     r"acme\.yaml:\d+:\d+: unknown scheme 'qlra'[\s\S]*did you mean 'qlora'"),
-    ("budget: low", "budgt: low", "unknown fact 'budgt'"),
-    ("budget: low", "budget: lo", "'budget' cannot be 'lo'"),
-    ("budget: low", "task: qa", "does not look at 'task'"),
-    ("kind: forbid", "kind: forbidden", r"`kind` is 'forbidden'[\s\S]*did you mean 'forbid'"),
-    ('because: "Policy 12."', "becuse: x", "unknown key 'becuse'"),
-    ("sources: [handbook, guide]", "sources: []", "`sources` is an empty list"),
-    ("sources: [handbook, guide]", "sources: [hanbook]", "unknown source 'hanbook'"),
-    ("  rank:\n", "  rnak:\n", "unknown table 'rnak'"),
-    ("tables:", "tabels:", "unknown key 'tabels'"),
-    ("document/scenario-5", "document/scenari-5", "did you mean 'document/scenario-5'"),
-    (', because: "We own the cards."', "", "a reason is required"),
+    ("status: active", "status: no"), ("serve_with: gateway", "serve_with: on"),
+    ("contains_customer_data: true, gpus: [", "contains_customer_data: yes, gpus: ["),
+    ("overlay: acme", "overlay: acme\n1: 2"), ("{gte: 30}", "{gte: 1e999}"),
+    ("{gte: 30}", "{gte: two}"), ("overlay: acme", "overlay: document"),
+    ("id: acme/say", "id: document/say"), ("contains_customer_data:", "prompting_tried:"),
+    ("gateway: {label", "vllm: {label"), ("{handbook: {title", "{guide: {title"),
+    ("[contains_customer_data, serve_with]", "[contains_customer_data, serve_with, chain]"),
+    ("rank: 64", "rnak: 64"), ("rank: 64", "rank: lots"), ("[full, prefix]", "[smaller_model]"),
+    ("then: {scheme: qlora}", "then: {scheme: qlra}"), ("budget: low", "budgt: low"),
+    ("budget: low", "budget: lo"), ("budget: low", "task: qa"), ("kind: forbid", "kind: forbidden"),
+    ('because: "Policy 12."', "becuse: x"), ("sources: [handbook, guide]", "sources: []"),
+    ("sources: [handbook, guide]", "sources: [hanbook]"), ("  rank:\n", "  rnak:\n"),
+    ("tables:", "tabels:"), ("document/scenario-5", "document/scenari-5"),
+    (', because: "We own the cards."', ""),
     # Who disagrees with a rule.
-    *(("disable:", f"conflicts:\n  - {{id: x, {entry}}}\ndisable:", rf"acme\.yaml:31:.*{said}")
-      for entry, said in (
-        ('rules: [evidence/nowhere], says: "no", sources: [trl]', "unknown rule"),
-        ('rules: [evidence/pairs], says: "no", sources: [nobody]', "unknown source"),
-        ("rules: [evidence/pairs], sources: [trl]", "says"),
+    *(("disable:", f"conflicts:\n  - {{id: x, {entry}}}\ndisable:") for entry in (
+        'rules: [evidence/nowhere], says: "no", sources: [trl]',
+        'rules: [evidence/pairs], says: "no", sources: [nobody]',
+        "rules: [evidence/pairs], sources: [trl]",
     )),
 ]  # fmt: skip
 REFUSED = {
     **HUGE,
-    **{new: (WHOLE.replace(old, new, 1), said) for old, new, said in CHANGED},
+    **{new: (WHOLE.replace(old, new, 1), r"acme\.yaml:\d+") for old, new in CHANGED},
     "no last way out": (
         re.sub(
             r"      examples: .*\n|contains_customer_data: true, gpus: \[.*12\]", "", WHOLE
