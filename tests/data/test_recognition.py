@@ -127,12 +127,14 @@ def test_rows_of_a_second_format_are_counted(tmp_path, count):
 
 REFUSED: dict[str, list[Any]] = {
     "two possible answers": [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}],
-    "two columns of classes": rows_of(60, text=str, urgency=lambda n: ("low", "high")[n % 2], team=lambda n: "abc"[n % 3]),
+    "two columns of classes":
+        rows_of(60, text=str, urgency=lambda n: ("low", "high")[n % 2], team=lambda n: "abc"[n % 3]),
     # Ranked (the best against the worst) or all right: both are shown.
     "a list of answers": [{"question": "Capital of France?", "answer": ["Best", "Middling", "Worst"]}] * 3,
     "unknown columns": [{"Links": "Der Turm ist hoch.", "Rechts": "Er ist dreißig Meter hoch.", "Nr": 1}] * 3,
     "a misspelt column": [{"question": "Q", "anwser": "A"}],
-    "a title beside a long unknown text": [{"title": f"T{n}", "poem": "Roses are red. " * 20 + str(n)} for n in range(9)],
+    "a title beside a long unknown text":
+        [{"title": f"T{n}", "poem": "Roses are red. " * 20 + str(n)} for n in range(9)],
     # A list of comments has authors, not the two speakers of a conversation.
     "objects with authors": [{"log": [{"author": "jane42", "text": "nice"}]}] * 3,
     "single turns": [USER, BOT, USER, BOT], "numbers": [1, 2, 3],
@@ -232,6 +234,8 @@ def test_a_column_of_few_values_is_a_class_beside_few_others(tmp_path, rows, for
         # A line may be a list of turns or a plain string.
         ([[USER, BOT], [USER, BOT]], "messages"),
         (["One text.", "Another text."], "text"),
+        # Single turns among other rows.
+        ([USER, BOT, {"question": "a", "answer": "b"}] * 3, "question_answer"),
     ],
 )  # fmt: skip
 def test_what_stands_beside_the_texts_does_not_change_the_format(tmp_path, rows, name):

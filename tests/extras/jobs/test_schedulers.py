@@ -50,7 +50,7 @@ def test_a_job_asks_for_the_machines_of_the_plan_and_for_the_time_of_the_estimat
     asked = options(script)
     assert asked.items() >= {
         "nodes": "2", "ntasks-per-node": "1", "gpus-per-node": "8", "open-mode": "append",
-        "requeue": "",
+        "requeue": "", "cpus-per-task": "32",
     }.items()  # fmt: skip
     days, *clock = map(int, asked["time"].replace("-", ":").split(":"))
     limit_s = days * 86400 + sum(one * unit for one, unit in zip(clock, (3600, 60, 1), strict=True))
