@@ -310,7 +310,9 @@ def approved(request, tmp_path):
         text = json.dumps(
             msgspec.to_builtins(found, str_keys=True, enc_hook=str), ensure_ascii=False
         )
-        shown = json.loads(text.replace(str(tmp_path), "PLACE").replace(__version__, "VERSION"))
+        for said, name in ((str(tmp_path), "PLACE"), (str(ROOT), "ROOT"), (__version__, "VERSION")):
+            text = text.replace(said, name)
+        shown = json.loads(text)
         if isinstance(shown, str):
             shown = shown.splitlines()
         known = json.loads(path.read_text("utf-8")) if path.exists() else {}
