@@ -99,6 +99,8 @@ FOUND = [
     case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (62,), [], THOROUGH),
     case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (61,)),
     case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (61,), [], THOROUGH),
+    # Few of many are no more than a note; an answer may be the call of a tool.
+    case("duplicate-rows", [{"question": "Cat?", "answer": "<tool_call>"}, *pairs(200), *pairs(1)], "note", 1, (202,)),
     # Two words of forty are changed.
     case("similar-rows", [{"text": text} for text in (*map(sentence, range(60)), *TWINS)], "note", 2,
      (61, 62), ["row 61 is like row 11, row 62 is like row 21"], THOROUGH),
@@ -132,9 +134,9 @@ def test_what_is_wrong_is_counted_and_named(
     tmp_path, name, rows, severity, count, numbers, texts, depth, approved
 ):
     """Rows without an answer, repeated or conspicuous ones, and what may be learned amiss."""
-    found = findings(jsonl(tmp_path, rows), Depth(strict=False, **depth))
-    approved(found)
-    finding = found[name]
+    result = profile(jsonl(tmp_path, rows), Depth(strict=False, **depth))
+    approved([result.measures, *result.findings])
+    (finding,) = (one for one in result.findings if one.id == name)
     assert (finding.severity, finding.count) == (severity, count)
     assert numbers in (None, finding.rows)
     assert bool(finding.blocks) == (severity == "error")
