@@ -96,8 +96,7 @@ def _write(plan: Plan, entry: Entry, source: Path, work: Path, place: str) -> No
         if key not in SAID and value not in (settings["usual"].get(key), "auto")
     ]
     words = {"lost": [one for one in lost if one.split()[0] not in IN_SCRIPT], "notes": notes}
-    is_text = kind == TEXT
-    if is_text:
+    if is_text := kind == TEXT:
         notes.append("`unsloth train` takes conversations alone: texts are trained by train.py")
     else:
         if not settings["steps"]:
