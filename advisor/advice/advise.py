@@ -63,9 +63,8 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         because = (*stuck.nearest.because, *recommendation.because)
         recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=because)
     flips = find_flips(case, decision)
-    rented, instead = (None, None) if stuck else _rent(case, decision.composition, others)
-    if stuck is None and not rented:
-        recommendation = _with_assumed_cost(case, recommendation)
+    priced = (recommendation, None, None) if stuck else _priced(case, recommendation, others)
+    recommendation, rented, instead = priced
     return Advice(
         situation=case.situation,
         facts=decision.facts,
@@ -93,53 +92,70 @@ def open_case(situation: Situation, ruleset: Ruleset) -> Case:
     return case.with_suggestion()
 
 
-def _rent(case: Case, composition: Composition, others: Iterable[Candidate] = ()) -> Any:
+def _priced(case: Case, candidate: Candidate, others: Iterable[Candidate] = ()) -> Any:
+    """The candidate, where to rent for it, and what keeps the limits if it does not."""
+    counted, assumed = _with_usual_rows(case.situation, case.ruleset, candidate.composition)
     limits = (case.facts.get("budget_usd"), case.facts.get("budget_hours"))
     spends = case.situation.answers.value("budget_usd") != 0
-    if not (case.situation.rentals and spends and any(limits)):
-        return None, None
-    from advisor.advice.rent import rents  # few answers need it
+    rented, instead = None, None
+    if case.situation.rentals and spends and any(limits):
+        from advisor.advice.rent import rents  # few answers need it
 
-    return rents(case, composition, (one.composition for one in others))
+        there = Case.build(counted, case.ruleset) if assumed else case
+        rented, instead = rents(there, candidate.composition, (one.composition for one in others))
+    if not rented:
+        return _with_assumed_cost(case, candidate, counted, assumed), rented, instead
+    known = replace(candidate.estimate, assumed=tuple(assumed))
+    return replace(candidate, estimate=known), rented, instead
 
 
 ROWS = 1000  # a round number, for what costs in proportion to them
 
 
-def _with_assumed_cost(case: Case, candidate: Candidate) -> Candidate:
-    """The candidate with time and cost, counted with usual rows and a rented card; nothing else."""
-    situation, composition, estimate = case.situation, candidate.composition, candidate.estimate
-    if not composition.chain or estimate.duration_s is not None or situation.tasks:
-        return candidate
-    amounts = objective(composition.chain[0]).amounts or {}
-    stated, assumed = dict(situation.answers.known), list[Assumed]()
-
+def _with_usual_rows(
+    situation: Situation, ruleset: Ruleset, composition: Composition
+) -> tuple[Situation, list[Assumed]]:
+    """The situation with rows and tokens that nobody stated, and what is assumed of them."""
+    if not composition.chain or situation.tasks:
+        return situation, []
+    amounts, assumed = objective(composition.chain[0]).amounts or {}, list[Assumed]()
     rows, tokens = situation.answers.value("data_rows"), situation.answers.value("data_tokens")
     if (data := situation.data) is not None:
         rows, tokens = data.rows, data.tokens.total if data.tokens is not None else tokens
-    if (each := amounts.get("row_tokens")) and not (rows and tokens):
-        source = case.ruleset.sources[amounts["row_source"]].title
-        if not (rows or tokens):
-            assumed.append(Assumed("rows", ROWS, "a round number: the cost grows with it"))
-        assumed.append(Assumed("tokens a row", each, source))
-        rows = rows or (max(1, round(tokens / each)) if tokens else ROWS)
-        counted = {"data_rows": rows, "data_tokens": tokens or rows * each}
-        stated |= {name: Answer(value=one, origin="default") for name, one in counted.items()}
-    hardware = situation.hardware
+    if not (each := amounts.get("row_tokens")) or (rows and tokens):
+        return situation, []
+    if not (rows or tokens):
+        assumed.append(Assumed("rows", ROWS, "a round number: the cost grows with it"))
+    assumed.append(Assumed("tokens a row", each, ruleset.sources[amounts["row_source"]].title))
+    rows = rows or (max(1, round(tokens / each)) if tokens else ROWS)
+    counted = {"data_rows": rows, "data_tokens": tokens or rows * each}
+    known = {name: Answer(value=one, origin="default") for name, one in counted.items()}
+    known = {**situation.answers.known, **known}
+    return replace(situation, answers=AnswerSet(known=known)), assumed
+
+
+def _with_assumed_cost(
+    case: Case, candidate: Candidate, situation: Situation, assumed: list[Assumed]
+) -> Candidate:
+    """The candidate with time and cost, counted with usual rows and a rented card; nothing else."""
+    estimate, hardware = candidate.estimate, situation.hardware
+    if estimate.duration_s is not None or not candidate.composition.chain or situation.tasks:
+        return candidate
     if hardware.kind == "unknown":
         cards = tuple(card for card in situation.rentals if card.bf16)
-        card = cheapest_holding(replace(situation, cards=cards), candidate.stages)
+        card = cheapest_holding(replace(case.situation, cards=cards), candidate.stages)
         if card is None:
             return candidate
         hardware = one_card(card)
-        assumed.append(Assumed("gpu", card.name, f"the cheapest that holds it; {card.price_note}"))
-    there = replace(situation, answers=AnswerSet(known=stated), hardware=hardware)
-    cost = Case.build(there, case.ruleset).cost_of(composition).cost
-    if cost.duration_s is None or not assumed:
+        why = f"the cheapest that holds it; {card.price_note}"
+        assumed = [*assumed, Assumed("gpu", card.name, why)]
+    there = Case.build(replace(situation, hardware=hardware), case.ruleset)
+    found = there.cost_of(candidate.composition).cost
+    if found.duration_s is None or not assumed:
         return candidate
     names = ("duration_s", "times", "cost_usd", "cost_note")
-    found = {name: getattr(cost, name) for name in names}
-    return replace(candidate, estimate=replace(estimate, **found, assumed=tuple(assumed)))
+    priced = {name: getattr(found, name) for name in names}
+    return replace(candidate, estimate=replace(estimate, **priced, assumed=tuple(assumed)))
 
 
 def guide_answer(case: Case) -> GuideAnswer | None:
@@ -334,14 +350,14 @@ BY_HAND = "recommended, but another one was chosen by hand"
 def with_choice(advice: Advice, chosen: Candidate, ruleset: Ruleset) -> Advice:
     """The same advice about another of its candidates, for --choose."""
     first, case = advice.recommendation, Case.build(advice.situation, ruleset)
-    rented, _ = _rent(case, chosen.composition)
+    priced, rented, _ = _priced(case, chosen)
     old = replace(first, verdict="ranked_lower", because=(Reason(text=BY_HAND), *first.because))
     others = (one for one in advice.alternatives if one is not chosen)
     of_old = _candidate_warnings(advice.situation, first)
     kept = (warning for warning in advice.warnings if warning not in of_old)
     return replace(
         advice,
-        recommendation=chosen if rented else _with_assumed_cost(case, chosen),
+        recommendation=priced,
         alternatives=(old, *others),
         nothing_fits=None,
         rent=rented,

@@ -164,7 +164,7 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> JobNee
         limit_s=_rounded_up(high_s[longest] + SET_UP_S, QUARTER_S),
         stop_s=stop_s,
         grace_s=_rounded_up(max(LEAST_GRACE_S, stop_s + ENDING_S), 10),
-        price=_price(card, gpus * plan.launch.nodes, *whole_s),
+        price=_price(card, gpus * plan.launch.nodes, *whole_s, SET_UP_S * len(high_s)),
         unknown=tuple(dict.fromkeys(unknown)),
         notes=tuple(notes),
     )
@@ -180,14 +180,21 @@ def _profile(plan_path: Path, entry: Entry, notes: list[str]) -> DataProfile | N
         return None
 
 
-def _price(gpu: GpuSpec | None, count: int, expected_s: float, high_s: float) -> str:
+def _price(
+    gpu: GpuSpec | None, count: int, expected_s: float, high_s: float, set_up_s: float
+) -> str:
+    """Of the time that `time_words` says, part by part."""
     if gpu is None:
         return "not known" if count else "no price: it trains on the processor"
     expected, note = cost_estimate(None if expected_s == UNKNOWN else expected_s, count, gpu)
     high, _ = cost_estimate(None if high_s == UNKNOWN else high_s, count, gpu)
     if expected is None or high is None:
         return f"not known; {note}"
-    return f"{format_usd(expected)} by the estimate, at most {format_usd(high)}: {count} x {note}"
+    besides, _ = cost_estimate(set_up_s, count, gpu)
+    return (
+        f"{format_usd(expected)} by the estimate, at most {format_usd(high)}, and"
+        f" {format_usd(besides or 0.0)} for the set-up: {count} x {note}"
+    )
 
 
 def _rounded_up(seconds: float, unit_s: int) -> int | None:

@@ -177,11 +177,16 @@ def _rents(advice: Advice) -> Iterator[tuple[str, Rent]]:
 
 
 def _paid_besides(advice: Advice) -> list[str]:
-    """What a rented machine costs beside the training: it starts empty."""
-    found = [way.download_s for way in advice.rent or () if way.download_s]
-    took = f" (about {format_duration(found[0])} at 250 Mbit/s)" if found else ""
+    """What a rented machine costs beside the training: it starts empty; and what was assumed."""
+    if not advice.rent:
+        return []
+    first, took = advice.rent[0], ""
+    if first.download_s:
+        usd = format_usd(first.usd * first.download_s / first.seconds)
+        took = f" (about {format_duration(first.download_s)} at 250 Mbit/s, {usd} on the first)"
     what = f"the model's download{took} and setting up the machine are paid besides"
-    return [sentence(what)] if advice.rent else []
+    assumed = _assumed_words(advice.recommendation.estimate).removeprefix("; ")
+    return [*map(sentence, filter(None, (assumed, what)))]
 
 
 def _cards(way: Rent) -> str:

@@ -58,7 +58,10 @@ def test_a_job_asks_for_the_machines_of_the_plan_and_for_the_time_of_the_estimat
     assert job.facts["time_limit_s"] == limit_s
     assert max(needs.stop_s, 120) <= int(asked["signal"].removeprefix("B:TERM@")) < limit_s
     assert not {"partition", "account", "gres", "mail-user", "mem", "array"} & set(asked)
-    assert re.search(r"16 x H100 SXM5 80GB at \$[\d.]+/h\n?#? *\(\w+, 20\d\d-\d\d-\d\d\)", script)
+    assert re.search(
+        r"16 x H100 SXM5 80GB at \$[\d.]+/h *\(\w+, 20\d\d-\d\d-\d\d\)",
+        re.sub(r"\n# *", " ", script),
+    )
     assert "--partition, or SBATCH_PARTITION" in script
     assert any("--account, or" in line for line in job.about)
 
@@ -308,7 +311,7 @@ def test_every_name_stands_for_gpus_of_the_catalogue(tmp_path):
     assert set(named) <= set(load_catalogue())
     job = task_of_sky(tmp_path, "L40S")
     assert job.facts["accelerators"] == {"L40S": 1}
-    assert "1 x L40S at $" in " ".join(job.about)
+    assert "1 x L40S at $" in " ".join(" ".join(job.about).split())
 
 
 def test_what_cannot_be_rented_is_refused_with_the_way_out(tmp_path):
