@@ -9,6 +9,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault
 from advisor.ground.types import AnswerSet, DataProfile, Hardware, ModelShape
+from advisor.methods import objective
 from advisor.methods.families import kind_of_type
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Ruleset
@@ -60,6 +61,20 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
 def data_profiles(situation: Situation) -> list[DataProfile]:
     """The data, or those of each task."""
     return [situation.data] if situation.data is not None else list(situation.tasks.values())
+
+
+def needs_scores(name: str, before: Sequence[str]) -> bool:
+    """Whether a stage scores its own answers, with no reward model trained before it."""
+    scored = any(objective(earlier).scores for earlier in before)
+    return objective(name).needs_reward and not scored
+
+
+def answers_are_checked(situation: Situation) -> bool:
+    """Whether every row has an answer that an own one can be held against."""
+    profiles = data_profiles(situation)
+    kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
+    unanswered = any(profile.format == "requests" for profile in profiles)
+    return kinds == {"prompts_with_verifier"} and not unanswered
 
 
 def _facts_of_data(profiles: Sequence[DataProfile]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from advisor.advice.facts import data_profiles, device
+from advisor.advice.facts import answers_are_checked, data_profiles, device, needs_scores
 from advisor.advice.search.micro_batches import batch_of_task
 from advisor.advice.search.rows import RowsRead, task_settings
 from advisor.advice.search.settings import BATCH, StageCase, is_seq2seq, needs_examples
@@ -91,20 +91,10 @@ def _missing_for_stage(situation: Situation, name: str, before: Sequence[str]) -
         yield "data.examples"
 
 
-def needs_scores(name: str, before: Sequence[str]) -> bool:
-    """Whether a stage scores its own answers, with no reward model trained before it."""
-    scored = any(objective(earlier).scores for earlier in before)
-    return objective(name).needs_reward and not scored
-
-
 def lacks_scores(situation: Situation, chain: Sequence[str]) -> bool:
     """Whether a stage scores its own answers, and nothing there is can score them."""
-    profiles = data_profiles(situation)
-    kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
-    unanswered = any(profile.format == "requests" for profile in profiles)
-    checked = kinds == {"prompts_with_verifier"} and not unanswered
     scores = any(needs_scores(name, chain[:index]) for index, name in enumerate(chain))
-    return scores and situation.reward_model is None and not checked
+    return scores and situation.reward_model is None and not answers_are_checked(situation)
 
 
 def _has_teacher(name: str) -> bool:

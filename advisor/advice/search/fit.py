@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from advisor.advice.facts import answers_are_checked, needs_scores
 from advisor.advice.search.micro_batches import (
     BestTrial,
     StageCost,
@@ -59,6 +60,7 @@ from advisor.situation.types import Situation
 BATCHING = ("packing", "group_by_length")  # what rules set by the fact `packing_suits`
 ENOUGH = ("fits", "unknown")  # nothing has to be given up
 CLASSES = "classification"
+CHECKED = "1 for the answer of the row, else 0: every row has one that can be checked"
 
 
 def fit_stage(case: StageCase, *, may_pack: bool = True) -> FittedStage:
@@ -124,6 +126,10 @@ def _before_fitting(
         usual = case.settings(packing_suits=suits)
         settings |= {key: usual[key] for key in BATCHING if key in usual and key not in case.module}
     settings, packing = with_packing(case, settings, suits, packing, fits=may_pack)
+    before = case.composition.chain[: case.composition.chain.index(case.objective)]
+    is_scored = case.situation.reward_model or not needs_scores(case.objective, before)
+    if answers_are_checked(case.situation) and not is_scored:
+        settings["verifier"] = Chosen(value="exact", because=CHECKED)
     return settings, (usual, suits), (left_out, read, packing)
 
 
