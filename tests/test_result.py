@@ -180,6 +180,10 @@ def test_the_last_lines_say_what_the_menu_offers_elsewhere(shop):
     assert lines[-4].startswith("Talk to it:  advise chat 'my runs/shop'")
     assert lines[-3].startswith("Export it:   advise export 'my runs/shop' --to ollama")
     assert lines[-1] == "Report:      my runs/shop/report.html"
+    (shop.folder / "stages/sft/checkpoints/1").mkdir(parents=True)
+    (shop.folder / "stages/sft/checkpoints/1/moments").write_bytes(bytes(2**21))
+    told = "Free 2.0 MiB of checkpoints, which using the model does not need:"
+    assert summary_lines(shop)[-3:-1] == [told, "  rm -r 'my runs/shop/stages/sft/checkpoints'"]
     assert "  checked  loads, merges" in lines
     assert not [line for line in summary_lines(shop, has_menu=True) if "advise " in line]
 

@@ -31,7 +31,7 @@ from advisor.ground.terminal import shown
 from advisor.methods import Update, objective, update
 from advisor.methods.model import SERVERS
 from advisor.record.files import label
-from advisor.record.next_step import upload_command
+from advisor.record.next_step import resume_command, upload_command
 from advisor.record.run import (
     CARD,
     DONE,
@@ -56,6 +56,7 @@ from advisor.render.result_commands import (
     forms_of,
     serve_command,
     served_stages,
+    spare_of,
     use_of,
 )
 from advisor.render.run import CHECKED, samples_shown, verdict_of, what_was_trained
@@ -152,10 +153,18 @@ def report_page(
     sections = [section for extra in extras().values() for section in extra.block(record)]
     sections.append(Section(title="How to use the result", blocks=list(_use(record, folder))))
     verdict = verdict_of(record, folder)
+    state, goes_on = "", None
+    if verdict is None:
+        state = OF_THE_STATE.get(record.status, record.status)
+        state += next((f": {one['at']}" for one in stages if one["at"]), "")
+        if record.status != DONE:
+            shown_folder = shown_path(folder)
+            goes_on = resume_command(shown_folder, max_steps=record.max_steps, judge=record.judge)
     lines = plan_text.splitlines(keepends=True)
     inputs = {name: digest[:16] for name, digest in record.input_digests.items()}
     checks = [check for stage in record.stages for check in stage.checks]
     where = {stage.name: f"{stage.name}: " if stages[1:] else "" for stage in record.stages}
+    is_failed = record.status == FAILED
     values = {
         "title": title_of(record, verdict),
         "samples": shown_first,
@@ -168,8 +177,9 @@ def report_page(
             if not one.ok
         ],
         "plain": verdict.plain.text if verdict and verdict.plain else "",
-        "state": "" if verdict else OF_THE_STATE.get(record.status, record.status),
-        "is_bad": not verdict.is_good if verdict else record.status == FAILED,
+        "state": state,
+        "goes_on": goes_on,
+        "tone": "" if verdict and verdict.is_good else "bad" if verdict or is_failed else "open",
         "verdict": verdict.lines() if verdict else (),
         "command": verdict.next.command if verdict and verdict.next else None,
         "record": record,
@@ -220,6 +230,8 @@ def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
     if served := served_stages(record):
         what = f"Serve {'them' if len(served) > 1 else 'it'} with vLLM"
         yield ToPaste(what=what, line=serve_command(record, served, folder))
+    if spare := spare_of(record, folder):
+        yield ToPaste(what=spare[0], line=spare[1])
 
 
 SERVER_NAMES = {"transformers": "transformers", "vllm": "vLLM", "ollama": "Ollama"}

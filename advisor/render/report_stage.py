@@ -17,6 +17,7 @@ from advisor.record.stage import Confusion, DataCounts, Evaluation, Expected, Me
 from advisor.render.blocks import PageTable
 from advisor.render.run import (
     COUNTERS,
+    LOSS_STEPS,
     learned_words,
     picked_samples,
     rule_of_picking,
@@ -65,12 +66,17 @@ def stage_values(
         "truncated": data.truncated,
     }
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
+    last = metrics[-1] if metrics and stage.status != DONE else {}
+    of = f" of {last['steps']:,}" if isinstance(last.get("steps"), int) else ""
     return {
         "record": stage,
+        "at": f"step {last['step']}{of}" if "step" in last else "",
         "trained": what_was_trained(stage),
         "is_done": stage.status == DONE,
         "evaluation": evaluation,
-        "charts": list(metric_charts(metrics)),
+        "charts": list(metric_charts(metrics))
+        if last.get("step", LOSS_STEPS) >= LOSS_STEPS
+        else [],
         "rollouts": PageTable(columns=ROLLOUT_COLUMNS, rows=tuple(sample_rows(rollouts))),
         "memory": _memory_chart(expected, measured),
         "costs": PageTable(columns=("", "expected", "measured"), rows=tuple(_costs(stage))),

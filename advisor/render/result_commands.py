@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advisor.ground.files import shown_path
+from advisor.ground.units import format_gib
 from advisor.methods import Update, objective, update
 from advisor.plan.vllm import VllmServer
 from advisor.record.files import label
-from advisor.record.run import RunRecord, StageRecord, last_of_each_task
+from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 
 GREETING = '[{"role": "user", "content": "Hello"}'
 # Python on one line: {load} imports the model's class `M` and the tokenizer's `T`.
@@ -93,6 +94,19 @@ def forms_of(record: RunRecord, stage: StageRecord) -> tuple[str, ...]:
 def export_command(form: str, folder: Path) -> str:
     """The line that takes a result to other programs, in one of its forms."""
     return f"advise export {shlex.quote(shown_path(folder))} --to {form}"
+
+
+def spare_of(record: RunRecord, folder: Path) -> tuple[str, str] | None:
+    """What the checkpoints of a finished run take, and the line that removes them: using the model
+    needs none. None if there are none.
+    """
+    found = [folder / stage.folder / "checkpoints" for stage in record.stages]
+    there = [path for path in found if path.is_dir()]
+    size = sum(file.stat().st_size for path in there for file in path.rglob("*") if file.is_file())
+    if record.status != DONE or not size:
+        return None
+    what = f"Free {format_gib(size)} of checkpoints, which using the model does not need"
+    return what, f"rm -r {' '.join(shlex.quote(shown_path(path)) for path in there)}"
 
 
 def served_stages(record: RunRecord) -> list[StageRecord]:

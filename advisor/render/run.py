@@ -32,7 +32,7 @@ from advisor.record.run import (
 )
 from advisor.record.stage import Evaluation, Expected, LearnedRecord, Measured, SampleAnswer, Times
 from advisor.record.verdict import Verdict
-from advisor.render.result_commands import export_command, forms_of, use_of
+from advisor.render.result_commands import export_command, forms_of, spare_of, use_of
 
 LABEL_WIDTH = 9
 MOST_STAGES = 6  # with more, the rest are counted
@@ -266,6 +266,8 @@ def next_lines(record: RunRecord, folder: Path) -> list[str]:
         if forms := forms_of(record, stage):
             use.append(f"Export it:   {export_command(forms[0], folder)}")
             use.append(f"  or with {', '.join(f'--to {form}' for form in forms[1:])}")
+    if spare := spare_of(record, folder):
+        use += [f"{spare[0]}:", f"  {spare[1]}"]
     report = folder / REPORT
     return [*use, *([f"Report:      {shown_path(report)}"] if report.is_file() else [])]
 

@@ -293,7 +293,7 @@ def test_text_from_outside_is_shown_not_run():
         advise_version=f"{HOSTILE} \x1b[2J",
     )  # fmt: skip
     page = render_html("report.html", {
-        "record": record, "state": HOSTILE, "is_bad": False, "verdict": (), "command": None,
+        "record": record, "state": HOSTILE, "tone": "", "goes_on": None, "verdict": (), "command": None,
         "machine": MachineRecord(gpus=(HOSTILE,)), "what": HOSTILE, "stages": (),
         "title": HOSTILE, "plain": HOSTILE, "samples": (), "how_picked": "", "checked": {HOSTILE: 1},
         "warnings": {HOSTILE: 1},
