@@ -82,7 +82,8 @@ class Wait(Struct):
     def rate(self, now_s: float) -> float:
         """Items a second; 0 if it is not known yet."""
         took_s, moved = now_s - self.began_s, self.done - self.first
-        return moved / took_s if moved > 0 and took_s >= SPEED_AFTER_S else 0.0
+        least = MIB if self.unit == BYTES else 1  # less is shown as nothing
+        return moved / took_s if moved >= least and took_s >= SPEED_AFTER_S else 0.0
 
     def speed(self, now_s: float) -> str:
         """'1.5 answers/s', or the numbers that are shown in its place; empty if none is known."""

@@ -13,13 +13,13 @@ from advisor.data import profile
 from advisor.data.read.hub import is_hub_id
 from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.files import shown_path
 from advisor.ground.types import FSDP, PRIVATE, DataProfile
 from advisor.methods import methods, objective, update
 from advisor.methods.families import DECODER
 from advisor.methods.rewards import reward_parts
 from advisor.model_files.hub_cache import is_offline
 from advisor.plan.entries import Entry
-from advisor.plan.model import Plan
 from advisor.plan.read import PlanOnDisk
 from advisor.record.smaller import key_path
 from advisor.ruleset.load import load_rules
@@ -57,7 +57,7 @@ def check_data(file: PlanOnDisk, todo: Sequence[Entry]) -> CheckedData:
         if found is not None:
             profiles.setdefault(text, found)
             faults += _faults(entry, found)
-            warnings += [*_warnings(entry, found), *_forgets(file.plan, entry, found)]
+            warnings += [*_warnings(entry, found), *_forgets(file, entry, found)]
     return CheckedData(
         profiles=profiles,
         faults=list(dict.fromkeys(faults)),
@@ -149,11 +149,11 @@ def _warnings(entry: Entry, profile: DataProfile) -> Iterable[str]:
         )
 
 
-def _forgets(plan: Plan, entry: Entry, profile: DataProfile) -> Iterable[str]:
+def _forgets(file: PlanOnDisk, entry: Entry, profile: DataProfile) -> Iterable[str]:
     """That the stage is likely to forget, and what to set, where the rules would set a `replay`
     and the plan has none.
     """
-    stage = entry.stage
+    plan, stage = file.plan, entry.stage
     replays = "replay" in objective(stage.objective).keys and _purpose(entry) == stage.objective
     once = stage.epochs <= 1 and update(stage.update).is_module
     if not replays or once or stage.options.get("replay") or stage.options.get("head") == "seq2seq":
@@ -168,5 +168,7 @@ def _forgets(plan: Plan, entry: Entry, profile: DataProfile) -> Iterable[str]:
         cure = "set `replay` to a file of general text, which keeps what it can do"
     else:
         setting = f"{key_path(entry, 'replay')}={{rows: 500}}"
-        cure += f": --set {shlex.quote(setting)}"
+        named = shlex.quote(shown_path(file.path))
+        run = f"advise run {named}" if file.path.is_file() else "the same command with"
+        cure += f": {run} --set {shlex.quote(setting)}"
     yield f"stage {stage.name}: {why}; {cure}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
+from advisor.methods.stage import stage_keys
 from advisor.plan.model import Comments, Place, Plan, Stage
 from advisor.plan.write import flat_place, plan_data
 
@@ -70,6 +71,9 @@ def _newer(place: Place, changed: Place) -> str:
     if place[0] not in ("stages", "tasks") or changed == ("name",):
         return ""
     if is_of_stage and place[0] == "stages" and changed[:2] != place[:2]:
+        return ""
+    key = stage_keys().get(str(changed[2])) if is_of_stage and len(changed) > 2 else None
+    if key is not None and not (key.uses.memory or key.uses.result):  # when it saves, say
         return ""
     return ".".join(map(str, changed[2:] if is_of_stage else changed))
 

@@ -163,7 +163,7 @@ def kind_of(purpose, options, name):
 
 FORGETS = (
     "stage sft: few rows read several times make it forget; its own answers to general questions"
-    " keep what it can do: --set 'stages.sft.replay={rows: 500}'"
+    " keep what it can do: the same command with --set 'stages.sft.replay={rows: 500}'"
 )
 
 

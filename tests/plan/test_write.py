@@ -393,7 +393,7 @@ AFTER = [  # what --set changes, and comments afterwards
     # Any key beside the stages makes the reasons of all stages older; the name makes none.
     (["data.path=b.jsonl"], {RANK: older("data.path"), DEVICE: "RTX 4090"}),
     (["model=other"], {RANK: older("model"), DEVICE: "RTX 4090"}),
-    (["name=other"], {RANK: COMMENTS[RANK]}),
+    (["name=other", "stages.sft.save_steps=5"], {RANK: COMMENTS[RANK]}),
 ]  # fmt: skip
 
 

@@ -369,6 +369,7 @@ def measure(loaded: LoadedStage) -> None:
         callback=watch,
         held_out=[group[0] for group in batch] * processes if objective.measures_loss else [],
     )
+    loaded.parts.close()  # it is loaded; the steps are a wait of their own
     try:
         trainer.train()
     finally:
