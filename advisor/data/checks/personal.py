@@ -108,8 +108,8 @@ NUMBERS = (
         "personal-data-card-number",
         "payment card numbers",
         ("",),
-        # Not the second or third group of a bank account.
-        r"(?<![A-Z]{2}\d\d )(?<![A-Z]{2}\d\d [A-Z\d]{4} )"
+        # Not the second, third or fourth group of a bank account.
+        r"(?<![A-Z]{2}\d\d )(?<![A-Z]{2}\d\d [A-Z\d]{4} )(?<![A-Z]{2}\d\d(?: [A-Z\d]{4}){2} )"
         r"(?<![\d.+-])(?:3[47]\d\d([ -]?)\d{6}\1\d{5}|(?:4\d|5[1-5]|2[2-7]|6[05]|35)\d\d([ -]?)"
         r"\d{4}\2\d{4}\2\d{4})(?!\.?\d|-\d)",
         _luhn,

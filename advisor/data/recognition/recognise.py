@@ -136,7 +136,7 @@ def recognise(
 
 
 def _text_files(source: DataSource) -> DataSet:
-    why = f"{len(source.files)} text files; each is one document"
+    why = f"{len(source.files)} text files; each is one document, a long one in several rows"
     if len(source.files) == 1:
         why = f"plain text; {TEXT_STYLES[document_style(source.files[0])]}"
     return DataSet(

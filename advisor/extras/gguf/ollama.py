@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import re
 import shlex
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,15 @@ def export(wanted: ExportRequest) -> int:
             )
     code = export_gguf(replace(wanted, out=out))
     if code != 0:
+        if wanted.variant and shutil.which("llama-quantize") is None:
+            place, called = shlex.quote(shown_path(run)), folder_name(str(record.name)) or "model"
+            written = shlex.quote(shown_path(next(iter(paths.values()))))
+            for line in (
+                "With Ollama alone:",
+                f"  advise export {place} --to ollama",
+                f"  ollama create {called} -q {wanted.variant} -f {written}",
+            ):
+                wanted.say(line)
         return code
     files = _files(out)
     for one, stage in every.items():
@@ -94,6 +104,7 @@ def export(wanted: ExportRequest) -> int:
             ),
             f"  make it:  ollama create {called} -f {shlex.quote(place)}",
             f"  ask it:   ollama run {called}",
+            *(() if shutil.which("ollama") else ("  get it:   https://ollama.com/download",)),
         ):
             wanted.say(line)
     return 0

@@ -59,6 +59,7 @@ class Bundle(Struct, frozen=True, kw_only=True):
     archive: Path
     not_carried: Sequence[str]
     job: SchedulerJob | None
+    on_cpu: bool  # what it trains on
 
     @property
     def places(self) -> list[Path]:
@@ -69,7 +70,8 @@ class Bundle(Struct, frozen=True, kw_only=True):
         size, job = self.archive.stat().st_size / 1e6, self.job
         archive, packed = shlex.quote(shown_path(self.archive)), shlex.quote(self.archive.name)
         enter = f"cd {shlex.quote(self.name)}"
-        where = "On the GPU machine (Linux, Python 3.11 or later)"
+        machine = "other machine" if self.on_cpu else "GPU machine"
+        where = f"On the {machine} (Linux, Python 3.11 or later)"
         commands = [f"scp {archive} HOST:", f"tar xzf {packed} && {enter}"]
         if job is None:
             commands[1] = f"tar xzf {packed} && bash {shlex.quote(f'{self.name}/{SCRIPT}')}"
@@ -160,7 +162,10 @@ def make_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
         packed.unlink(missing_ok=True)
-    return Bundle(name=name, folder=folder, archive=archive, not_carried=not_carried, job=job)
+    return Bundle(
+        name=name, folder=folder, archive=archive, not_carried=not_carried, job=job,
+        on_cpu=plan.launch.device == "cpu",
+    )  # fmt: skip
 
 
 def product_files() -> dict[str, Path]:

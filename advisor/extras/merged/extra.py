@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from advisor.export.exporter import ExportRequest
 from advisor.extras.protocol import Extra, Form
 from advisor.ground.files import shown_path
@@ -34,8 +36,10 @@ def export(wanted: ExportRequest) -> int:
         *(["--only", wanted.only] if wanted.only else []),
     )
     if code == 0:
-        for result in sorted(wanted.source.glob("stages/*/README.md")):
-            wanted.say(f"How to serve it:  {shown_path(result)}")
+        out = wanted.out or wanted.source / "export" / "merged"
+        for merged in sorted(out.rglob("merge.json")):
+            wanted.say(f"Serve it:  vllm serve {shlex.quote(shown_path(merged.parent))}")
+        wanted.say("vLLM needs an environment of its own: pip install vllm")
     return code
 
 

@@ -72,6 +72,7 @@ def export(wanted: ExportRequest) -> int:
         if out.is_dir():
             out.rmdir()  # it is empty: see above
         work.rename(out)
+    wanted.document["written"] = [str(out)]
     for line in (*said, f"Serve it:  sh {shlex.quote(shown_path(out / SCRIPT))}"):
         wanted.say(line)
     if find_spec("vllm") is None:
