@@ -11,7 +11,7 @@ IMPORTS = """
 import os, pathlib, tempfile
 cache = tempfile.TemporaryDirectory()
 os.environ.update(HF_HUB_CACHE=cache.name, HF_HUB_OFFLINE="1")
-from msgspec.structs import replace
+from dataclasses import replace
 from fitcheck import TrainingConfig, estimate, fetch_model_config, get_gpu
 """
 BODY = """
