@@ -124,4 +124,6 @@ def test_the_word_in_a_sentence_stays(monkeypatch, text):
     monkeypatch.setattr(sys, "argv", [CALLED])
     monkeypatch.setenv("PATH", "")
     assert program.as_called(text) == text
+    monkeypatch.setattr(sys, "argv", ["/my tools/advise"])
+    assert program.as_called("advise run x") == "'/my tools/advise' run x"
     assert tuple(COMMANDS) == program.COMMANDS

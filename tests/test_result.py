@@ -129,7 +129,7 @@ def test_rows_that_were_trained_on_are_not_called_unseen():
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
     """A finished run of a person whose home is known, with a model in it."""
-    home = tmp_path / "home" / "alice"
+    home = tmp_path / "home" / "alice+work (1)"  # nothing in it is a pattern
     folder = home / "work" / "my runs" / "shop"
     (folder / "stages" / "sft").mkdir(parents=True)
     (folder / "plan.yaml").write_text(PLAN.format(model=home / "models" / "base"))
@@ -154,7 +154,7 @@ def test_a_report_names_no_home_folder(shop, monkeypatch, tmp_path):
         page = report_page(shop.record, folder=shop.folder, plan_text=plan, metrics=())
         assert "alice" not in page
         assert "~/models/base" in page
-        assert "~/venv/bin/python3 -c" in page
+        assert escape("~/'venv/bin/python3' -c") in page
         assert escape(f"advise chat {shlex.quote(os.path.relpath(shop.folder))}") in page
         title = re.search("<title>(.*)</title>", page)
         assert title[1] == "base on rows.jsonl: better"

@@ -185,6 +185,7 @@ def without_home(text: str) -> str:
     """The text with the user's home folder as ~: a page that is forwarded names nobody."""
     home = os.path.expanduser("~")
     for place in filter(lambda place: place[1:], (home, os.path.realpath(home))):
+        text = text.replace(f"'{place}/", "~/'")  # in quotes it would be no home to a shell
         text = re.sub(rf"(?<![\w.-]){re.escape(place)}(?![\w.-])", "~", text)
     return text
 

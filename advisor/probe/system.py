@@ -371,7 +371,7 @@ def _is_integrated(gpu: Gpu) -> bool:
 def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False) -> Gpu:
     """The GPU with the memory that advice leaves free for a display or on a laptop, and why."""
     rule = cuda_facts()["kept_free"]
-    words = "|".join(re.escape(word) for word in rule["laptop_words"])
+    words = "|".join(rule["laptop_words"])
     if has_display:
         reason = "it drives a display"
     elif has_battery or re.search(rf"\b({words})\b", gpu.name, re.IGNORECASE):

@@ -1,6 +1,7 @@
 """Data that do not suit the task are noticed before anything is advised."""
 
 import json
+import shlex
 
 import pytest
 from msgspec.structs import replace
@@ -135,22 +136,25 @@ def test_columns_nobody_can_tell_apart_are_an_error_with_the_whole_command(tmp_p
         {"f1": f"The tower {n} is rather high.", "f2": f"It was built in 19{n:02d} or so."}
         for n in range(20)
     ]
-    path = write(tmp_path, rows)
+    path = write(tmp_path, rows, "it's mine")
     with pytest.raises(InputError) as caught:
         advise(stated("qa", path))
-    command = f"advise --task qa --data {path} --map question=f1 answer=f2"
+    command = f"advise --task qa --data {shlex.quote(path)} --map question=f1 answer=f2"
     assert command in caught.value.faults[0].hint
 
 
 def test_a_folder_of_files_says_how_to_name_the_teams(tmp_path):
     """One data set, and the flags to split it; other tasks read the folder as it is."""
+    folder = tmp_path / "our data"
+    folder.mkdir()
     paths = {
-        name: write(tmp_path, pairs(f"{name}: {REPLIED}"), name) for name in ("hr", "it", "legal")
+        name: write(folder, pairs(f"{name}: {REPLIED}"), name) for name in ("hr", "it", "legal")
     }
-    advice, other = (advise(stated(task, str(tmp_path))) for task in ("multi_department", "qa"))
+    advice, other = (advise(stated(task, str(folder))) for task in ("multi_department", "qa"))
     assert advice.situation.tasks == {}
     (said,) = (text for text in advice.warnings if "one for each file" in text)
-    assert all(f"--tasks {name}={path}" in said for name, path in paths.items())
+    quoted = [shlex.quote(f"{name}={path}") for name, path in paths.items()]
+    assert all(f"--tasks {flag}" in said for flag in quoted)
     assert other.situation.data.rows == 900
 
 
