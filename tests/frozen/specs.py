@@ -32,6 +32,7 @@ def specs() -> dict[str, list[dict[str, Any]]]:
     for gpu_id, gpu in load_catalogue().items():
         one = spec_of(gpu_id) | {"model": "Qwen/Qwen3-0.6B", "gpu": gpu_id}
         found.setdefault(f"GPUs {gpu.vendor}", []).append(one)
+    found["sizes"] = [spec_of(f"size {n}") | DRAWN["sizes"][n % 8] for n in range(40)]
     return found
 
 
@@ -82,7 +83,7 @@ def lines():
         name: run_specs(json.dumps(asked), find_model=model_shape, find_gpu=find_gpu)
         for name, asked in specs().items()
     }
-    for name, answers in (answered | {"plans": list(of_plans(80))}).items():
+    for name, answers in (answered | {"plans": list(of_plans(120))}).items():
         numbers = sum(answer["peak_gib"] is not None for answer in answers)
         told = json.dumps(answers, sort_keys=True) + estimates_text(answers)
         digest = hashlib.sha256(told.encode()).hexdigest()[:12]
