@@ -148,11 +148,16 @@ def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
 
 
 def test_a_longest_row_that_is_not_certain_gets_a_margin():
-    """Of a sample, or of characters, a row may be longer than the longest seen."""
-    approximate = stats(counted_by="characters / 4 (approximation)")
-    for counted, seq_len, longest in (
-        (stats(), 4096, 600), (stats(sampled_rows=100), 4096, 750),
-        (approximate, 4096, 774), (approximate, 512, 512),
+    """Of a sample, or of characters, a row may be longer than the longest seen; a bin has a row."""
+    approximate, whole = stats(counted_by="characters / 4 (approximation)"), (800, 150, 45, 5)
+    for counted, seq_len, share, edges, rows in (
+        (stats(), 4096, 1, (64, 128, 512, 600), whole),
+        (stats(), 4096, 0.001, (64, 128, 512, 600), (1, 1, 1, 1)),
+        (stats(sampled_rows=1000, total=600_000), 4096, 0.5,
+         (64, 128, 512, 750), (4000, 750, 225, 25)),
+        (approximate, 4096, 1, (88, 152, 536, 774), whole),
+        (approximate, 512, 1, (88, 152, 512), (800, 150, 50)),
     ):  # fmt: skip
-        assert row_lengths(counted, seq_len=seq_len)[-1][0] == longest
+        lengths = tuple(zip(edges, rows, strict=True))
+        assert row_lengths(counted, seq_len=seq_len, share=share) == lengths
     assert row_lengths(stats(histogram=()), seq_len=512) == ()
