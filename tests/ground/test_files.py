@@ -10,7 +10,14 @@ from types import SimpleNamespace
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ground.files import TEMPORARY, bytes_of, restrict_umask, text_of, write_atomically
+from advisor.ground.files import (
+    TEMPORARY,
+    Disk,
+    bytes_of,
+    restrict_umask,
+    text_of,
+    write_atomically,
+)
 from advisor.ground.resources import install_line
 from tests.conftest import PAIRS, ROOT
 from tests.fake_model import write_fake_model
@@ -120,6 +127,15 @@ def test_the_umask_holds_and_nothing_is_open_to_everybody(umask, tmp_path, given
     restrict_umask()
     write_atomically(tmp_path / "run.json", "{}")
     assert (tmp_path / "run.json").stat().st_mode & 0o777 == mode
+
+
+def test_the_names_of_new_folders_are_synced(tmp_path):
+    """Each in the folder above it, so that a power loss takes none; nothing of one that is there."""
+    disk, synced = Disk(), []
+    disk.sync = synced.append
+    for folder in (tmp_path / "a" / "b", tmp_path / "a"):
+        disk.make_folder(folder)
+    assert synced == [tmp_path, tmp_path / "a"]
 
 
 @posix
