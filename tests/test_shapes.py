@@ -121,6 +121,7 @@ def test_every_catalogue_entry_has_a_shape_and_a_source():
         ("someone/Model-9b-chat", 9, ""),
         ("Mixtral 8x7B", 46.7, ""),
         ("Qwen2.5 7B/32B base", 7, "7B, 32B"),  # one is taken, both are named
+        ("Qwen2.5 7/32B base", 7, "7B, 32B"),
     ],
 )
 def test_a_name_gives_its_size(name, billions, said):
