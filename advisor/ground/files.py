@@ -182,11 +182,10 @@ def shown_path(path: Path) -> str:
 
 
 def without_home(text: str) -> str:
-    """The text with the user's home folder as ~: a page that is forwarded names nobody."""
+    """The text with the home folder as ~, before quotes: inside them no shell would read it."""
     home = os.path.expanduser("~")
-    for place in filter(lambda place: place[1:], (home, os.path.realpath(home))):
-        text = text.replace(f"'{place}/", "~/'")  # in quotes it would be no home to a shell
-        text = re.sub(rf"(?<![\w.-]){re.escape(place)}(?![\w.-])", "~", text)
+    for at in filter(lambda place: place[1:], (home, os.path.realpath(home))):
+        text = re.sub(rf"(?<![\w.-]){re.escape(at)}(?![\w.-])", "~", text.replace(f"'{at}/", "~/'"))
     return text
 
 
