@@ -61,6 +61,11 @@ class Commands(Sections, click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "help":
+            if not args[1:]:
+                click.echo(context.get_help())
+                context.exit()
+            args = [args[1], "--help"]
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             plan = args[0].endswith((".yaml", ".yml"))
             known = self.list_commands(context)
@@ -93,7 +98,7 @@ class Commands(Sections, click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="advise")
+@click.version_option(__version__, "-V", "--version", prog_name="advise")
 @json_option
 @answer_options
 @rule_options

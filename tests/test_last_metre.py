@@ -50,10 +50,12 @@ def document(call):
         "--budget 20usd --budget 6hours": {"budget_usd": 20, "budget_hours": 6},
         "--budget hours=2k": {"budget_hours": 2000},
         "--budget '30 dollars, 2 days'": {"budget_usd": 30, "budget_hours": 48},
+        "--budget '1 week'": {"budget_hours": 168},
         "--data-rows 5.000": "5.000 can be read in two ways: write 5000 or 5",
         "--data-rows many": "many is not a number",
         "--data-rows -5": "--data-rows is -5",
         "--budget lots": "one of low, medium, high, or limits: '$20, 6 h'",
+        "--budget=-5": "--budget -5: no limit in dollars or hours",
         "--budget 5eur": "eur is not known here, prices of GPUs are in US dollars",
     }.items(),
 )
@@ -74,6 +76,9 @@ def test_numbers_and_limits_are_read_as_people_type_them(document, typed, facts)
         ("advise run --dry", "plain,--dry-run"),
         ("advise --task custo", "plain,customer_service"),
         ("advise check some", "file,some"),
+        ("advise rules document/scenario-5", "plain,document/scenario-5"),
+        ("advise export --to gg", "plain,gguf"),
+        ("advise --choose sft+q", "plain,sft+qlora"),
     ],
 )
 def test_tab_completes(words, offered):

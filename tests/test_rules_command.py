@@ -17,6 +17,9 @@ from tests.conftest import ROOT
     [
         ("rules", ["document/scenario-5"]),
         ("rules document/scenario-5", ["Scenario 5: Limited Budget, One GPU", "Wilson Wu"]),
+        ("rules DPO", ["Direct preference optimisation"]),
+        ("rules sft>dpo+lora", ["Supervised", "Direct preference", " lora  "]),
+        ("help rules", ["Usage: advise rules", "explains a rule"]),
         ("rules ppo", ["one answer to each prompt"]),
         ("rules grpo", ["answers to each prompt (key `generations`)"]),
         *(

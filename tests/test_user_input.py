@@ -29,6 +29,10 @@ FILES = {
     "a file without an end": ("estimate", "endless.yaml", "not a text file"),
     "the home of nobody": ("run", "~nobody-has-this-name/plan.yaml", "begins with ~"),
     "a name with a zero byte": ("estimate", "a\0b.yaml", "zero byte"),
+    "data for a plan": ("run", "calls.jsonl", "advise --data calls.jsonl"),
+    "data for answers": ("--answers", "calls.jsonl", "this is data, a YAML or JSON file is"),
+    "an address": ("check", "https://a.org/b.jsonl", "download it first"),
+    "questions of nothing": ("check", "nulls.jsonl", "empty in every row looked at: prompt; say"),
     "calls of nothing": ("check", "calls.jsonl", "function calls without the name"),
     "an infinite weight": ("check", "weights.jsonl", "a weight that is no number"),
     "a huge weight": ("check", "huge.jsonl", "a weight that is no number"),
@@ -41,6 +45,7 @@ def test_no_file_is_a_bug(call, tmp_path, command, name, told):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    (tmp_path / "nulls.jsonl").write_text('{"prompt": null, "completion": "Hello"}\n' * 9)
     turn = {"role": "assistant", "content": "Hello", "name": "shop"}
     for file, more in (
         ("calls", {"tool_calls": [1]}),

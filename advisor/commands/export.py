@@ -16,6 +16,7 @@ from advisor.commands.options import (
     Sections,
     answer_options,
     choose_option,
+    completed,
     json_option,
     rule_options,
 )
@@ -55,7 +56,13 @@ Forms of a run's result:
 
 @click.command(cls=Sections, epilog=FORMS)
 @click.argument("source", required=False, metavar="[PLAN|RUN]", type=click.Path())
-@click.option("--to", required=True, metavar="FORM", help="One of the forms below.")
+@click.option(
+    "--to",
+    required=True,
+    metavar="FORM",
+    help="One of the forms below.",
+    shell_complete=completed(exporters),
+)
 @click.option(
     "--out",
     metavar="PATH",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
 from msgspec import Struct
 
+from advisor.methods import methods, remedies, schemes
 from advisor.ruleset.facts import Fact, load_facts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -67,6 +69,16 @@ class AdviceOptions(Struct, frozen=True, kw_only=True):
         return self.answers_file is not None or any(self.flags.values())
 
 
+def completed(names: Callable[[], Iterable[str]]) -> Callable[[Any, Any, str], list[str]]:
+    """What Tab makes of a word that is begun; in `sft>dpo+lora` of its last part."""
+
+    def complete(_context: Any, _parameter: Any, begun: str) -> list[str]:
+        before, last = re.fullmatch(r"(.*[>+])?(.*)", begun, re.DOTALL).groups("")  # type: ignore[union-attr]
+        return [f"{before}{name}" for name in names() if name.startswith(last)]
+
+    return complete
+
+
 METAVARS = {  # of a fact, else of its type
     "budget": "LEVEL|LIMITS", "gpu": "NAME", "tasks": "NAME=FILE", "data_mapping": "ROLE=COLUMN",
     "choice": "VALUE", "number": "N", "path": "PATH",
@@ -89,9 +101,7 @@ def _fact_option(fact: Fact) -> dict[str, Any]:
     if fact.type == "path":
         options["type"] = click.Path()  # what Tab completes
     elif fact.type == "choice":
-        options["shell_complete"] = lambda _context, _option, begun: [
-            value for value in fact.values if value.startswith(begun)
-        ]
+        options["shell_complete"] = completed(lambda: fact.values)
     return options
 
 
@@ -116,6 +126,7 @@ choose_option = click.option(
     "--choose",
     metavar="COMPOSITION",
     help="Take this candidate instead: sft>dpo+lora, or a part of it: dpo, qlora.",
+    shell_complete=completed(lambda: [*methods().objectives, *schemes(), *remedies()]),
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output."

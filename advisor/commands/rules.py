@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
-from advisor.commands.options import json_option, rule_options
+from advisor.commands.options import completed, json_option, rule_options
 from advisor.commands.output import console, print_json, put
 from advisor.commands.session import load_rule_set
 from advisor.ground.errors import InputError
@@ -28,7 +29,18 @@ RULE_SETS = (
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[ID|METHOD|facts|lint|schema|agents|diff A B]")
+@click.argument(
+    "words",
+    nargs=-1,
+    metavar="[ID|METHOD|facts|lint|schema|agents|diff A B]",
+    shell_complete=completed(
+        lambda: [
+            *("facts", "lint", "schema", "agents", "diff"),
+            *names_of_methods(),
+            *(rule.id for table in load_rules().rules.values() for rule in table),
+        ]
+    ),
+)
 @click.option("--out", metavar="DIR", help="With `schema`: the folder to write to.")
 @rule_options
 @json_option
@@ -82,10 +94,19 @@ def rules(
         print_rules(ruleset, console())
     elif rule_id == "facts":
         print_facts(ruleset, console())
-    elif rule_id in names_of_methods():
-        print_method(rule_id, ruleset, console())
+    elif names := _methods_in(rule_id):
+        for name in names:
+            print_method(name, ruleset, console())
     else:
         print_rule(ruleset, rule_id, console())
+
+
+def _methods_in(text: str) -> list[str]:
+    """The methods in a text as pages write them, each once: `DPO`, `sft>dpo+lora`; none if a part
+    is no method.
+    """
+    parts = dict.fromkeys(re.split(r"[+>&:]", text.lower()))
+    return [*parts] if {*names_of_methods()} >= parts.keys() else []
 
 
 def _compare(names: tuple[str, ...], rule_layers: tuple[str, ...], *, as_json: bool) -> None:

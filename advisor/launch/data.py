@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.advice.search.settings import axes_of, settings_by_rule
 from advisor.data import profile
@@ -15,6 +16,7 @@ from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import shown_path
 from advisor.ground.types import FSDP, PRIVATE, DataProfile
+from advisor.ground.yaml_files import read_yaml
 from advisor.methods import methods, objective, update
 from advisor.methods.families import DECODER
 from advisor.methods.rewards import reward_parts
@@ -52,7 +54,7 @@ def check_data(file: PlanOnDisk, todo: Sequence[Entry]) -> CheckedData:
                 read[source] = profile(path, mapping=mapping, count_tokens=count_tokens)
             except InputError as error:
                 read[source] = None
-                faults += error.faults
+                faults += (_in_plan(file, entry, fault) for fault in error.faults)
         found = read[source]
         if found is not None:
             profiles.setdefault(text, found)
@@ -63,6 +65,19 @@ def check_data(file: PlanOnDisk, todo: Sequence[Entry]) -> CheckedData:
         faults=list(dict.fromkeys(faults)),
         warnings=list(dict.fromkeys(warnings)),
     )
+
+
+def _in_plan(file: PlanOnDisk, entry: Entry, fault: Fault) -> Fault:
+    """The fault of a stated column with the line of the plan that states it; the plan of answers
+    has none.
+    """
+    task = () if entry.task is None else ("tasks", file.plan.tasks.index(entry.task))
+    place = (*task, "data", "mapping")
+    if fault.where == "--map" and file.path.is_file():
+        document = read_yaml(file.path)
+        if place in document.positions[0]:
+            return replace(fault, where=document.at(place, key=True))
+    return fault
 
 
 def is_on_the_hub(text: str, path: Path) -> bool:

@@ -143,7 +143,8 @@ class StageShape(Keys, kw_only=True, eq=False):
         shapes = stage_shapes(objective, update)
         for key in value:
             owners = specs.owners(key) if key not in shapes else []
-            if owners and objective in specs.objectives and update in specs.updates:
+            known = objective in specs.objectives and update in specs.updates
+            if owners and known and value[key] is not None:
                 yield Fault(
                     where=document.at((*path, key), key=True),
                     what=f"`{key}` has no effect in a stage with objective {objective} and update"
@@ -188,7 +189,8 @@ def _with_options(stage: Mapping[str, Any], specs: KeySpecs) -> dict[str, Any]:
     for key in shape_of(Stage).required:
         if key not in common:
             common[key] = specs.default(key, objective=stage["objective"], update=stage["update"])
-    options = {key: value for key, value in stage.items() if key not in common}
+    allowed = specs.allowed(stage["objective"], stage["update"])
+    options = {key: stage[key] for key in stage if key not in common and key in allowed}
     return {**common, "options": options}
 
 

@@ -21,12 +21,19 @@ def limit_pairs(text: str) -> list[str]:
 
 
 def _limit(text: str) -> str:
-    """'$50' and '50' as usd=50, '6 h' or '2 days' as hours; any other text as it is."""
-    unit = r"(?P<hours>h|hrs?|hours?)|(?P<days>d|days?)|usd|dollars?|\$"
+    """'$50' and '50' as usd=50, '6 h' or '2 days' as hours; NAME=VALUE as it is. Raises InputError
+    for anything else.
+    """
+    unit = r"(?P<hours>h|hrs?|hours?)|(?P<long>d|w)(ays?|eeks?)?|usd|dollars?|\$"
     found = re.fullmatch(
         rf"\$?\s*(?P<n>[\d.,_' ]*\d[kmb]?)\s*({unit})?", text.strip(), re.IGNORECASE
     )
-    if found and found["days"]:
+    if found and found["long"]:
         with suppress(ValueError):
-            return f"hours={24 * float(found['n']):g}"
+            hours = 24 if found["long"] in "dD" else 168
+            return f"hours={hours * float(found['n']):g}"
+    if found is None and "=" not in text:
+        raise InputError(
+            f"--budget {text}: no limit in dollars or hours", "'$20, 6 h', usd=20,hours=6"
+        )
     return f"{'hours' if found['hours'] else 'usd'}={found['n']}" if found else text

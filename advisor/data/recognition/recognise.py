@@ -309,13 +309,18 @@ def no_known_columns(
     """The error for columns without known names. A column that is called a question, and no answer
     beside it, may be requests alone.
     """
-    named = next((name for name in columns if normal(name) in names_of("question")), None)
+    roles = names_of("question", "answer")
+    empty = [name for name, one in columns.items() if one.shape == "null" and normal(name) in roles]
+    filled = (name for name in columns if name not in empty)
+    named = next((name for name in filled if normal(name) in names_of("question")), None)
     if named is not None and (not ways or ways[0].format == "text"):
         why = f"requests in `{named}` that nobody answered: for a larger model to answer, or a"
         ways = (ColumnReading(format="requests", mapping={"question": named}, why=f"{why} reward"),)
     seen = [f"{name} ({column.shape})" for name, column in columns.items()][:SHOWN_COLUMNS]
     near = ways[0].format if ways else "messages"
     hint = _hint(f"advise check {shlex.quote(path)}", ways, _misspelt(list(columns)))
+    if empty:
+        hint = f"empty in every row looked at: {', '.join(empty)}; {hint}"
     if may_be_row(columns):
         hint = (
             f"if the first line is a row, put a line with the names of the columns above it; {hint}"
