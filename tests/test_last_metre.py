@@ -109,6 +109,16 @@ def test_the_page_of_a_rule_or_a_method_fits_the_screen(call, monkeypatch, name)
         assert "did you mean 'lora'" in call("rules", "lor")[2]
 
 
+@pytest.mark.parametrize("typed", ["8gb", "laptop 8 gb"])
+def test_a_card_of_which_the_memory_alone_is_known(call, typed):
+    """It may drive the display, is as fast as the slowest of its size, and is one's own."""
+    asked = f"{STATED} --gpu '{typed}'"
+    said = " ".join(call(*shlex.split(asked))[1].split())
+    assert "the GPU can give 7.0 GiB: it may fit" in said
+    assert "assumed: one RTX 5050 Laptop Cost Electricity alone" in said
+    assert "If it does not fit: a smaller model, Qwen/Qwen3-4B-Instruct-2507 (" in said
+
+
 # --------------------------------------------------------------------------- which card to rent
 
 

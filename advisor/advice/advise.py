@@ -149,6 +149,9 @@ def _with_assumed_cost(
         hardware = one_card(card)
         why = f"the cheapest that holds it; {card.price_note}"
         assumed = [*assumed, Assumed("gpu", card.name, why)]
+    elif situation.like is not None:
+        hardware, why = one_card(situation.like), "the slowest of this memory for a home"
+        assumed = [*assumed, Assumed("gpu", situation.like.name, why)]
     there = Case.build(replace(situation, hardware=hardware), case.ruleset)
     found = there.cost_of(candidate.composition).cost
     if found.duration_s is None or not assumed:
@@ -204,10 +207,21 @@ def _warnings(case: Case, recommendation: Candidate, decision: Decision) -> tupl
             *situation.model_warnings,
             *([NO_MONEY] if situation.answers.value("budget_usd") == 0 else []),
             *_candidate_warnings(situation, recommendation),
+            *_smaller(case, recommendation),
             *map(_text_of, rules),
         )
     )
     return tuple(one for one in found if not any(f": {one}" in other for other in found))
+
+
+def _smaller(case: Case, candidate: Candidate) -> list[str]:
+    """Which model surely fits, where it is not known of this one."""
+    if candidate.estimate.fits != "may_fit" or case.situation.suggestion is not None:
+        return []
+    from advisor.advice.nothing_fits import smaller_that_fits  # few answers need it
+
+    found = smaller_that_fits(case)
+    return [f"if it does not fit: {found[1]} (--model)"] if found else []
 
 
 def _text_of(rule: Rule) -> str:

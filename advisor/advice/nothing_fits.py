@@ -138,14 +138,9 @@ def _ways_out(case: Case, decision: Decision, close: Candidate) -> Iterator[WayO
         command = command_line(answers, typed, command=begins)
         return WayOut(text=text, change=change, to=to, command=command)
 
-    for shape, suggestion in situation.smaller:
-        found = Case.build(replace(situation, model=shape), case.ruleset).decision
-        if _fits_with_room(found):
-            size, to = format_count(shape.params), found.composition
-            text = f"a smaller model, {suggestion.model} ({size} parameters), fits with {to}"
-            change = {"model": suggestion.model}
-            yield way(text, to, change, change)
-            break
+    if (smaller := smaller_that_fits(case)) is not None:
+        name, text, to = smaller
+        yield way(text, to, {"model": name}, {"model": name})
     limited = not UNLIMITED.keys().isdisjoint(decision.facts)
     for card in _gpus_to_try(situation, decision, close):
         found = Case.build(replace(situation, hardware=one_card(card)), case.ruleset).decision
@@ -160,6 +155,17 @@ def _ways_out(case: Case, decision: Decision, close: Candidate) -> Iterator[WayO
             to = found.composition
             text = f"without the limit on money or hours, {to} fits"
             yield way(text, to, {"budget": None}, {"budget": None})
+
+
+def smaller_that_fits(case: Case) -> tuple[str, str, Composition] | None:
+    """The largest smaller model that surely fits, that in words, and with which method."""
+    for shape, suggestion in case.situation.smaller:
+        found = Case.build(replace(case.situation, model=shape), case.ruleset).decision
+        if _fits_with_room(found):
+            name, to = suggestion.model, found.composition
+            size = format_count(shape.params)
+            return name, f"a smaller model, {name} ({size} parameters), fits with {to}", to
+    return None
 
 
 def _fits_with_room(decision: Decision) -> bool:

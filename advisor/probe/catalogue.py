@@ -8,6 +8,7 @@ driver and ECC.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from advisor.ground.types import GpuSpec
+from advisor.ground.types import GpuSpec, Hardware
 from advisor.ground.units import GIB
 from advisor.probe.gpu_files import CatalogueGpu, catalogue_gpus
 from advisor.probe.names import FORM, NAMED, TELLS_APART, bracketed, split_name
@@ -117,10 +118,18 @@ def gpus_of(name: str) -> tuple[tuple[CatalogueGpu, ...], float | None]:
     if typed.mig:
         return (), typed.size_gib
     gpus = _exact(name) or _by_words(typed.words) or _by_plural(typed.words)
+    if typed.size_gib is not None and not _sold(gpus, typed.size_gib):
+        gpus = tuple(gpu for gpu in greater_chips(gpus) if _sold([gpu], typed.size_gib)) or gpus
     if gpus or typed.size_gib is not None:
         return gpus, typed.size_gib
     listed = _by_list(name)
     return (listed, None) if listed else _by_bare_size(typed.words)
+
+
+def greater_chips(gpus: Sequence[CatalogueGpu]) -> tuple[CatalogueGpu, ...]:
+    """The chips of the same Macs that people call by the smallest: M3 is also an M3 Pro or Max."""
+    begins = tuple(f"{gpu.id}-" for gpu in gpus if gpu.spec.vendor == "apple")
+    return tuple(gpu for gpu in catalogue_gpus().values() if gpu.id.startswith(begins))
 
 
 def _exact(name: str) -> tuple[CatalogueGpu, ...]:
@@ -302,6 +311,22 @@ def cheapest_cards(min_bytes: int) -> tuple[GpuSpec, ...]:
         if gpu.spec.vendor == "nvidia" and (gpu.spec.memory_bytes or -1) >= min_bytes
     ]
     return tuple(spec for *_, spec in sorted(fitting, key=lambda row: row[:3]))
+
+
+def slowest_of(hardware: Hardware) -> GpuSpec | None:
+    """The slowest NVIDIA GPU for a home that is sold with the memory of a card of which nothing
+    else is known; None if there is none, or more is known.
+    """
+    size = hardware.gpus[0].memory_total_bytes if len(hardware.gpus) == 1 else None
+    if size is None or hardware.kind != "cuda" or hardware.gpus[0].spec is not None:
+        return None
+    sold = [
+        gpu.spec
+        for gpu in catalogue_gpus().values()
+        if gpu.entry["segment"] == "consumer" and size / GIB in gpu.sold_gib
+    ]
+    known = (spec for spec in sold if spec.vendor == "nvidia" and spec.bf16)
+    return min(known, key=lambda spec: spec.bf16_flops or math.inf, default=None)
 
 
 def is_marketplace(card: GpuSpec) -> bool:

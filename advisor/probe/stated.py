@@ -13,9 +13,16 @@ from msgspec.structs import replace
 from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
-from advisor.probe.catalogue import GpuMatch, find_gpu, gpu_entry, gpus_of, interconnect_of
+from advisor.probe.catalogue import (
+    GpuMatch,
+    find_gpu,
+    gpu_entry,
+    gpus_of,
+    greater_chips,
+    interconnect_of,
+)
 from advisor.probe.gpu_files import not_supported
-from advisor.probe.names import count_and_name
+from advisor.probe.names import count_and_name, split_name
 from advisor.probe.software import older_torch_note
 from advisor.probe.system import (
     keep_for_macos,
@@ -30,7 +37,8 @@ FLAGS = ("--gpu", "--gpus", "--gpu-memory")
 KEYS = ("gpu.name", "gpu.count", "gpu.vram_gib")
 MOST_GPUS, MOST_GIB = 10_000, 10_000  # beyond this it is a slip of the keyboard
 _AMD = re.compile(r"\b(amd|radeon|instinct|ryzen|mi\d{2,3}[a-z]?|rx ?\d{4})\b", re.IGNORECASE)
-_APPLE = re.compile(r"\b(apple|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
+_APPLE = re.compile(r"\b(apple|i?mac|macbook|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
+WHICH_MAC = "say its chip or its memory too, which About This Mac shows: 'M3 Pro', 'MacBook 18GB'"
 _KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
 
 
@@ -69,11 +77,15 @@ def meant_gpu(text: str) -> MeantGpu:
             note = f"this is {device.what}, which this tool cannot train on: it {device.why}"
             return replace(meant, found=NamedGpu(name=name), note=note)
         if match.memory_bytes is None:
-            return replace(meant, near=match.near)
+            is_mac = _APPLE.search(name) is not None
+            return replace(meant, near=match.near, note=WHICH_MAC if is_mac else "")
         unknown = "not in the catalogue: its speed and formats are not known"
         bare = NamedGpu(name=name, memory_gib=round(match.memory_bytes / GIB, 3))
         return replace(meant, found=bare, note="; ".join((*match.warnings, unknown)))
     meant = replace(meant, shared=match.spec.memory_bytes is None)
+    if stated_gib is None:
+        # Who has an Ultra says so.
+        gpus += tuple(gpu for gpu in greater_chips(gpus) if "ultra" not in gpu.own_words)
     sizes = sorted(((size, gpu) for gpu in gpus for size in gpu.sold_gib), key=lambda one: one[0])
     variants = tuple(
         NamedGpu(name=gpu.name, memory_gib=size if len(gpu.sold_gib) > 1 else None)
@@ -155,11 +167,15 @@ def _named(
         near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
         memory_at = "--gpu-memory, in GiB" if from_flag else "gpu.vram_gib"
         hint = f"{near}say its memory with {memory_at} (on NVIDIA, `nvidia-smi` shows it)"
+        if spec is None and _APPLE.search(name):
+            hint = WHICH_MAC
         hardware, more = _without_memory(f"{name_at}: {why}", hint, from_flag=from_flag)
         return hardware, (*warnings, *more)
     if spec is None:
         kind = "rocm" if _AMD.search(name) else "mps" if _APPLE.search(name) else "cuda"
         gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)
+        if not split_name(name).words:
+            gpu = keep_free(gpu, because="nobody named the card, which may drive the display")
         warnings += (
             f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g}"
             " GiB; its speed and number formats are not known",
@@ -186,7 +202,8 @@ def _named(
                 f"{count} x {spec.name}: a Mac trains by itself, so one of them is planned with",
             )
             count = 1
-    gpu, older = _keep(gpu, kind), older_torch_note(gpu)
+    gpu = gpu if gpu.kept_free_bytes else _keep(gpu, kind)
+    older = older_torch_note(gpu)
     kept = (kept_free_note(gpu),) if gpu.kept_free_bytes else ()
     hardware = replace(_several(kind, gpu, count), notes=(*_usable_note(match), *kept))
     if spec is not None and len(hardware.gpus) > 1:

@@ -368,11 +368,15 @@ def _is_integrated(gpu: Gpu) -> bool:
 # --------------------------------------------------------------------------- memory left free
 
 
-def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False) -> Gpu:
+def keep_free(
+    gpu: Gpu, *, has_display: bool = False, has_battery: bool = False, because: str = ""
+) -> Gpu:
     """The GPU with the memory that advice leaves free for a display or on a laptop, and why."""
     rule = cuda_facts()["kept_free"]
     words = "|".join(rule["laptop_words"])
-    if has_display:
+    if because:
+        reason = because
+    elif has_display:
         reason = "it drives a display"
     elif has_battery or re.search(rf"\b({words})\b", gpu.name, re.IGNORECASE):
         reason = "it is a laptop's, which may drive the display"

@@ -17,7 +17,7 @@ from advisor.ground.types import AnswerSet, DataProfile, GpuSpec, Hardware, Mode
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.probe import probe, stated_hardware
-from advisor.probe.catalogue import cheapest_cards, free_gpus, is_marketplace
+from advisor.probe.catalogue import cheapest_cards, free_gpus, is_marketplace, slowest_of
 from advisor.situation.data import ReadData, Reader, own_tokenizer, path_beside, read_data
 from advisor.situation.names import (
     about_reading,
@@ -108,7 +108,7 @@ def situation_of(
         answers=answers, hardware=hardware, data=stated.data, examples=examples, tasks=stated.tasks,
         misfits=stated.misfits, unsuited=stated.unsuited, reward_model=reward_model,
         teacher=teacher, teacher_name=teacher_name, model=model, outside=outside, past=past,
-        cards=cards, rentals=rentals,
+        cards=cards, rentals=rentals, like=slowest_of(hardware),
         free_gpus=free_gpus() if hardware.kind == "cpu" else "", unknown=tuple(unknown),
     )  # fmt: skip
     needs = needs_of(_taught(situation))

@@ -92,6 +92,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     smaller: tuple[tuple[ModelShape, ModelSuggestion], ...] = ()
     free_gpus: str = ""  # who lends which GPU out for nothing, if there is none here
     rentals: tuple[GpuSpec, ...] = ()  # to choose from: no card was stated
+    like: GpuSpec | None = None  # how fast a card is at least of which the memory alone is known
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     past: PastRuns = NO_RUNS  # of this machine and others, which correct estimates
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or a named model

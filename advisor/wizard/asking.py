@@ -386,6 +386,8 @@ def _read_gpu(text: str) -> MeantGpu:
     if meant.name.lower() in ("none", "cpu", "no gpu"):
         return replace(meant, found=NamedGpu(name="none"))
     if meant.found is None and not meant.variants:
+        if meant.note:
+            raise ValueError(f"{meant.name}: {meant.note}.")
         near = f" Did you mean {' or '.join(meant.near)}?" if meant.near else ""
         raise ValueError(
             f"No card called {meant.name} is known here.{near} Another card needs its memory"

@@ -267,6 +267,8 @@ def test_a_name_that_a_driver_prints_is_found(printed):
         ("3080 laptop 16gb", "RTX 3080 Laptop", 16, None),
         ("A100 80", "A100 SXM4 80GB", None, None),
         ("MacBook Pro M3 Max 64 GB", "Apple M3 Max", 64, None),
+        ("M3 36GB", "Apple M3 Pro", 36, None),
+        ("MacBook 36GB", "MacBook 36GB", 36, None),
         ("GRID T4-16Q", "GRID T4-16Q", 16, None),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", 5, None),
         ("Mystery 9000 24 GB", "Mystery 9000 24 GB", 24, None),
@@ -289,6 +291,10 @@ def test_what_needs_no_question(typed, name, memory_gib, count):
         ("M2 Ultra", [f"Apple M2 Ultra with {size} GB" for size in (64, 128, 192)], ""),
         ("AMD Instinct MI250X / MI250", ["MI250X", "MI250"], ""),
         ("Navi 31 [Radeon RX 7900 XT/7900 XTX]", ["RX 7900 XT", "RX 7900 XTX"], ""),
+        ("M1", [f"Apple M1{size} GB" for size in
+                (" with 8", " with 16", " Pro with 16", " Pro with 32", " Max with 32",
+                 " Max with 64")], ""),
+        ("MacBook Pro", [], "which About This Mac shows"),
         # What nobody knows is no error, and nothing is guessed.
         *[(typed, [], "") for typed in
           ("XYZ", "RTX", "NVIDIA Graphics Device", "AMD Radeon Graphics")],

@@ -58,8 +58,8 @@ class Bundle(Struct, frozen=True, kw_only=True):
     folder: Path | None  # None: the archive alone was wanted
     archive: Path
     not_carried: Sequence[str]
+    device: str  # that the plan trains on
     job: SchedulerJob | None
-    on_cpu: bool  # what it trains on
 
     @property
     def places(self) -> list[Path]:
@@ -70,8 +70,7 @@ class Bundle(Struct, frozen=True, kw_only=True):
         size, job = self.archive.stat().st_size / 1e6, self.job
         archive, packed = shlex.quote(shown_path(self.archive)), shlex.quote(self.archive.name)
         enter = f"cd {shlex.quote(self.name)}"
-        machine = "other machine" if self.on_cpu else "GPU machine"
-        where = f"On the {machine} (Linux, Python 3.11 or later)"
+        where = f"On the {_machine(self.device)}, Python 3.11 or later)"
         commands = [f"scp {archive} HOST:", f"tar xzf {packed} && {enter}"]
         if job is None:
             commands[1] = f"tar xzf {packed} && bash {shlex.quote(f'{self.name}/{SCRIPT}')}"
@@ -163,9 +162,14 @@ def make_bundle(
         shutil.rmtree(work, ignore_errors=True)
         packed.unlink(missing_ok=True)
     return Bundle(
-        name=name, folder=folder, archive=archive, not_carried=not_carried, job=job,
-        on_cpu=plan.launch.device == "cpu",
+        name=name, folder=folder, archive=archive, not_carried=not_carried,
+        device=plan.launch.device, job=job,
     )  # fmt: skip
+
+
+def _machine(device: str) -> str:
+    """'GPU machine (Linux', what trains on this device."""
+    return {"mps": "Mac (macOS", "cpu": "other machine (Linux"}.get(device, "GPU machine (Linux")
 
 
 def product_files() -> dict[str, Path]:
@@ -261,6 +265,7 @@ def _readme(contents: Contents, job: SchedulerJob | None, not_carried: Sequence[
             "WHAT": plan.origin.composition or " > ".join(stage.objective for stage in plan.stages),
             "MODEL": plan.model,
             "START": "\n".join(start),
+            "SYSTEM": _machine(plan.launch.device).partition("(")[2],
             "DEVICE": f"{each} {count}" if kind else "",
             "MORE": "".join(f"{line}\n" for line in not_carried),
         },

@@ -139,9 +139,11 @@ def cost_line(advice: Advice) -> str:
     The time is the whole one, and the band is its: money is time by a price.
     """
     estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
+    # Nobody rents out a laptop, or a Mac.
+    at_home = any(gpu.kept_free_bytes for gpu in hardware.gpus)
     is_own = hardware.origin == "probed"
     if not estimate.cost_usd:
-        if estimate.cost_usd is not None or (is_own and not hardware.gpus):
+        if estimate.cost_usd is not None or at_home or (is_own and not hardware.gpus):
             return "Electricity alone: it runs on your own computer"
         return sentence(f"not known{because_unknown(advice) or ': no price is known for this GPU'}")
     usd, times = whole_usd(estimate) or estimate.cost_usd, estimate.times

@@ -202,6 +202,8 @@ def test_names_on_the_hub_are_fetched_there(project):
     assert "HF_TOKEN" not in said
     assert "NNODES=2 MASTER_ADDR=" in said
     assert "2 machines each with 8 NVIDIA GPUs" in said
+    write_plan(device="mps")
+    assert "On the Mac (macOS, Python 3.11 or later):" in packed("mac.tgz").lines()
     for owner, name in (("meta-llama", "Llama-3.1-8B"), ("nobody", "knows-it")):
         write_plan(model=f"{owner}/{name}")
         lines = [line for line in packed(f"{owner}.tgz").lines() if "HF_TOKEN" in line]
