@@ -139,8 +139,15 @@ class QuestionaryUi(Ui):
         hint = "; ".join(filter(None, ["Tab lists files" if path else "", hint]))
         hints = [f"  {prompt_lines(hint, width)}"] if hint else []
         whole = "\n".join([prompt_lines(message, width), *hints, " >"])
-        prompt = questionary.path if path else questionary.text
-        return str(prompt(whole, default=default, qmark="?", erase_when_done=True).unsafe_ask())
+        more: dict[str, Any] = {}
+        if path:  # not questionary's own prompt, whose list opens by itself and takes the Enter
+            from questionary.prompts.path import GreatUXPathCompleter
+
+            files = GreatUXPathCompleter(expanduser=True)
+            more = {"completer": files, "complete_while_typing": False}
+        prompt = questionary.text(whole, default=default, qmark="?", erase_when_done=True, **more)
+        typed = str(prompt.unsafe_ask())
+        return typed.rstrip("/") or typed if path else typed
 
 
 def prompt_lines(text: str, width: int) -> str:

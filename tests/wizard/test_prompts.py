@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from threading import Timer
 
 import pytest
 from prompt_toolkit.application import create_app_session
@@ -59,6 +60,20 @@ def test_keys_give_answers(keys, fact, expected):
     assert known(through_pipe(keys, fact)) == expected
 
 
+def test_enter_takes_a_folder_although_its_files_are_listed(tmp_path):
+    """The list of files takes no Enter away, also once it had the time to open."""
+    (tmp_path / "a.jsonl").touch()
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
+        keys = [Timer(0.5 * n, keyboard.send_text, [text]) for n, text in enumerate("/" + ENTER)]
+        keys.append(Timer(2, keyboard.send_text, ["X" + ENTER]))
+        for key in keys:
+            key.start()
+        ui, folder = QuestionaryUi(Console(file=io.StringIO())), str(tmp_path)
+        assert ui.enter("Where?", hint="", default=folder, path=True, keep=False) == folder
+        for key in keys:
+            key.cancel()
+
+
 def test_ctrl_c_in_a_real_prompt():
     """Ctrl-C in a list and in a line both save and stop."""
     with pytest.raises(Stopped, match="saved"):
@@ -82,6 +97,7 @@ def test_no_choice_is_wider_than_the_terminal(fact, width):
 
 ASK = """
 import sys
+from threading import Timer
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
