@@ -305,7 +305,12 @@ def _given_up(candidate: Candidate) -> list[str]:
 
 def _unread_examples(situation: Situation, chain: str) -> bool:
     """Whether no stage reads the examples, and one before this chain could."""
-    return situation.examples is not None and chain in {
+    return situation.examples is not None and could_learn_before(chain)
+
+
+def could_learn_before(chain: str) -> bool:
+    """Whether a chain is one of pairs alone, before which a stage could learn from examples."""
+    return chain in {
         name
         for name, one in methods().objectives.items()
         if not (one.learns_texts or one.scores or one.generates)

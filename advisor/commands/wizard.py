@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from advisor.advice.advise import advise as advise_on
+from advisor.advice.advise import could_learn_before
 from advisor.advice.case import Case
 from advisor.advice.facts import situation_facts
 from advisor.advice.types import Advice, Candidate
@@ -42,6 +43,7 @@ from advisor.record.next_step import REPLAY_ROWS, trial_steps
 from advisor.render.answer.page import page_of, steps_section
 from advisor.render.answer.why import obstacles, why
 from advisor.render.blocks import Section
+from advisor.render.next_steps import next_steps
 from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer
 from advisor.render.words import without_flags
 from advisor.ruleset.model import Ruleset
@@ -186,7 +188,7 @@ class Menu:
         """The advice with its plan, which is written, and what this machine can do with it."""
         plan, comments, missing = resolve_plan(advice, self.ruleset)
         if plan is None:
-            return WizardOutcome(advice=advice, missing=tuple(missing))
+            return WizardOutcome(advice=advice, missing=tuple(missing), first_ask=first_ask(advice))
         path = self.plans.write(plan, comments)
         here = check_machine(plan, Path(PLAN_FILE), self.hardware)
         size = here.download_bytes
@@ -195,6 +197,7 @@ class Menu:
             advice=advice,
             plan=(plan, comments),
             plan_path=str(path),
+            first_ask=first_ask(advice),
             other_machine=here.other_machine,
             lacking=here.lacking,
             trial_steps=trial_steps(plan),
@@ -274,6 +277,17 @@ class Menu:
         """The launch file as it stands there."""
         path = outcome.plan_path
         return Path(path).read_text(encoding="utf-8") if path else "there is no plan yet"
+
+
+def first_ask(advice: Advice) -> str:
+    """The question that decides what is offered: whether anything may leave the house, where a
+    provider would be named; whether there are examples, where pairs alone are learned from.
+    """
+    if any(way.where == "hosted" for one in next_steps(advice) for way in one.ways):
+        return "priority"
+    situation, chain = advice.situation, ">".join(advice.recommendation.composition.chain)
+    has_pairs = situation.data is not None and situation.data.kind == "preference"
+    return "data_examples" if has_pairs and could_learn_before(chain) else ""
 
 
 def general_setting(plan: Plan, model: ModelShape | None) -> str | None:

@@ -56,15 +56,16 @@ class Conversation:
         """Put these questions, answered before or not. False if no answer came of it."""
         before = dict(self.answers.known)
         for fact in facts:
-            reply = self._ask_one(fact, number=len(self.progress.asked) + 1)
+            reply = self._ask_one(fact)
             if reply is BACK:
                 break
             self._continue_with(fact, reply)
         return dict(self.answers.known) != before
 
-    def _ask_one(self, fact: Fact, *, number: int) -> Reply:
+    def _ask_one(self, fact: Fact) -> Reply:
         current = answer_of(self.answers, fact)
-        question = Question(fact=fact, number=number, current=current, can_go_back=True)
+        # No number: it is none of those that were counted.
+        question = Question(fact=fact, number=1, current=current, can_go_back=True, asks=fact.ask)
         return asker(self.interview)(question)
 
     # ----------------------------------------------------------------------- what was not asked
@@ -126,7 +127,7 @@ class Conversation:
             for place, fact in enumerate(listed)
         ]
         place = self.ui.choose("Which answer?", [*options, GO_BACK])
-        reply = BACK if place is BACK else self._ask_one(listed[place], number=1 + place)
+        reply = BACK if place is BACK else self._ask_one(listed[place])
         if reply is not BACK:
             self._continue_with(listed[place], reply)
         return reply is not BACK

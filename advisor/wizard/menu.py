@@ -264,11 +264,10 @@ class _Closing:
                     raise
                 talk.change()
                 continue
-            unasked = [
-                fact
-                for fact in self._askable(outcome)
-                if fact.order is None and fact.id not in talk.progress.asked
-            ]
+            unasked = [fact for fact in self._askable(outcome) if fact.order is None]
+            if outcome.first_ask and talk.answers.value(outcome.first_ask) is None:
+                unasked.append(self.facts[outcome.first_ask])
+            unasked = [fact for fact in unasked if fact.id not in talk.progress.asked]
             if not (unasked and outcome.advice.fits and talk.put(unasked)):
                 self._show(outcome)
                 return outcome

@@ -52,6 +52,7 @@ class WizardOutcome(Struct, frozen=True, kw_only=True):
     plan: Any = None  # complete, or None
     plan_path: str | None = None  # where it was written
     missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"
+    first_ask: str = ""  # the question that matters before it is shown, if it was not put
     other_machine: str = ""  # why the plan takes another machine; empty: this one can run it
     lacking: tuple[Fault, ...] = ()  # what this machine lacks; each hint is the line to type
     trial_steps: int = 0  # optimizer steps that read about 50 rows; 0: no trial

@@ -91,6 +91,7 @@ def walk(
                 current=answer_of(answers, fact),
                 can_go_back=leave or bool(history),
                 answers=answers,
+                asks=fact.ask if leave else "",
             )
         )
         if reply is BACK:

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 from msgspec.structs import replace
 
-from advisor.commands.wizard import PlanFile
+from advisor.commands.wizard import PlanFile, first_ask
 from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, AnswerSet
 from advisor.plan.model import Plan, PlanData, Stage
@@ -254,13 +254,25 @@ def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
     again = (CHANGE, EXAMPLES_QUESTION.split(" (")[0], "train.jsonl")
     checks = Checks(data_examples=lambda text: None)
     _, ui, called = menu(advise, "train.jsonl", *again, QUIT, checks=checks)
-    assert ui.asked[1] == f"2. {EXAMPLES_QUESTION}"
+    assert ui.asked[1] == EXAMPLES_QUESTION
     assert [one.get("data_examples") for one in seen] == [None, "train.jsonl", "train.jsonl"]
     assert called == ["show", "show"]
     state_path().unlink()
     _, ui, _ = menu(always(NO_EXAMPLES), "", MISSING, "<", QUIT)
     asked = [message for message in ui.asked if message.endswith(EXAMPLES_QUESTION)]
-    assert asked == [f"2. {EXAMPLES_QUESTION}", f"3. {EXAMPLES_QUESTION}"]
+    assert asked == [EXAMPLES_QUESTION] * 2  # without a number: it is none of those counted
+
+
+def test_what_decides_an_offer_is_asked_before_it():
+    """Where a provider would be named, whether anything may leave the house, once."""
+    asks = first_ask(remedy_alone())
+    outcome = WizardOutcome(advice=remedy_alone(), first_ask=asks)
+    for reply in ("Nothing leaves the house", "I don't know"):
+        advise, seen = watched(always(outcome))
+        _, ui, called = menu(advise, reply, QUIT)
+        assert (ui.asked[1], called) == (FACTS["priority"].ask, ["show"])
+        state_path().unlink()
+    assert seen[-1].get("priority") is None
 
 
 def test_a_what_if_is_tried_and_taken_back():
@@ -295,10 +307,10 @@ def test_what_was_not_asked_can_be_answered():
     not_asked = "Answer what was not asked"
     _, ui, _ = menu(ready, not_asked, "<", not_asked, "train.jsonl", "Yes", None)
     assert f"{len(left)} questions; the method stays" in ui.helps[1]
-    assert ui.asked[2].startswith("2. Where are your examples?")
+    assert ui.asked[2].startswith("Where are your examples?")
     assert ui.asked[4:6] == [
-        "2. Where are your examples? (a file or a folder)",
-        f"3. {FACTS['facts_change_often'].ask}",
+        "Where are your examples? (a file or a folder)",
+        FACTS["facts_change_often"].ask,
     ]
     saved = load_answers(FACTS)[0].answers
     assert saved.value("data_path") is not None
