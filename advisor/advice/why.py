@@ -239,6 +239,7 @@ def scheme_of_fact(fact: Fact) -> str:
 OPEN = ("budget", "depth", "data_kind", "priority", "serve_with")
 AMOUNTS = frozenset(("data_rows", "data_tokens"))
 ELSEWHERE = ("closed_model", "unsupported_hardware")  # the method stays a question
+DISAGREE = "experts disagree here"
 TRIED = {"rag": "rag_tried", "prompting": "prompting_tried"}
 
 
@@ -266,7 +267,7 @@ def certainty_of(
     ours, facts = recommendation.composition, decision.facts
     doubts = {
         f"the answer depends on {joined(unstated, 'or')}": unstated,
-        "experts disagree here": conflicts,
+        DISAGREE: conflicts,
         **dict.fromkeys(edges, True),
         "nobody has measured this case": evidence == "low",
         "nothing is known of the model you named": decision.trains

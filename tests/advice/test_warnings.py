@@ -5,6 +5,7 @@ import json
 import pytest
 
 from advisor.advice.why import GRADES
+from advisor.render.answer.page import first_screen
 from advisor.render.answer.why import certainty_lines
 from tests.advice.situations import RULES, advised, asked, random_advices
 from tests.conftest import scaled
@@ -113,7 +114,10 @@ def test_experts_who_disagree_are_named():
         "depth": "style", "serve_with": "vllm", "priority": "quality", "teacher": "none",
         "prompting_tried": True, "instruct_model_start": True, "model": "Qwen/Qwen3-8B",
     }  # fmt: skip
-    found = advised(**preference).certainty
+    advice = advised(**preference)
+    found = advice.certainty
+    (short,) = first_screen(advice).labelled["Unsure"]
+    assert short.text.endswith(f"xperts disagree: {found.conflicts[0].text}.")
     assert [one.rule for one in found.conflicts] == ["evidence/pairs-on-an-instruct-model"]
     assert "DPO's author" in found.conflicts[0].text
     assert "issue 58" in found.conflicts[0].source

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from advisor.advice.search.strategies import speeds
 from advisor.advice.types import Advice, Flip
+from advisor.advice.why import DISAGREE
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.needs import (
     memory_line,
@@ -335,6 +336,10 @@ def telling_reasons(advice: Advice) -> Iterable[str]:
 def _doubts(advice: Advice) -> str:
     # That it may not fit, or fits barely, stands beside the memory.
     doubts = [doubt for doubt in advice.certainty.doubts if not doubt.startswith("it ")]
+    if DISAGREE in doubts:  # about what is told last, since it takes a line or two
+        about = "; ".join(one.text for one in advice.certainty.conflicts)
+        doubts.remove(DISAGREE)
+        doubts.append(f"experts disagree: {shortened(about, '; ', least=TWO_LINES)}")
     said = sentence("; ".join(doubts).replace("`", ""))
     # What each is called on a command line stands in the whole answer.
     return said if len(said) <= TWO_LINES else FLAG.sub("", said)
