@@ -24,7 +24,7 @@ from advisor.situation.build import situation_of
 from advisor.situation.types import Situation
 from tests.advice.public_situations import answers_of, read_situations
 from tests.advice.sanity import random_known, situation_for
-from tests.advice.situations import UNKNOWN_MACHINE, advice_on, stated
+from tests.advice.situations import UNKNOWN_MACHINE, advice_on, advised, stated
 from tests.conftest import scaled
 from tests.render.example_advice import advice as example_advice
 from tests.render.example_advice import candidate, estimate
@@ -185,6 +185,13 @@ def test_every_composition_is_said_in_daily_words(kind):
         assert "Qwen/Qwen3-8B" in text
         count += 1
     assert count > 3000
+
+
+def test_the_reason_that_decides_is_told_where_room_is_short():
+    """Why every weight of a small model is trained, and not only that it is small."""
+    model = {"model": "Qwen/Qwen3-0.6B", "gpu": "none"}
+    advice = advised(task="customer_service", data_kind="paired", data_rows=2000, **model)
+    assert first_screen(advice).labelled["Why"][0].text.startswith("Training every weight of a mo")
 
 
 def test_every_remedy_alone_is_said_in_daily_words():

@@ -327,10 +327,15 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
 def telling_reasons(advice: Advice) -> Iterable[str]:
     """The reasons that decided, the most telling first."""
     ordered = (GUIDE_ROW.sub(".", reason_text(one)) for one in advice.recommendation.because)
-    return dict.fromkeys(
-        sentence(LAST_CLAUSE.sub(", and ", shortened(one, "; ", ": ", ", and ", least=THREE_LINES)))
-        for one in ordered
-    )
+    return dict.fromkeys(sentence(LAST_CLAUSE.sub(", and ", _brief(one))) for one in ordered)
+
+
+def _brief(text: str) -> str:
+    """A reason that fits: what is so gives way to why that decides, if that takes no more lines."""
+    short = shortened(text, "; ", ": ", ", and ", least=THREE_LINES)
+    because = shortened(text.partition(". ")[2], "; ", ": ")
+    rows = [len(textwrap.wrap(one, COLUMNS - LABEL)) for one in (because, short)]
+    return because if because and ". " not in short and rows[0] <= rows[1] else short
 
 
 def _doubts(advice: Advice) -> str:
