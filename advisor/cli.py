@@ -61,22 +61,13 @@ class Commands(Sections, click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] == "help":
-            if not args[1:]:
-                click.echo(context.get_help())
-                context.exit()
-            args = [args[1], "--help"]
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            plan = args[0].endswith((".yaml", ".yml"))
-            known = self.list_commands(context)
-            if args[0] not in known:
-                raise InputError(
-                    f"unknown command '{args[0]}'",
-                    f"commands: {', '.join(known)}",
-                    f"`advise run {args[0]}` trains a plan"
-                    if plan
-                    else did_you_mean(args[0], known),
-                )
+            is_plan, runs = (
+                args[0].endswith((".yaml", ".yml")),
+                f"`advise run {args[0]}` trains a plan",
+            )
+            what, known = f"unknown command '{args[0]}'", f"commands: {', '.join(COMMANDS)}"
+            raise InputError(what, known, runs if is_plan else did_you_mean(args[0], COMMANDS))
         return super().resolve_command(context, args)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -90,11 +81,9 @@ class Commands(Sections, click.Group):
 
 @click.group(
     cls=Commands,
-    epilog=(
-        'Tab completes in bash after `eval "$(_ADVISE_COMPLETE=bash_source advise)"`; zsh_source'
-        " and fish_source are there, too.\n\nFor coding agents: `advise rules agents` prints how to"
-        " use --json, step by step."
-    ),
+    epilog='Tab completes in bash after `eval "$(_ADVISE_COMPLETE=bash_source advise)"`; zsh_source'
+    " and fish_source are there, too.\n\nFor coding agents: `advise rules agents` prints how to"
+    " use --json, step by step.",
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -111,10 +100,8 @@ class Commands(Sections, click.Group):
 @click.option(
     "--force",
     is_flag=True,
-    help=(
-        "Let --choose take a candidate that ranks lower or is advised against, and --plan overwrite"
-        " an existing file."
-    ),
+    help="Let --choose take a candidate that ranks lower or is advised against, and --plan"
+    " overwrite an existing file.",
 )
 @click.pass_context
 def advise(context: click.Context, /, **options: Any) -> None:
@@ -128,10 +115,8 @@ def advise(context: click.Context, /, **options: Any) -> None:
     command = context.invoked_subcommand
     if command is not None:
         if any(options.values()):
-            raise InputError(
-                f"flags before the command '{command}' are not read",
-                hint=f"write them after it: advise {command} ...",
-            )
+            hint = f"write them after it: advise {command} ..."
+            raise InputError(f"flags before the command '{command}' are not read", hint=hint)
         return
     from advisor.commands.advise import answer  # no other command needs it
 
@@ -173,15 +158,16 @@ def main() -> None:
 
 
 def repeat_map_flag(arguments: list[str]) -> list[str]:
-    """The arguments with `--map a=x b=y` written as `--map a=x --map b=y`; people type both."""
+    """The arguments with `--map a=x b=y` as `--map a=x --map b=y`, `help run` as `run --help`."""
+    if arguments[:1] == ["help"]:
+        return [*arguments[1:2], "--help"]
     result: list[str] = []
     inside = False
     for argument in arguments:
-        if inside and "=" in argument and not argument.startswith("-") and result[-1] != "--map":
+        is_pair = inside and "=" in argument and not argument.startswith("-")
+        if is_pair and result[-1] != "--map":
             result.append("--map")
-        inside = argument == "--map" or (
-            inside and "=" in argument and not argument.startswith("-")
-        )
+        inside = argument == "--map" or is_pair
         result.append(argument)
     return result
 

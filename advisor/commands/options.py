@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -73,7 +72,8 @@ def completed(names: Callable[[], Iterable[str]]) -> Callable[[Any, Any, str], l
     """What Tab makes of a word that is begun; in `sft>dpo+lora` of its last part."""
 
     def complete(_context: Any, _parameter: Any, begun: str) -> list[str]:
-        before, last = re.fullmatch(r"(.*[>+])?(.*)", begun, re.DOTALL).groups("")  # type: ignore[union-attr]
+        last = begun.replace(">", "+").rpartition("+")[2]
+        before = begun.removesuffix(last)
         return [f"{before}{name}" for name in names() if name.startswith(last)]
 
     return complete
@@ -138,10 +138,8 @@ rule_options = click.option(
     multiple=True,
     metavar="PATH|document",
     type=click.Path(),
-    help=(
-        "`document`: the guide alone. A file: your own rules on top; repeatable (or set"
-        " ADVISE_RULES)."
-    ),
+    help="`document`: the guide alone. A file: your own rules on top; repeatable (or set"
+    " ADVISE_RULES).",
 )
 RUN_OPTIONS = {  # parameter -> its option
     "output": click.option(

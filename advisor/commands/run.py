@@ -25,6 +25,7 @@ from advisor.commands.session import (
     incomplete,
     nothing_to_train,
     read_answers,
+    refuse_data,
     resolve_plan,
 )
 from advisor.commands.training import train_or_follow
@@ -72,6 +73,7 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
             )
         plan = PLAN_FILE
     if plan is not None:
+        refuse_data(plan)
         context.exit(train_or_follow(Path(plan), settings, as_json=given.as_json))
     stated = read_answers(given.answers_file, given.flags, given.rule_layers)
     advice, ruleset = advise_on(stated, given.rule_layers, online=True)

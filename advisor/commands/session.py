@@ -6,6 +6,7 @@ Nothing is printed here but the warnings about the user's own rules, through `wa
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,15 @@ def read_answers(
 def _document(answers_file: str) -> Document:
     if answers_file == "-":
         return parse_yaml(sys.stdin.buffer.read(), name="<stdin>")
+    refuse_data(answers_file)
     return read_yaml(answers_file)
+
+
+def refuse_data(path: str) -> None:
+    """Raise InputError for data that were named where answers or a plan are meant."""
+    if path.endswith((".jsonl", ".csv", ".tsv", ".parquet", ".xlsx", ".txt")):
+        hint = f"name data with --data:\n    advise --data {shlex.quote(path)}"
+        raise InputError("this is data, a YAML or JSON file is expected", where=path, hint=hint)
 
 
 # --------------------------------------------------------------------------- rules

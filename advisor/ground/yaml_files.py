@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property, partial
@@ -35,7 +34,6 @@ from advisor.ground.shape import VERSION, Choice, Date, Keys, MapOf, Path_, Shap
 from advisor.ground.types import Source
 
 MAX_BYTES = 1_000_000
-DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".xlsx", ".txt")  # what no plan and no answers are
 MAX_VALUES = 60_000  # what a second is enough for
 
 Marks = dict[Path_, tuple[int, int]]  # path -> (line, column), both from 1
@@ -109,12 +107,6 @@ def read_yaml(path: Path | str, *, name: str | None = None) -> Document:
     try:
         if path.is_dir():
             raise InputError("is a folder, a YAML or JSON file is expected", where=name)
-        if path.suffix in DATA:
-            raise InputError(
-                "this is data, a YAML or JSON file is expected",
-                where=name,
-                hint=f"name data with --data:\n    advise --data {shlex.quote(str(path))}",
-            )
         raw = read_at_most(path, MAX_BYTES)
     except FileNotFoundError:
         raise InputError("no such file", where=name, hint="check the path") from None

@@ -1,5 +1,5 @@
 """Hardware a person states instead of letting it be probed: a name, a count, a memory size,
-`unknown` or `none`; and for a question that can be asked, what a name may mean.
+`unknown` or `none`.
 """
 
 from __future__ import annotations
@@ -7,20 +7,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
-from advisor.probe.catalogue import (
-    GpuMatch,
-    find_gpu,
-    gpu_entry,
-    gpus_of,
-    greater_chips,
-    interconnect_of,
-)
+from advisor.probe.catalogue import GpuMatch, find_gpu, gpu_entry, interconnect_of
 from advisor.probe.gpu_files import not_supported
 from advisor.probe.names import count_and_name, split_name
 from advisor.probe.software import older_torch_note
@@ -37,67 +29,9 @@ FLAGS = ("--gpu", "--gpus", "--gpu-memory")
 KEYS = ("gpu.name", "gpu.count", "gpu.vram_gib")
 MOST_GPUS, MOST_GIB = 10_000, 10_000  # beyond this it is a slip of the keyboard
 _AMD = re.compile(r"\b(amd|radeon|instinct|ryzen|mi\d{2,3}[a-z]?|rx ?\d{4})\b", re.IGNORECASE)
-_APPLE = re.compile(r"\b(apple|i?mac|macbook|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
+APPLE = re.compile(r"\b(apple|i?mac|macbook|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
 WHICH_MAC = "say its chip or its memory too, which About This Mac shows: 'M3 Pro', 'MacBook 18GB'"
 _KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
-
-
-class NamedGpu(Struct, frozen=True, kw_only=True):
-    """One GPU to choose."""
-
-    name: str
-    memory_gib: float | None = None  # to state beside the name; None: the name says it
-
-    @property
-    def label(self) -> str:
-        """'RTX 3080 Laptop with 16 GB'."""
-        return self.name + (f" with {self.memory_gib:g} GB" if self.memory_gib else "")
-
-
-class MeantGpu(Struct, frozen=True, kw_only=True):
-    """What a typed name means."""
-
-    name: str  # as it was typed, without the count
-    count: int | None = None
-    found: NamedGpu | None = None  # the GPU, where there is nothing to ask
-    variants: tuple[NamedGpu, ...] = ()  # what it may be, where memory tells them apart
-    near: tuple[str, ...] = ()  # names like it, where nothing is known of it
-    note: str = ""  # what there is to say of it: how it was read, or why it cannot be used
-    shared: bool = False  # the memory is the computer's own
-
-
-def meant_gpu(text: str) -> MeantGpu:
-    """The GPU or GPUs that a typed text means: "2x 4090", "NVIDIA GeForce RTX 4060 Laptop GPU"."""
-    count, name = count_and_name(text.strip())
-    meant = MeantGpu(name=name, count=count)
-    match = find_gpu(name)
-    gpus, stated_gib = gpus_of(name)
-    if match.spec is None:
-        if (device := not_supported(name)) is not None:
-            note = f"this is {device.what}, which this tool cannot train on: it {device.why}"
-            return replace(meant, found=NamedGpu(name=name), note=note)
-        if match.memory_bytes is None:
-            is_mac = _APPLE.search(name) is not None
-            return replace(meant, near=match.near, note=WHICH_MAC if is_mac else "")
-        unknown = "not in the catalogue: its speed and formats are not known"
-        bare = NamedGpu(name=name, memory_gib=round(match.memory_bytes / GIB, 3))
-        return replace(meant, found=bare, note="; ".join((*match.warnings, unknown)))
-    meant = replace(meant, shared=match.spec.memory_bytes is None)
-    if stated_gib is None:
-        # Who has an Ultra says so.
-        gpus += tuple(gpu for gpu in greater_chips(gpus) if "ultra" not in gpu.own_words)
-    sizes = sorted(((size, gpu) for gpu in gpus for size in gpu.sold_gib), key=lambda one: one[0])
-    variants = tuple(
-        NamedGpu(name=gpu.name, memory_gib=size if len(gpu.sold_gib) > 1 else None)
-        for size, gpu in sizes
-    )
-    is_usual = any(gpu.usual_gib is not None for gpu in gpus)
-    if (stated_gib is None and len(variants) > 1 and not is_usual) or match.not_sold:
-        note = f"it is sold with {match.not_sold}" if match.not_sold else ""
-        return replace(meant, variants=variants, note=note)
-    memory_gib = stated_gib if any(variant.memory_gib for variant in variants) else None
-    found = NamedGpu(name=match.spec.name, memory_gib=memory_gib)
-    return replace(meant, found=found, note="; ".join(match.warnings))
 
 
 def stated_hardware(
@@ -167,12 +101,12 @@ def _named(
         near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
         memory_at = "--gpu-memory, in GiB" if from_flag else "gpu.vram_gib"
         hint = f"{near}say its memory with {memory_at} (on NVIDIA, `nvidia-smi` shows it)"
-        if spec is None and _APPLE.search(name):
+        if spec is None and APPLE.search(name):
             hint = WHICH_MAC
         hardware, more = _without_memory(f"{name_at}: {why}", hint, from_flag=from_flag)
         return hardware, (*warnings, *more)
     if spec is None:
-        kind = "rocm" if _AMD.search(name) else "mps" if _APPLE.search(name) else "cuda"
+        kind = "rocm" if _AMD.search(name) else "mps" if APPLE.search(name) else "cuda"
         gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)
         if not split_name(name).words:
             gpu = keep_free(gpu, because="nobody named the card, which may drive the display")

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from advisor.ground.errors import InputError, Stopped
 from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.units import format_gib
-from advisor.probe.stated import MOST_GPUS, MeantGpu, NamedGpu, meant_gpu
+from advisor.probe.meant import MeantGpu, NamedGpu, meant_gpu
+from advisor.probe.stated import MOST_GPUS
 from advisor.ruleset.facts import load_facts
 from advisor.situation.answers import GROUPS, answers_from_flags
 from advisor.situation.names import NameLookup

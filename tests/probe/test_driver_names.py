@@ -16,7 +16,7 @@ from advisor.ground.yaml_files import LINK
 from advisor.probe import stated_hardware
 from advisor.probe.catalogue import find_gpu, gpu_entry, gpus_of, load_catalogue, match_probed
 from advisor.probe.gpu_files import catalogue_gpus
-from advisor.probe.stated import meant_gpu
+from advisor.probe.meant import meant_gpu
 
 # name -> GPU of the catalogue, and GB where the name is sold with one size alone
 PRINTED = {
