@@ -243,7 +243,8 @@ def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, said, 
     answer = attempt(path)
     assert time.process_time() - start < 2  # a second on a machine that does nothing else
     assert re.search(said, answer), answer
-    approved(answer.splitlines()[:8])
+    # Which rules and sources there are is not for this test to hold.
+    approved([re.sub(r"known: .*", "known: ...", line) for line in answer.splitlines()[:8]])
 
 
 @pytest.mark.parametrize(
