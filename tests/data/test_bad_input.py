@@ -168,7 +168,7 @@ def test_folder_that_links_to_itself_is_read_once_and_nothing_is_changed(tmp_pat
     assert (path.stat().st_mtime_ns, path.read_bytes(), sorted(tmp_path.iterdir())) == before
 
 
-def test_faulty_lines_come_together_and_good_rows_are_still_read(tmp_path):
+def test_faulty_lines_come_together_and_good_rows_are_still_read(tmp_path, approved):
     """Every broken line is named at once by its place; who collects faults gets the other rows."""
 
     def faults_of(path):
@@ -178,17 +178,12 @@ def test_faulty_lines_come_together_and_good_rows_are_still_read(tmp_path):
 
     broken = ['{"question": "Q" "answer": "A"}', "{'question': 'Q'}", '{"question": "Q"']
     path = write(tmp_path, "a.jsonl", GOOD + f"\n{GOOD}".join(broken) + "\n")
-    found = faults_of(path)
     # Counted by hand: the missing comma at the 18th character, the single quote at the 2nd, the end
     # after the 16th.
-    places = [f"{path}:2:18", f"{path}:4:2", f"{path}:6:17"]
-    assert [fault.headline.split(": ")[0] for fault in found] == places
-    assert "double quotes" in found[1].hint
+    table = write(tmp_path, "a.csv", "question,answer\na\nb,c\nd,e,f\n")
     faults = Faults()
-    assert [number for number, _ in read_rows(path, faults=faults)] == [1, 3, 5]
-    assert faults.rows == [2, 4, 6]
-    path = write(tmp_path, "a.csv", "question,answer\na\nb,c\nd,e,f\n")
-    assert [fault.headline.split(":")[-2] for fault in faults_of(path)] == ["2", "4"]
+    read = list(read_rows(path, faults=faults))
+    approved([faults_of(path), faults_of(table), read, faults.rows])
 
 
 def test_truncated_gzip_names_where_it_breaks_off(tmp_path):
@@ -221,10 +216,6 @@ NULLS = [
     {"messages": [USER, {"role": None, "content": None}]},
     {"messages": [{"role": "user", "content": [None]}, BOT]},
 ]  # fmt: skip
-REASONS = {
-    "row-is-no-object", "empty-row", "row-without-question", "row-without-answer",
-    "content-not-text", "broken-conversation", "unknown-role",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -237,10 +228,7 @@ REASONS = {
 def test_odd_rows_are_counted_by_their_reason(tmp_path, good, odd, approved):
     """Each odd row among good ones is counted, and none ends in a traceback."""
     result = profile(jsonl(tmp_path, [*good, *odd]), Depth(strict=False))
-    approved(result.findings)
-    left_out = sum(one.count for one in result.findings if one.id in REASONS)
-    assert (result.rows, left_out) == (len(good) + len(odd), len(odd))
-    assert result.measures["rows_used"] == len(good)
+    approved([result.rows, result.measures, *result.findings])
     assert result.measures["rows_unusable"] == len(odd)
 
 
@@ -431,27 +419,24 @@ def test_a_file_of_an_office_program_is_read_in_its_encoding(tmp_path, name, con
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    "content",
     [
         # One fault names the first line and the command that converts the file.
-        *[(table(rows_in(language)).encode(encoding), r"a\.csv:2: not UTF-8")
+        *[table(rows_in(language)).encode(encoding)
           for language, encoding in CASES if encoding in UNSURE],
         # Of two encodings in one file none is decoded by guess.
-        (b"\r\n".join([*UTF8[:10], *(line.decode().encode("cp1252") for line in UTF8[10:30]), *UTF8[30:]]),
-         r"a\.csv:11: not UTF-8"),
+        b"\r\n".join([*UTF8[:10], *(line.decode().encode("cp1252") for line in UTF8[10:30]), *UTF8[30:]]),
         # Where one line has bytes that mean nothing, no encoding is taken.
-        (b"\r\n".join([*CP1252[:20], b"\x81" + CP1252[20], *CP1252[21:]]), r"a\.csv:2: not UTF-8"),
-        (b"\r\n".join([b"abc \x80\x9f def \xd7\xf7 \xac \xde\xd0q\xa4" + CP1252[20]] * 5),
-         r"a\.csv:1: not UTF-8"),
+        b"\r\n".join([*CP1252[:20], b"\x81" + CP1252[20], *CP1252[21:]]),
+        b"\r\n".join([b"abc \x80\x9f def \xd7\xf7 \xac \xde\xd0q\xa4" + CP1252[20]] * 5),
     ],
+    ids=range(8),
 )  # fmt: skip
-def test_a_table_whose_encoding_is_not_sure_is_refused(tmp_path, content, said, approved):
+def test_a_table_whose_encoding_is_not_sure_is_refused(tmp_path, content, approved):
     """One fault names the first line of another encoding, and the command that converts the file."""
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match="not UTF-8") as caught:
         list(read_rows(write(tmp_path, "a.csv", content)))
-    (fault,) = caught.value.faults
-    assert "iconv -f CP1252 -t UTF-8 a.csv > utf8-a.csv" in fault.hint
-    approved(fault)
+    approved(caught.value.faults)
 
 
 def test_a_table_without_names_of_columns_is_asked_for_them(tmp_path):

@@ -1,6 +1,7 @@
 """Checks of rows: faults, near copies, rows held out, secrets, personal data, placeholders."""
 
 import random
+import re
 import time
 
 import pytest
@@ -79,68 +80,59 @@ LONG = [
 ]
 
 
-def case(name, rows, severity, count, numbers=None, texts=(), depth=None):
-    """A finding in these rows, the numbers of rows where it has some, and texts of it."""
-    return pytest.param(name, rows, severity, count, numbers, texts, depth or {}, id=name)
+def case(name, rows, severity, count, depth=None):
+    """A finding in so many of these rows; with which rows and words: the approved text."""
+    return pytest.param(name, rows, severity, count, depth or {}, id=name)
 
 
 FOUND = [
-    case("row-without-answer", changed((10, "answer", ""), (20, "answer", None)), "warning", 2, (10, 20)),
-    case("template-marks-in-text", changed((7, "answer", "Sure.<|im_end|>")), "warning", 1, (7,)),
-    case("mojibake", changed((7, "answer", "The cafÃ© is open.")), "warning", 1, (7,)),
-    case("nul-character", changed((7, "answer", "a\x00b")), "warning", 1, (7,)),
-    case("very-long-rows", changed((7, "answer", "long " * 8000)), "warning", 1, (7,)),
-    case("very-long-requests", changed((60, "question", "q" * 4 * 9000)), "warning", 1, (60,)),
-    case("duplicate-rows", REPEATED, "warning", 2, (61, 62)),
-    case("same-request-other-answer", REPEATED, "note", 1, None),
-    case("repeated-answer", REPEATED, "warning", 40, None),
+    case("row-without-answer", changed((10, "answer", ""), (20, "answer", None)), "warning", 2),
+    case("template-marks-in-text", changed((7, "answer", "Sure.<|im_end|>")), "warning", 1),
+    case("mojibake", changed((7, "answer", "The cafÃ© is open.")), "warning", 1),
+    case("nul-character", changed((7, "answer", "a\x00b")), "warning", 1),
+    case("very-long-rows", changed((7, "answer", "long " * 8000)), "warning", 1),
+    case("very-long-requests", changed((60, "question", "q" * 4 * 9000)), "warning", 1),
+    case("duplicate-rows", REPEATED, "warning", 2),
+    case("same-request-other-answer", REPEATED, "note", 1),
+    case("repeated-answer", REPEATED, "warning", 40),
     # Other capitals and punctuation are told from an exact repeat, and found in the whole file.
-    case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (62,)),
-    case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (62,), [], THOROUGH),
-    case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (61,)),
-    case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (61,), [], THOROUGH),
+    case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1),
+    case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, THOROUGH),
+    case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1),
+    case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, THOROUGH),
     # Few of many are no more than a note; an answer may be the call of a tool.
-    case("duplicate-rows", [{"question": "Cat?", "answer": "<tool_call>"}, *pairs(200), *pairs(1)], "note", 1, (202,)),
+    case("duplicate-rows", [{"question": "Cat?", "answer": "<tool_call>"}, *pairs(200), *pairs(1)], "note", 1),
     # Two words of forty are changed.
-    case("similar-rows", [{"text": text} for text in (*map(sentence, range(60)), *TWINS)], "note", 2,
-     (61, 62), ["row 61 is like row 11, row 62 is like row 21"], THOROUGH),
+    case("similar-rows", [{"text": text} for text in (*map(sentence, range(60)), *TWINS)], "note", 2, THOROUGH),
     # Two answers in a row, or a conversation that begins with one, break some templates.
-    case("turns-do-not-alternate", chats((3, [BOT, USER, BOT])), "warning", 1, (3,)),
-    case("content-not-text", chats(*((n, [SEEN, BOT]) for n in (2, 4, 6, 8))), "error", 4, (2, 4, 6, 8)),
+    case("turns-do-not-alternate", chats((3, [BOT, USER, BOT])), "warning", 1),
+    case("content-not-text", chats(*((n, [SEEN, BOT]) for n in (2, 4, 6, 8))), "error", 4),
     # Where the better answer is nearly always the longer one, length may be what is learned.
-    case("chosen-is-longer", BETTER, "note", 60, None),
+    case("chosen-is-longer", BETTER, "note", 60),
     # Rare classes, and one twenty times another.
-    case("rare-classes", RARE, "warning", 2, None,
-     ["2 of 3 classes have fewer than 8 rows: 'rarer' (1), 'rare' (2)"]),
-    case("unbalanced-classes", RARE, "note", 90, None),
+    case("rare-classes", RARE, "warning", 2),
+    case("unbalanced-classes", RARE, "note", 90),
     # One class written in two ways: capitals, spaces, underscores and hyphens. C, C++ and C# are
     # three languages, and -1 is not 1.
-    case("labels-spelt-alike", SPELT, "warning", 2, None,
-     ["'Ham' (9) / 'ham!' (9)", "'Card lost' (20) / 'card_lost' (10) / 'CARD-LOST' (9)"]),
+    case("labels-spelt-alike", SPELT, "warning", 2),
     # The share of the rows decides, and the finding counts rows, answers and each placeholder.
-    case("placeholders-in-text", robots(3, 1), "note", 4, (1, 2, 3, 4),
-     ["4 of 100 rows", "3 of them in an answer", "{{name}} (3x), {question} (1x)"]),
-    case("placeholders-in-text", robots(3, 2), "warning", 5, (1, 2, 3, 4, 5)),
+    case("placeholders-in-text", robots(3, 1), "note", 4),
+    case("placeholders-in-text", robots(3, 2), "warning", 5),
     # Which rows a run would stop at, and which have nothing left to learn.
-    case("rows-over-length", LONG, "warning", 2, (19, 20), ["a run stops at them"], AT_100),
-    case("requests-fill-the-length", LONG, "warning", 1, (20,), [], AT_100),
+    case("rows-over-length", LONG, "warning", 2, AT_100),
+    case("requests-fill-the-length", LONG, "warning", 1, AT_100),
     # Pictures are not trained on.
-    case("media-columns", [{**row, "images": ["1.jpg"]} for row in pairs(60)], "warning", 1, None),
+    case("media-columns", [{**row, "images": ["1.jpg"]} for row in pairs(60)], "warning", 1),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "rows", "severity", "count", "numbers", "texts", "depth"), FOUND)
-def test_what_is_wrong_is_counted_and_named(
-    tmp_path, name, rows, severity, count, numbers, texts, depth, approved
-):
+@pytest.mark.parametrize(("name", "rows", "severity", "count", "depth"), FOUND)
+def test_what_is_wrong_is_counted_and_named(tmp_path, name, rows, severity, count, depth, approved):
     """Rows without an answer, repeated or conspicuous ones, and what may be learned amiss."""
     result = profile(jsonl(tmp_path, rows), Depth(strict=False, **depth))
     approved([result.measures, *result.findings])
     (finding,) = (one for one in result.findings if one.id == name)
     assert (finding.severity, finding.count) == (severity, count)
-    assert numbers in (None, finding.rows)
-    assert bool(finding.blocks) == (severity == "error")
-    assert [text for text in texts if text not in finding.text] == []
 
 
 @pytest.mark.parametrize(
@@ -228,17 +220,12 @@ def compared(folder, held, rows=ROWS):
     return findings(jsonl(folder, rows), evaluation)
 
 
-def test_rows_in_both_files_are_counted_and_named(tmp_path):
+def test_rows_in_both_files_are_counted_and_named(tmp_path, approved):
     """A repeated row, one typed differently, and a repeated question are told apart."""
     typed = {"question": "what is the number after 5", "answer": "IT IS 6"}
     found = compared(tmp_path, [pair(3), pair(100), typed, pair(7, answer="Eight.")])
-    same, asked = (found[f"evaluation-{what}-in-training"] for what in ("rows", "requests"))
-    assert (same.severity, same.count, same.rows) == ("warning", 2, (4, 6))
-    assert "row 1 of b.jsonl is row 4" in same.text
-    assert (asked.count, asked.rows) == (1, (8,))
-    path = tmp_path / "b.jsonl"
-    measured = profile(tmp_path / "a.jsonl", Depth(evaluation=path)).measures["evaluation"]
-    assert measured == {"path": str(path), "rows": 4, "same_rows": 2, "same_requests": 1}
+    measured = profile(tmp_path / "a.jsonl", Depth(evaluation=tmp_path / "b.jsonl")).measures
+    approved([found, measured["evaluation"]])
 
 
 def test_an_evaluation_file_of_another_kind_is_said(tmp_path):
@@ -323,20 +310,15 @@ def test_ordinary_numbers_and_names_are_not_suspected(text):
     assert look(text).tallies == {}
 
 
-def test_findings_name_kind_count_and_rows(tmp_path):
+def test_findings_name_kind_count_and_rows(tmp_path, approved):
     """Both are warnings with their rows; the data itself is not in the profile."""
     rows = pairs(60)
     rows[4]["answer"] = "Use the key sk-abc123DEF456ghi789jkl012 for it."
     rows[8]["answer"] = "Ask anna.kovacs@firma.de or bo@firma.de."
     rows[9]["question"] = "Is anna.kovacs@firma.de right?"
     found = findings(jsonl(tmp_path, rows))
-    key, mail = found["secret-api-key"], found["personal-data-email"]
-    assert (key.severity, key.count, key.rows) == ("warning", 1, (5,))
-    assert (mail.count, mail.rows) == (2, (9, 10))
-    text = " ".join(one.text for one in found.values())
-    assert "sk-abc123" not in text
-    assert "anna.kovacs" not in text
-    assert "sk-a****" in text
+    approved(found)
+    assert not re.search("sk-abc123|anna.kovacs", str(found))
 
 
 @pytest.mark.parametrize(

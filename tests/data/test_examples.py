@@ -88,12 +88,11 @@ READ = {  # a row, and what is read in it
 }  # fmt: skip
 
 
-def test_turns_after_the_last_answer_are_left_out_and_counted(tmp_path):
+def test_turns_after_the_last_answer_are_left_out_and_counted(tmp_path, approved):
     """A conversation ends with an answer; what follows is cut, and never without a count."""
     skipped = SkippedRows()
-    [example] = read_examples(jsonl(tmp_path, [{"messages": [USER, BOT, USER]}]), skipped=skipped)
-    assert len(example.messages) == 2
-    assert (skipped.shortened.count, skipped.shortened.rows) == (1, [1])
+    read = list(read_examples(jsonl(tmp_path, [{"messages": [USER, BOT, USER]}]), skipped=skipped))
+    approved([read, skipped.shortened.count, skipped.shortened.rows])
     path = jsonl(tmp_path, [{"question": "Q", "answer": "A"}, {"question": "Q", "answer": ""}])
     with pytest.raises(InputError, match=r"1 of 2 rows: no answer to learn from \(row 2\)"):
         list(read_examples(path))
@@ -191,15 +190,12 @@ def test_a_long_text_or_row_is_read_whole(tmp_path):
     assert sizes == [3_000_000, 1]
 
 
-def test_a_folder_with_a_training_split_leaves_the_others_out(tmp_path):
+def test_a_folder_with_a_training_split_leaves_the_others_out(tmp_path, approved):
     """Test and validation files stay out of the training, which is said; packed files are read."""
     for name in ("train.jsonl", "test.jsonl"):
         jsonl(tmp_path, [{"question": "Q", "answer": "A"}], name)
     (tmp_path / "README.md").write_text("# About\n")
-    assert len(list(read_examples(tmp_path))) == 1
-    notes = "\n".join(recognise(tmp_path).notes)
-    assert "test.jsonl" in notes
-    assert "README.md" in notes
+    approved([recognise(tmp_path).notes, *read_examples(tmp_path)])
     for name in ("a.jsonl.gz", "b.jsonl"):
         (tmp_path / name).write_bytes(gzip.compress(b'{"question": "Q", "answer": "A"}\n'))
         assert len(list(read_examples(tmp_path / name))) == 1
@@ -339,45 +335,40 @@ def test_weights_are_read_however_they_are_written(weights, name):
     assert read == [1.0 if at is None else float(int(at)) for at in weights]
 
 
-def test_items_with_references_say_how_to_practise_on_them(tmp_path):
+def test_items_with_references_say_how_to_practise_on_them(tmp_path, approved):
     """The right answer may be a field of any name, so the page says how to name it."""
     rows = [
         {"messages": [TYRES], "compliant": "yes", "rule": f"section {at}", "response_format": {}}
         for at in range(5)
     ]
     path = jsonl(tmp_path, rows)
-    note = findings(path)["requests-with-references"].text
-    assert "--map messages=messages ground_truth=compliant; or --map" in note
-    assert "response_format" not in note
     stated = profile(path, mapping={"messages": "messages", "ground_truth": "compliant"})
-    assert stated.kind == "prompts_with_verifier"
-    assert "grpo" in stated.objectives
+    said = findings(path)
     # OpenAI's old guide left the prompt empty for texts to go on with.
     rows = [{"prompt": "", "completion": f" A story of tyre {at}."} for at in range(5)]
     found = recognise(jsonl(tmp_path, rows))
-    assert (found.kind, dict(found.mapping)) == ("raw_text", {"text": "completion"})
+    approved([said, stated.kind, stated.objectives, found.kind, found.mapping])
 
 
-NO_ROWS: list[tuple[dict[str, Any], str]] = [
-    ({"object": "fine_tuning.job", "id": "ftjob-1", "model": "gpt-4o-mini"}, "fine-tuning jobs"),
-    ({"object": "fine_tuning.job.event", "id": "e-1", "message": "Step 1"}, "events of an OpenAI"),
-    ({"object": "fine_tuning.job.checkpoint", "id": "c-1"}, "checkpoints of an OpenAI"),
-    ({"object": "file", "id": "file-1", "filename": "a.jsonl"}, "descriptions of files"),
-    ({"object": "chat.completion", "id": "c-1", "choices": []}, "without the requests they"),
-    ({"custom_id": "a", "response": {"body": {}}, "error": None}, "answers of OpenAI's Batch API"),
-    ({"custom_id": "a", "body": {"messages": [TYRES]}}, "requests or answers"),
-]
+NO_ROWS = {
+    "jobs": {"object": "fine_tuning.job", "id": "ftjob-1", "model": "gpt-4o-mini"},
+    "events": {"object": "fine_tuning.job.event", "id": "e-1", "message": "Step 1"},
+    "checkpoints": {"object": "fine_tuning.job.checkpoint", "id": "c-1"},
+    "files": {"object": "file", "id": "file-1", "filename": "a.jsonl"},
+    "completions": {"object": "chat.completion", "id": "c-1", "choices": []},
+    "batch answers": {"custom_id": "a", "response": {"body": {}}, "error": None},
+    "batch requests": {"custom_id": "a", "body": {"messages": [TYRES]}},
+}
 
 
-@pytest.mark.parametrize(("row", "said"), NO_ROWS, ids=[said for _, said in NO_ROWS])
-def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said, approved):
+@pytest.mark.parametrize("name", NO_ROWS)
+def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, name, approved):
     """The error names what the file is, and where the rows are."""
-    whole = tmp_path / "list.json"
+    row, whole = NO_ROWS[name], tmp_path / "list.json"
     whole.write_text(json.dumps({"object": "list", "data": [row], "has_more": False}))
+    said = []
     for path in (jsonl(tmp_path, [row] * 3), whole):
         with pytest.raises(InputError) as caught:
             recognise(path)
-        (fault,) = caught.value.faults
-        assert said in fault.what
-        assert "GET /v1" in fault.hint or '{"messages"' in fault.hint
-    approved(fault)
+        said.append(caught.value.faults)
+    approved(said)

@@ -35,17 +35,14 @@ from tests.data.conftest import BOT, USER, findings, jsonl, labelled, pairs
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
-def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
+def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name, approved):
     """The last value of a key is kept: rows in which one was lost are named, nested ones too."""
     rows = [json.dumps(row) for row in pairs(60)]
     rows[3] = '{"question": "What?", "answer": "Lost.", "answer": "Read."}'
     rows[9] = '{"question": "Who?", "answer": "Me.", "about": {"by": 1, "by": 2}}'
     path = tmp_path / name
     path.write_text("\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]")
-    finding = findings(path, Depth())["key-twice"]
-    assert (finding.severity, finding.count, finding.rows) == ("warning", 2, (4, 10))
-    assert finding.blocks == ()
-    assert "the last one is read, what stood before is lost (rows 4, 10)" in finding.text
+    approved(findings(path, Depth())["key-twice"])
     path.write_text(path.read_text().replace('"answer": "Lost.", ', "").replace('"by": 1, ', ""))
     assert "key-twice" not in findings(path)
 
@@ -66,25 +63,17 @@ def test_each_kind_can_train_its_objectives(tmp_path, rows, objectives):
     assert set(profile(jsonl(tmp_path, rows)).objectives) == objectives
 
 
-def test_lengths_are_characters_over_four_and_say_so(tmp_path):
+def test_lengths_are_characters_over_four_and_say_so(tmp_path, approved):
     """Without a tokenizer a token is four characters, and percentiles are nearest ranks."""
-    # Rows of 4, 40 and 400 characters: 1, 10 and 100 tokens.
+    # Rows of 4, 40 and 400 characters: 1, 10 and 100 tokens, of which requests are 1, 5 and 10.
     halves = ((2, 2), (20, 20), (40, 360))
     rows = [{"question": "q" * asked, "answer": "a" * said} for asked, said in halves]
     found = profile(jsonl(tmp_path, rows))
-    tokens = found.tokens
-    assert (tokens.total, tokens.mean, tokens.p50, tokens.longest) == (111, 37.0, 10, 100)
-    assert tokens.sampled_rows is None
-    assert tokens.counted_by.startswith("characters / 4 (approximation")
-    assert tokens.histogram == ((16, 2), (32, 0), (64, 0), (128, 1))
-    assert tokens.request_mean == 5.3  # of 1, 5 and 10
-    longest = [found.measures[f"{part}_tokens"]["longest"] for part in ("request", "answer")]
-    assert longest == [10, 90]
-    tokens = profile(jsonl(tmp_path, [{"text": "x" * 4 * size} for size in range(1, 101)])).tokens
-    assert (tokens.p50, tokens.p90, tokens.p95, tokens.p99, tokens.longest) == (50, 90, 95, 99, 100)
+    hundred = [{"text": "x" * 4 * size} for size in range(1, 101)]
+    approved([found.tokens, found.measures, profile(jsonl(tmp_path, hundred)).tokens])
 
 
-def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path):
+def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path, approved):
     """Many rows are counted on a sample, whose size and error are stated; --full counts all."""
 
     def count_tokens(text):
@@ -93,37 +82,30 @@ def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path):
     count_tokens.name = "tokenizer of words"
     # "What is 1?" and "It is number 1." are three and four words.
     path = jsonl(tmp_path, pairs(3000))
-    sampled = profile(path, count_tokens=count_tokens).tokens
-    assert (sampled.total, sampled.sampled_rows) == (21000, 1000)
-    assert sampled.counted_by == "tokenizer of words"
-    assert "±" in findings(path, count_tokens=count_tokens)["tokens-of-a-sample"].text
-    whole = profile(path, count_tokens=count_tokens, depth=Depth(full=True)).tokens
-    assert (whole.total, whole.sampled_rows) == (21000, None)
+    sampled, whole = (
+        profile(path, count_tokens=count_tokens, depth=depth)
+        for depth in (Depth(), Depth(full=True))
+    )
+    approved([sampled.tokens, sampled.findings, whole.tokens])
 
 
-def test_the_digest_is_that_of_the_bytes_and_the_sample_row_is_shown_in_roles(tmp_path):
+def test_the_digest_is_that_of_the_bytes_and_the_sample_row_is_shown_in_roles(tmp_path, approved):
     """The digest is the sha256 any tool prints for the file; columns without a role are named."""
     rows = [{"instruction": f"Add {n}.", "input": "1 2", "output": "3", "internal_id": 1, "team": n}
             for n in range(60)]  # fmt: skip
     path = jsonl(tmp_path, rows)
     result = profile(path)
     assert result.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    said = [("user", "Add 0.\n\n1 2"), ("assistant", "3")]
-    messages = [{"role": role, "content": content} for role, content in said]
-    assert result.sample == {"row": 1, "messages": messages}
-    assert "internal_id, team" in findings(path)["unused-columns"].text
+    approved([result.sample, result.findings])
 
 
-def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
+def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path, approved):
     """A third of the rows without an answer is refused; the page still shows the file."""
     path = jsonl(tmp_path, [*pairs(2), {"question": "S", "answer": ""}])
     with pytest.raises(InputError, match=r"1 of 3 rows: no answer to learn from \(row 3\)"):
         profile(path)
     shown = profile(path, Depth(strict=False))
-    assert shown.objectives == ()
-    finding = findings(path)["row-without-answer"]
-    assert (finding.severity, finding.count) == ("error", 1)
-    assert "row 3" in str(unusable(shown))
+    approved([shown.objectives, shown.findings, unusable(shown)])
 
 
 THUMBS_UP = [{"prompt": f"Q{n}", "completion": f"A{n}", "label": True} for n in range(60)]
@@ -144,38 +126,25 @@ def test_a_file_without_an_answer_to_learn_is_refused(tmp_path, rows, says):
         profile(jsonl(tmp_path, rows))
 
 
-def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
+def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path, approved):
     """Rows are counted exactly and measured on their beginning; --full and the check read all."""
     path = jsonl(
         tmp_path, [{"question": f"Q{n} " + "x" * 400, "answer": f"A{n}"} for n in range(12_000)]
     )
     quick, whole = profile(path), profile(path, Depth(full=True))
-    assert (quick.rows, whole.rows) == (12_000, 12_000)
-    assert (quick.tokens.sampled_rows, whole.tokens.sampled_rows) == (2000, None)
-    assert quick.tokens.total == pytest.approx(whole.tokens.total, rel=0.01)
-    said = {one.id: one.text for one in quick.findings}["measured-on-a-sample"]
-    assert "first 2,000 of 12,000 rows" in said
-    assert "measured-on-a-sample" not in {finding.id for finding in whole.findings}
     with path.open("a") as file:
         file.write("{oops\n")
-    assert profile(path).objectives == ("sft",)
-    result, _ = check_data(str(path))
-    assert result.objectives == ()
-    assert "a.jsonl:12001:2" in result.findings[0].text
+    found = (quick, whole, profile(path), check_data(str(path))[0])
+    approved([[one.rows, one.tokens, one.objectives, one.findings] for one in found])
 
 
-def test_a_large_file_sorted_by_class_is_not_refused(tmp_path):
+def test_a_large_file_sorted_by_class_is_not_refused(tmp_path, approved):
     """First rows of one class block nothing, are said, and give no number for the whole file."""
     rows = [{"text": f"Review {n} " + "word " * 80, "label": int(n >= 6000)} for n in range(12_000)]
-    result = profile(jsonl(tmp_path, rows))
-    assert result.objectives == ("sft", "classification")
-    (said,) = (one for one in result.findings if one.id == "constant-answer")
-    assert (said.severity, said.count) == ("warning", 2000)
+    first = profile(jsonl(tmp_path, rows))
     rows = [{"text": f"message {n}", "category": f"class {n // 40}"} for n in range(3080)]
-    result = profile(jsonl(tmp_path, rows), Depth(whole=True))
-    assert result.measures["class_count"] == 77
-    assert "of 8 values" not in result.why
-    assert "its class in `category`" in result.why
+    whole = profile(jsonl(tmp_path, rows), Depth(whole=True))
+    approved([first.objectives, first.findings, whole.measures["class_count"], whole.why])
 
 
 def test_rows_of_large_packed_files_are_an_estimate_and_say_so(tmp_path):
@@ -202,28 +171,22 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
     assert time.process_time() - started < 0.4
 
 
-def test_classes_turns_and_scripts_are_counted(tmp_path):
+def test_classes_turns_and_scripts_are_counted(tmp_path, approved):
     """Classes with their rows (one class teaches nothing), turns of conversations, and scripts."""
-    result = profile(jsonl(tmp_path, labelled(billing=90, rare=2, rarer=1)))
-    assert [tuple(one.values()) for one in result.measures["classes"]] == [
-        ("billing", 90), ("rare", 2), ("rarer", 1),
-    ]  # fmt: skip
-    assert result.objectives == ("sft", "classification")
-    mapping = {"text": "text", "label": "label"}
-    one = profile(jsonl(tmp_path, labelled(a=60)), depth=Depth(strict=False), mapping=mapping)
-    assert one.objectives == ()
-    rows = [
+    conversations = [
         {"messages": [USER, BOT]},
         {"messages": [USER, BOT] * 3},
         {"messages": [{"role": "system", "content": "Be kind."}, USER, BOT, USER, BOT]},
     ]
-    assert profile(jsonl(tmp_path, rows), Depth(strict=False)).measures["turns"] == {
-        "conversations": 3, "multi_turn": 2, "mean": 2.0, "most": 3, "with_system_text": 1,
-        "with_tools": 0, "with_tool_calls": 0,
-    }  # fmt: skip
-    path = jsonl(tmp_path, [{"text": "Hello there"}] * 3 + [{"text": "Привет"}] * 2)
-    scripts = [{"script": "Latin", "rows": 3}, {"script": "Cyrillic", "rows": 2}]
-    assert profile(path).measures["scripts"] == scripts
+    greetings = [{"text": "Hello there"}] * 3 + [{"text": "Привет"}] * 2
+    mapping = {"text": "text", "label": "label"}
+    found = [
+        profile(jsonl(tmp_path, labelled(billing=90, rare=2, rarer=1))),
+        profile(jsonl(tmp_path, labelled(a=60)), Depth(strict=False), mapping=mapping),
+        profile(jsonl(tmp_path, conversations), Depth(strict=False)),
+        profile(jsonl(tmp_path, greetings)),
+    ]
+    approved([[one.objectives, one.measures] for one in found])
 
 
 def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
@@ -235,34 +198,18 @@ def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
     assert seen["duplicate-rows"].count == 1
 
 
-def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path):
+def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path, approved):
     """A PDF, a table or an image is counted and said, with the way to its text."""
     for number in range(6):
         (tmp_path / f"{number}.md").write_text(f"# Title {number}\n\n" + "a sentence. " * 50)
     (tmp_path / "alone").mkdir()
-    for name in (
-        "more.pdf",
-        "b.docx",
-        "c.odt",
-        "d.xlsx",
-        "e.png",
-        "f.JPG",
-        "script.py",
-        "alone/1.pdf",
-    ):
+    listed = ("more.pdf", "b.docx", "c.odt", "d.xlsx", "e.png", "f.JPG", "script.py", "alone/1.pdf")
+    for name in listed:
         (tmp_path / name).write_bytes(b"%PDF-1.4")
     with pytest.raises(InputError, match="pdftotext"):
         profile(tmp_path / "alone")
     (tmp_path / "alone" / "1.pdf").unlink()
-    said = [one for one in profile(tmp_path).findings if one.id == "files-not-read"]
-    assert [(one.severity, one.text.split(";")[0]) for one in said] == [
-        ("warning", "not read: 1 .docx, 1 .odt, 1 .pdf"),
-        ("warning", "not read: 1 .xlsx"),
-        ("note", "not read: 1 .jpg, 1 .png"),
-    ]
-    assert "pdftotext" in said[0].text
-    assert "pandoc" in said[0].text
-    assert "CSV" in said[1].text
+    approved(profile(tmp_path).findings)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +273,7 @@ def test_rows_are_judged_against_the_range(rows, expected, approved):
     approved([*map(in_words, found := compare_amounts(profile)), *found])
 
 
-def test_text_is_counted_in_tokens():
+def test_text_is_counted_in_tokens(approved):
     """Amounts are tokens for continued pre-training, else rows; known shortages are in words."""
     sizes = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "longest"), 1)
     tokens = TokenStats(total=200_000_000, **sizes, counted_by="words")
@@ -335,14 +282,8 @@ def test_text_is_counted_in_tokens():
         objectives=("cpt",),
     )  # fmt: skip
     row = compare_amounts(profile)[0]
-    assert (row["unit"], row["has"], row["verdict"]) == ("tokens", 200_000_000, "usual")
-    assert in_words(row) == "200M tokens, within the usual 125M to 10B"
-    assert row["sources"]
-    found = shortages(rows=300, tokens=None)
-    few = "300 rows are too few: below 500 it seldom works; 5,000 to 60,000 are usual"
-    assert found["dpo"] == few
-    assert not {"sft", "grpo", "cpt"} & set(found)
-    assert shortages(rows=None, tokens=None) == {}
+    few, unknown = (shortages(rows=rows, tokens=None) for rows in (300, None))
+    approved([row, in_words(row), few, unknown])
 
 
 def row_of(request_tokens: int, answer_tokens: int) -> dict[str, object]:
@@ -350,24 +291,13 @@ def row_of(request_tokens: int, answer_tokens: int) -> dict[str, object]:
     return {"question": "q" * 4 * request_tokens, "answer": "a" * 4 * answer_tokens}
 
 
-def test_each_length_says_what_it_cuts_loses_and_leaves_empty(tmp_path):
+def test_each_length_says_what_it_cuts_loses_and_leaves_empty(tmp_path, approved):
     """Rows of 100, 200 and 400 tokens against 128, 256 and 512, counted by hand."""
-
-    def table(rows, *keys):
-        measured = profile(jsonl(tmp_path, rows)).measures["sequence_lengths"]
-        return {row["seq_len"]: tuple(row[key] for key in keys) for row in measured}
-
-    rows = [row_of(10, 90), row_of(150, 50), row_of(100, 300)]
-    lost = table(rows, "rows_over", "tokens_cut_share", "answers_lost")
-    assert set(lost) == {128, 256, 512}
     # 72 + 272 of 700 tokens stand behind 128; the request of the second row alone fills it.
-    assert lost[128] == (2, round(344 / 700, 4), 1)
-    assert lost[256] == (1, round(144 / 700, 4), 0)
     # 700 tokens in three sequences of 512; laid end to end they need two.
-    filled = table(rows, "rows_over", "padding", "packed_sequences")
-    assert filled[512] == (0, round(1 - 700 / 1536, 3), 2)
-    text = [{"text": "x" * 4 * 300}]
-    assert table(text, "rows_over", "tokens_cut_share", "packed_sequences")[128] == (1, 0.0, 3)
+    rows = [row_of(10, 90), row_of(150, 50), row_of(100, 300)]
+    found = (profile(jsonl(tmp_path, one)) for one in (rows, [{"text": "x" * 4 * 300}]))
+    approved([one.measures["sequence_lengths"] for one in found])
 
 
 def test_the_longest_row_is_counted_as_a_trainer_reads_it(tmp_path):
@@ -410,33 +340,25 @@ def test_length_and_packing_are_the_plans_with_the_same_reasons(tmp_path, rows):
 
 
 SORTED = [{"text": f"Message {n} " + "word " * (n % 20), "label": "ab"[n % 2]} for n in range(300)]
-ROOM, CUT = range(1025), "left out (truncation: truncate cuts them instead)"
 
 
 @pytest.mark.parametrize(
-    ("rows", "lengths", "packing", "because"),
+    ("rows", "packing"),
     [
         # One outlier does not set the length: nearly all rows fit.
-        ([row_of(10, 200)] * 399 + [row_of(10, 20_000)], ROOM, True, ["1 of 400 rows are longer", CUT]),
-        ([row_of(10, 200)] * 59 + [row_of(10, 20_000)], ROOM, True, ["1 of 60 rows are longer", CUT]),
+        ([row_of(10, 200)] * 399 + [row_of(10, 20_000)], True),
+        ([row_of(10, 200)] * 59 + [row_of(10, 20_000)], True),
         # One long document asks for no long sequence.
-        ([{"text": "a word " * 80}] * 99 + [{"text": "a word " * 9000}], [2048], True,
-         ["split without loss"]),
+        ([{"text": "a word " * 80}] * 99 + [{"text": "a word " * 9000}], True),
         # A model that sorts packs no rows, and no trainer of pairs packs them.
-        (SORTED, ROOM, False, ["the longest row"]),
-        ([{"prompt": str(n), "chosen": "b " * 20, "rejected": "c " * 20} for n in range(60)], ROOM,
-         False, []),
+        (SORTED, False),
+        ([{"prompt": str(n), "chosen": "b " * 20, "rejected": "c " * 20} for n in range(60)], False),
     ],
 )  # fmt: skip
-def test_length_and_packing_are_suggested_with_their_reasons(
-    tmp_path, rows, lengths, packing, because, approved
-):
+def test_length_and_packing_are_suggested_with_their_reasons(tmp_path, rows, packing, approved):
     """What nearly all rows need, and what becomes of the others."""
     approved(found := suggested(jsonl(tmp_path, rows)))
-    assert found["seq_len"] in lengths
     assert found["packing"] is packing
-    assert [words for words in because if words not in found["because"]] == []
-    assert (found["objective"] == "classification") == (rows is SORTED)
 
 
 def test_a_sample_says_that_it_is_one(tmp_path):
@@ -465,59 +387,35 @@ GUESSED = "".join(
     json.dumps({"Frage": asked, "Unsere Antwort": told}) + "\n"
     for asked, told in [("Wie hoch ist er?", "Dreissig Meter.")] * 3 + [("Wie alt ist er?", "Alt.")]
 )
-STATED = (
-    "as stated with --map", "Next: advise --task other --data a.jsonl --map question=Frage answer=A",
-)  # fmt: skip
-CHECKS = {  # content and flags; exit code; what is said on standard output and error
+CHECKS = {  # content and flags; exit code
     # No registration, no flag: the format is recognised and shown.
-    "a path is enough": (ROWS, (), 0, (
-        "question and answer columns", "A plan for sft with LoRA on one GPU takes"), ()),
+    "a path is enough": (ROWS, (), 0),
     # A file that is not understood is an error with all a person needs.
-    "unknown columns": (
-        '{"left": "The tower is high.", "right": "It has thirty metres."}\n', (), 2, (), (
-        "a.jsonl: no known columns. Columns: left (text), right (text)",
-        "nearest: question_answer", "advise check a.jsonl --map question=left answer=right")),
+    "unknown columns": ('{"left": "The tower is high.", "right": "It has thirty metres."}\n', (), 2),
     # Columns in another language are read, with a warning that says how to say otherwise.
-    "a clear guess": (GUESSED, (), 0, (
-        "guessed from their names", "--map question=Frage 'answer=Unsere Antwort'"), ()),
+    "a clear guess": (GUESSED, (), 0),
     # Both spellings of --map are read.
-    "one --map": ('{"Frage": "F", "A": "A"}\n', ("--map", "question=Frage", "answer=A"), 0, STATED, ()),
-    "two --map": ('{"Frage": "F", "A": "A"}\n', ("--map", "question=Frage", "--map", "answer=A"), 0,
-                  STATED, ()),
-    "thirty faults": ("{oops\n" * 30, (), 2, (), ("invalid JSON", "10 more")),
-    "--fix": (ROWS, ("--fix", "b.jsonl"), 2, (), (
-        "--fix: rows are not rewritten mend the rows that the findings name",)),
+    "one --map": ('{"Frage": "F", "A": "A"}\n', ("--map", "question=Frage", "answer=A"), 0),
+    "two --map": ('{"Frage": "F", "A": "A"}\n', ("--map", "question=Frage", "--map", "answer=A"), 0),
+    "thirty faults": ("{oops\n" * 30, (), 2),
+    "--fix": (ROWS, ("--fix", "b.jsonl"), 2),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_what_is_checked_is_said_with_the_next_step(check, name, approved):
     """On standard output where it is the page, on standard error where it is refused."""
-    content, flags, expected, page, error = CHECKS[name]
+    content, flags, expected = CHECKS[name]
     code, out, err = check(content, *flags)
     assert code == expected
     approved([out.splitlines(), err.splitlines()])
-    for said, parts in ((out, page), (err, error)):
-        assert bool(said) == bool(parts)
-        assert [part for part in parts if part not in " ".join(said.split())] == []
-    assert "Traceback" not in err
-    assert err.count("invalid JSON") == (20 if name == "thirty faults" else 0)
     assert not Path("b.jsonl").exists()
 
 
-def test_json_is_one_document(check):
+def test_json_is_one_document(check, approved):
     """Standard output is the document alone, with rows for findings, also if all is blocked."""
-    code, out, err = check(ROWS, "--json")
-    document = json.loads(out)
-    assert (code, err, document["schema_version"], document["rows"]) == (0, "", 1, 60)
-    assert document["suggested"]["seq_len"] > 0
-    code, out, _ = check(ROWS + "{oops\n", "--json")
-    document = json.loads(out)
-    assert (code, document["kind"], document["objectives"]) == (2, "paired", [])
-    assert document["findings"][0]["rows"] == [61]
+    found = [check(ROWS, "--json"), check(ROWS + "{oops\n", "--json")]
     Path("b.jsonl").write_text(ROWS.splitlines()[0] + "\n")
     long = json.dumps({"question": "Long?", "answer": "very " * 400})
-    _, out, _ = check(f"{ROWS}{long}\n", "--seq-len", "128", "--eval", "b.jsonl", "--json")
-    found = {finding["id"]: finding["rows"] for finding in json.loads(out)["findings"]}
-    assert found["rows-over-length"] == [61]
-    assert found["evaluation-rows-in-training"] == [1]
+    found += [check(f"{ROWS}{long}\n", "--seq-len", "128", "--eval", "b.jsonl", "--json")]
+    approved([[code, json.loads(out), err.splitlines()] for code, out, err in found])
