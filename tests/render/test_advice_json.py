@@ -15,16 +15,7 @@ from advisor.schema.build import schemas
 from advisor.situation.build import situation_of
 from tests.advice.situations import random_advice
 from tests.conftest import scaled
-from tests.render.example_advice import (
-    EXAMPLES,
-    flip,
-    injected,
-    nothing_fits,
-    remedy_alone,
-    scenario_3,
-    scenario_4,
-    scenario_5,
-)
+from tests.render.example_advice import EXAMPLES, flip, injected, scenario_5
 
 SCHEMA = schemas(load_rules())["advice"]
 
@@ -36,7 +27,9 @@ def test_every_document_keeps_to_the_published_schema(approved, name):
     document = advice_document(advice, plan=None, missing=["data.path"])
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     jsonschema.validate(document, SCHEMA)
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    text = json.dumps(document, allow_nan=False)
+    assert json.loads(text) == document
+    assert "secret question" not in text  # the sample row stays at home
     approved(document)
 
 
@@ -108,62 +101,6 @@ def test_the_schema_notices_a_missing_key():
     assert [one for one in without if validator.is_valid(one)] == []
 
 
-def test_an_answer_is_written_in_parts():
-    """Scripts find stages, reasons and estimate, and what each candidate ruled out would need."""
-    document = document_of(scenario_5())
-    recommendation = document["recommendation"]
-    assert recommendation["composition"] == "sft+qlora"
-    assert recommendation["stages"] == [
-        {"objective": "sft", "update": "lora", "quantization": "nf4"}
-    ]
-    assert recommendation["decided_by"] == ["document/scenario-5", "document/scenario-1"]
-    assert recommendation["because"][0]["rule"] == "document/scenario-5"
-    estimate = recommendation["estimate"]
-    # 9.1 GiB was put in, with a band of ten percent; 1.4 hours, 60 cents.
-    assert (estimate["peak_gib"], estimate["low_gib"], estimate["high_gib"]) == (9.1, 8.19, 10.0)
-    assert (estimate["hours"], estimate["usd"], estimate["fits"]) == (1.4, 0.6, "fits")
-    # `hours` stays what limits and costs are compared with; `times` adds the other parts.
-    known = {"load": 0.0111, "before": 0.0208, "train": 1.4, "after": 0.0389}
-    others = dict.fromkeys(("prepare", "evaluate", "save", "download"), 0.0)
-    parts = {**known, **others, **dict.fromkeys(("total", "low", "high"), 1.47)}
-    assert estimate["times"] == {f"{name}_hours": value for name, value in parts.items()}
-    (full,) = (one for one in document["alternatives"] if one["composition"] == "sft+full")
-    assert full["verdict"] == "too_big"
-    (why,) = full["because"]
-    assert (why["needs"], why["has"], why["unit"]) == (78.1, 24, "GiB")
-
-
-def document_of(advice):
-    return advice_document(advice, plan=None)
-
-
-@pytest.mark.parametrize(
-    ("make", "spelled"),
-    [
-        (scenario_3, "sft+adapter@per_task"),  # a module for each task
-        (scenario_4, "sft>rm>ppo+lora"),
-        (remedy_alone, "rag"),
-    ],
-)
-def test_compositions_are_spelled_as_people_spell_them(make, spelled):
-    """A remedy alone has no stages and no plan."""
-    document = document_of(make())
-    found = document["recommendation"]
-    assert found["composition"] == spelled
-    assert bool(found["stages"]) is (make is not remedy_alone)
-    assert (found["remedies"], document["plan"]) == (["rag"] * (make is remedy_alone), None)
-
-
-def test_nothing_fits_still_names_a_composition_and_what_would():
-    """At exit 3 the composition is not null and the flips say what would fit."""
-    document = document_of(nothing_fits())
-    assert document["recommendation"]["composition"] == "smaller_model"
-    assert document["recommendation"]["estimate"]["fits"] == "too_big"
-    assert document["nothing_fits"]["nearest"] == "sft+qlora"
-    assert document["nothing_fits"]["ways_out"][0]["command"].startswith("advise run ")
-    assert {"gpu": "RTX 6000 Ada 48GB"} in [flip["change"] for flip in document["flips"]]
-
-
 def test_not_a_number_becomes_null():
     """Infinities and NaN, which JSON does not know, are null wherever they turn up."""
     advice = scenario_5()
@@ -197,28 +134,6 @@ def test_not_a_number_becomes_null():
 def test_estimates_carry_three_significant_digits(value, expected):
     """Floats are rounded to three significant digits, counts stay as they are."""
     assert rounded(value) == expected
-
-
-def test_stated_data_and_unknown_data_look_alike():
-    """Stated and measured data have the same keys, sizes are GiB; the sample row stays at home."""
-    stated, measured = document_of(scenario_4())["data"], document_of(scenario_5())["data"]
-    assert set(stated) == set(measured)
-    assert (stated["origin"], stated["kind"], stated["rows"]) == ("stated", "preference", 40_000)
-    assert (measured["origin"], measured["rows"]) == ("measured", 5000)
-    assert measured["tokens"]["longest"] == 1800
-    assert document_of(remedy_alone())["data"]["origin"] == "unknown"
-    assert "support/train.jsonl" in json.dumps(measured)
-    assert "secret question" not in json.dumps(document_of(scenario_5()))
-    card = document_of(scenario_3())["hardware"]["gpus"][0]
-    assert (card["memory_total_gib"], card["memory_free_gib"]) == (24, 22.5)
-
-
-def test_answers_keep_their_origin():
-    """Each answer says whether a flag, a file or a person gave it."""
-    told = AnswerSet(known={"task": Answer(value="qa", origin="flag")})
-    situation = structs.replace(scenario_5().situation, answers=told)
-    document = document_of(structs.replace(scenario_5(), situation=situation))
-    assert document["situation"]["answers"] == {"task": {"value": "qa", "origin": "flag"}}
 
 
 def test_what_is_no_plain_value_is_refused():

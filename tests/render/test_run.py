@@ -41,16 +41,6 @@ def record(**changes):
     }
 
 
-def summary(document, **options):
-    """The lines after a run of this record."""
-    record_ = RunRecord.from_dict(document)
-    return summary_lines(FinishedRun(**{"folder": Path("/runs/shop-1"), **options}, record=record_))
-
-
-def text(document, **options):
-    return "\n".join(summary(document, **options))
-
-
 WORSE = {**STAGE["evaluation"], "holdout_loss_after": 3.9, "holdout_loss_interval": [0.5, 1.1]}
 TIMES = {"total_s": 300.0, "load_s": 60, "before_s": 30, "train_s": 150, "after_s": 60}
 NOTHING = {"evaluation": None, "expected": {}, "measured": {}, "data": {}, "checks": []}
@@ -72,8 +62,20 @@ LONG = {
 }  # fmt: skip
 
 
-WHOLE = {  # changes of the stage, and of the record
+def sampled(*samples, **of_stage):
+    """Changes of a stage after which these answers are shown, and little else."""
+    evaluation = {**STAGE["evaluation"], "samples": [*samples], "sample_metric": "rouge_l"}
+    return {"checks": [], "data": {}, "evaluation": evaluation, **of_stage}
+
+
+SAMPLE = {"prompt": "Where?", "base": "b", "score_before": 0.1, "score_after": 0.5}
+BEGIN = "The library opens at nine on every day but Sunday and holidays, and so "
+FALLING = {"evaluation": BETTER, "held_out": {"fell": 0.1}, "checks": []}
+STOPPED = {"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5}
+DRY = {"longest_batch_duration_s": 300.0}
+WHOLE = {  # changes of the stage, and of the record; keys of the plan that lies in the folder
     "finished": ({}, {}),
+    "finished before": ({}, {}),
     "the whole time beside what was expected": (
         {"times": TIMES, "expected": {**STAGE["expected"], "times": {"total_s": 240.0}}}, {},
     ),
@@ -83,6 +85,20 @@ WHOLE = {  # changes of the stage, and of the record
     "single batches": ({"steps": 13, "loss_first": 0.7, "loss_last": 2.01}, {}),
     "better": ({"evaluation": BETTER, "checks": []}, {}),
     "the result comes first": (LONG, {}),
+    "the best, the worst and the middle answer": (sampled(*LONG["evaluation"]["samples"]), {}),
+    "a long answer ends with where the whole of it is": (
+        sampled({**SAMPLE, "tuned": "word " * 200}), {},
+    ),
+    "answers are wrapped between words, equal ones shown once": (
+        sampled(
+            {**SAMPLE, "base": f"{BEGIN}nobody comes.", "tuned": f"{BEGIN}come early."},
+            {**SAMPLE, "base": "All of us.", "tuned": "All of us.", "score_after": 0.1},
+        ), {},
+    ),
+    "it may train longer": (FALLING, {}, ""),
+    "it may take more steps": (FALLING, {}, "\n    max_steps: 60"),
+    "a trial becomes the whole plan": (FALLING, {"max_steps": 3}, ""),
+    "stopped early": ({**FALLING, "held_out": STOPPED}, {}, ""),
     "full": ({"update": "full", "quantization": None}, {}),
     "prefix": ({"update": "prefix", "quantization": None}, {}),
     "scores": ({"objective": "rm"}, {}),
@@ -98,7 +114,10 @@ WHOLE = {  # changes of the stage, and of the record
         status: ({"status": status, "error": {"what": "out of memory"}}, {"status": status})
         for status in ("stopped", "failed")
     },
+    "dry, and it fits": (DRY, {}),
+    "dry, and it does not fit": (DRY | {"expected": {**STAGE["expected"], "limit_bytes": GIB}}, {}),
 }  # fmt: skip
+PLAN = "model: m\ndata: {{path: x.jsonl}}\nstages:\n  - name: sft\n    objective: sft\n    update: lora{}\n"
 
 
 @pytest.mark.parametrize("what", WHOLE)
@@ -109,91 +128,19 @@ def test_a_summary_is(approved, tmp_path, monkeypatch, what):
     folder = Path("runs/it's & so")
     (folder / "stages" / "sft").mkdir(parents=True)
     (folder / "report.html").touch()
-    stage, run = WHOLE[what]
+    stage, run, *keys = WHOLE[what]
+    if keys:
+        (folder / "plan.yaml").write_text(PLAN.format(*keys))
     document = {**record(**stage), **run}
-    found = text(document, folder=folder).replace(str(ROOT), "ROOT")
+    if what.startswith("dry"):
+        done = DryRun(folder=folder, record=DryRunRecord.from_dict(document))
+    else:
+        again = what == "finished before"
+        done = FinishedRun(folder=folder, record=RunRecord.from_dict(document), already_done=again)
+    found = "\n".join(summary_lines(done)).replace(str(ROOT), "ROOT")
     own = [line for line in found.splitlines() if not re.search("advise |python|it's & so", line)]
     assert max(map(len, own)) <= 80
     approved(found)
-
-
-def test_a_run_that_was_finished_before_says_so():
-    assert (
-        text(record(), already_done=True)
-        .split("\n\n")[2]
-        .startswith("Finished before, nothing to do: shop, in /runs/shop-1\n")
-    )
-
-
-def test_the_best_the_worst_and_the_middle_answer_are_shown():
-    """By their score, with what was answered before and after; a long one ends with where the whole
-    of it stands.
-    """
-    found = text(record(**{**LONG, "checks": [], "adjusted": [], "data": {}}))
-    places = [found.index(f"  {which}: Where") for which in ("Gained most", "Lost most")]
-    assert places < [found.index("  In the middle: Where")]
-    assert found.count("    before b b b") == found.count("    after  t t t") == 3
-    long = text(record(**{**LONG, "evaluation": evaluated([{**SAMPLE, "tuned": "word " * 200}])}))
-    assert re.search(r"word \.\.\. \(whole in report\.html\)\n", long)
-
-
-def test_answers_are_shown_whole():
-    """Wrapped between words; equal answers are shown once."""
-    begin = "The library opens at nine on every day but Sunday and holidays, and so "
-    samples = [
-        {"prompt": "When?", "base": f"{begin}nobody comes.", "tuned": f"{begin}come early."},
-        {"prompt": "Who?", "base": "All of us.", "tuned": "All of us."},
-    ]
-    samples[0] |= {"score_before": 0.1, "score_after": 0.5}
-    samples[1] |= {"score_before": 0.2, "score_after": 0.2}
-    evaluation = {**STAGE["evaluation"], "samples": samples, "sample_metric": "rouge_l"}
-    found = text(record(evaluation=evaluation, checks=[], data={}))
-    assert f"    before {begin[:-4]}\n           so nobody comes." in found
-    assert "    both   All of us." in found
-
-
-SAMPLE = {"prompt": "Where?", "base": "b", "score_before": 0.1, "score_after": 0.5}
-
-
-def evaluated(samples):
-    return {**STAGE["evaluation"], "samples": samples, "sample_metric": "rouge_l"}
-
-
-STOPPED = {"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("keys", "max_steps", "held_out", "words"),
-    [
-        ("", None, {"fell": 0.1}, "plan.yaml --set stages.sft.epochs=2"),
-        ("\n    max_steps: 60", None, {"fell": 0.1}, "plan.yaml --set stages.sft.max_steps=120"),
-        ("", 3, {"fell": 0.1}, "shop/plan.yaml --output"),
-        ("", None, STOPPED, ""),
-    ],
-)
-def test_what_to_do_next_fits_the_plan(tmp_path, keys, max_steps, held_out, words):
-    """A run may train longer by a key unless it stopped early; a trial becomes the whole plan."""
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    stage = f"  - name: sft\n    objective: sft\n    update: lora{keys}\n"
-    (folder / "plan.yaml").write_text(f"model: m\ndata: {{path: x.jsonl}}\nstages:\n{stage}")
-    falling = {**record(evaluation=BETTER, held_out=held_out, checks=[]), "max_steps": max_steps}
-    found = text(falling, folder=folder)
-    assert words in found
-    assert ("--set" in found) is ("--set" in words)
-
-
-@pytest.mark.parametrize(
-    ("limit", "fits"), [(6 * GIB, "6.0 GiB free on the device: it fits"), (GIB, "it does not fit")]
-)
-def test_a_dry_run_says_whether_it_fits(approved, limit, fits):
-    """Measured beside expected, the whole run's time and the room on the device."""
-    expected = {**STAGE["expected"], "limit_bytes": limit}
-    stage = {**STAGE, "longest_batch_duration_s": 300.0, "expected": expected}
-    document = DryRunRecord.from_dict({"schema_version": 1, "name": "shop", "stages": [stage]})
-    found = "\n".join(summary_lines(DryRun(folder=Path("/runs/shop-1"), record=document)))
-    approved(found)
-    assert fits in found
 
 
 @pytest.mark.parametrize(
@@ -212,13 +159,10 @@ def test_what_does_not_write_is_not_exported(stage, options, hint):
     assert caught.value.faults[0].hint == hint
 
 
-def test_json_is_the_record_with_its_folder():
+def test_json_is_the_record_with_its_folder(approved):
     """`advise run --json` prints run.json and where it lies."""
     run = FinishedRun(folder=Path("/runs/shop-1"), record=RunRecord.from_dict(record()))
-    document = run_json(run)
-    assert document["folder"] == "/runs/shop-1"
-    assert document["stages"][0]["loss_last"] == 1.4
-    assert (document["already_done"], document["dry_run"]) == (False, False)
+    approved(run_json(run))
 
 
 def test_a_model_in_the_project_is_served_by_its_relative_path(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from rich.console import Console
 from advisor.advice.types import KnownFact
 from advisor.estimate.types import Moment, Term
 from advisor.ground.types import Answer, AnswerSet, Source
-from advisor.ground.units import GIB, format_gib
+from advisor.ground.units import GIB
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
 from advisor.methods.composition import parse_composition
 from advisor.render.answer.needs import cost_line, term_words, time_line
@@ -44,18 +44,6 @@ def printed(advice, *, width=80, plan_path=None, first=False, read_in=None, **co
     else:
         print_whole_answer(advice, screen, plan_path=plan_path)
     return file.getvalue()
-
-
-def test_the_terms_of_memory_add_up_as_they_are_printed():
-    """15.3 + 1.1 + 1.1 + 1.8 GiB are 19.3 GiB, though the rest is 1.86 GiB before rounding."""
-    sizes = {"weights": 15.27, "activations": 1.07, "logits": 1.07, "context": 0.9, "rest": 0.96}
-    plain = {"because": "", "source": Source(title="a sum by hand")}
-    terms = (Term(name=name, size_bytes=round(size * GIB), **plain) for name, size in sizes.items())
-    moment = Moment(name="loss", terms=tuple(terms))
-    assert format_gib(moment.total_bytes) == "19.3 GiB"
-    assert term_words(moment) == (
-        "weights 15.3 GiB + activations 1.1 GiB + logits 1.1 GiB + other 1.8 GiB"
-    )
 
 
 def squeezed(text: str) -> str:
@@ -144,19 +132,6 @@ def test_a_terminal_without_the_signs_gets_others():
     assert "2 x A100" in text
 
 
-@pytest.mark.parametrize(("read_in", "where"), [("menu", "in the menu"), ("shell", "--why")])
-def test_the_last_line_says_where_the_rest_is(read_in, where):
-    """In the wizard that is the menu; left-out warnings are counted there."""
-    advice = structs.replace(
-        scenario_5(), warnings=("one of them", "time: another", "more than 8 GPUs")
-    )
-    last = printed(advice, height=60, read_in=read_in).rstrip("\n").split("\n")[-1]
-    left_out = first_screen(advice).more_warnings
-    assert left_out > 0
-    assert f"{left_out} more warning" in last
-    assert last.endswith(where)
-
-
 @pytest.mark.parametrize("make", [scenario_5, scenario_4, remedy_alone])
 def test_on_a_small_screen_the_answer_leaves_room_for_the_menu(make):
     """Fifteen lines of 24; on a large one the answer is as it is in the shell."""
@@ -193,68 +168,6 @@ def test_a_rented_machine_is_paid_for_its_whole_time():
     assert whole_usd(structs.replace(estimate, times=None)) == estimate.cost_usd
 
 
-def test_the_next_command_asks_for_what_a_plan_still_needs():
-    """Only the person knows it, so the line opens the questions; a name that may be one is kept."""
-    advice = scenario_5()
-    known = advice.situation.answers.known
-    for name, asked in (("llama8", True), ("our/llama8", False)):
-        named = AnswerSet(known={**known, "model": Answer(value=name, origin="flag")})
-        lines = training_steps(changed(advice, situation={"answers": named, "model": None}))
-        assert ("a model of the hub" in lines[-1].text) is asked
-        assert ("--task" not in lines[-1 if asked else -2].commands[0]) is asked
-    practice = {"composition": parse_composition("ppo+lora")}
-    lines = training_steps(changed(advice, recommendation=practice))
-    assert "--reward-model" in lines[-1].text
-    assert "--task" not in lines[-1].commands[0]
-
-
-def test_a_run_that_starts_has_no_next_command():
-    """What trains now is not told to be trained; where nothing trains the steps are shown."""
-    assert "advise run" not in printed(scenario_5(), read_in="run")
-    assert "advise check examples.jsonl" in printed(remedy_alone(), read_in="run")
-
-
-def test_many_files_are_counted_not_listed():
-    """A reason names two files at most; an amount is that of the largest."""
-    paths = ", ".join(f"team-{number}.jsonl" for number in range(6))
-    origin = f"read from {paths}"
-    kind = KnownFact(fact="data_kind", value="paired", origin=origin, text="you have pairs")
-    rows = KnownFact(fact="data_rows", value=60, origin=origin, text="you have 60 examples")
-    assert known_words(kind) == "you have pairs (read from your six files)"
-    assert known_words(rows) == "you have 60 examples (read from the largest of your six files)"
-    two = structs.replace(kind, origin="read from a.jsonl, b.jsonl")
-    assert known_words(two) == "you have pairs (read from a.jsonl, b.jsonl)"
-
-
-def test_control_characters_cannot_reach_the_terminal():
-    """A name that holds an escape sequence is shown, not obeyed; brackets are no markup."""
-    text = printed(injected(), plan_path="a\x1b[2J.yaml")
-    assert "\x1b" not in text
-    assert "[bold]" in text
-
-
-def test_without_the_guides_table_the_page_still_answers():
-    """An Advice without method facts lists the candidates instead of a table."""
-    text = printed(structs.replace(scenario_5(), methods={}))
-    assert "sft+full does not fit: full fine-tuning needs 78.1 GiB" in " ".join(text.split())
-    assert "★" not in text
-
-
-def test_a_candidate_is_explained_on_its_own():
-    """The walk through the reasons prints verdict, reasons with rule and source, and memory."""
-    advice, console = scenario_5(), Console(file=io.StringIO(), width=80)
-    print_candidate(advice.alternatives[3], console, methods=advice.methods)
-    text = " ".join(console.file.getvalue().split())
-    said = (
-        "sft+full: does not fit",
-        "rule fit/memory · source: estimate",
-        "the guide: for it: Best possible performance, Deep customization",
-        "; against it: Very expensive, Requires large GPU memory",
-        "78.1 GiB (between 70.3 GiB and 85.9 GiB)",
-    )
-    assert [words for words in said if words not in text] == []
-
-
 def test_every_method_has_words():
     """Each objective, scheme and remedy has a plain phrase and a meaning of its own."""
     assert len({remedy(name).phrase for name in remedies()}) == len(remedies())
@@ -276,38 +189,92 @@ def changed(advice, *, situation=None, recommendation=None, estimate=None, **mor
     return structs.replace(advice, recommendation=found, situation=stated, **more)
 
 
-def test_an_amount_is_compared_with_its_limit():
-    """Within, above, or within but for the upper end of the band; no limit, no verdict."""
+def explained() -> str:
+    """What the walk through the reasons prints of one candidate."""
+    advice, console = scenario_5(), Console(file=io.StringIO(), width=80)
+    print_candidate(advice.alternatives[3], console, methods=advice.methods)
+    return console.file.getvalue()
+
+
+def of_files(count: int) -> list[str]:
+    """What is said of data that were read from so many files."""
+    paths = ", ".join(f"team-{number}.jsonl" for number in range(count))
+    facts = (("data_kind", "paired", "you have pairs"), ("data_rows", 60, "you have 60 examples"))
+    return [
+        known_words(KnownFact(fact=fact, value=value, origin=f"read from {paths}", text=text))
+        for fact, value, text in facts
+    ]
+
+
+def limited(facts, **times) -> list[str]:
+    """The lines on time and cost where a person named a limit."""
     advice = scenario_5()
-    for hours, said in ((8, "within your limit of 8 h"), (1, "above your limit of 60 min")):
-        limited = changed(advice, facts={**advice.facts, "budget_hours": hours})
-        assert time_line(limited).endswith(f"; {said}")
-    times = structs.replace(
-        advice.recommendation.estimate.times, train_low_s=4000, train_high_s=9000
-    )
-    banded = changed(advice, estimate={"times": times}, facts={**advice.facts, "budget_usd": 1})
-    assert time_line(banded) == "88 min (70 min to 2 h 38 min), of which training 84 min"
-    assert cost_line(banded).startswith("$0.63 ($0.50 to $1.13): ")
-    assert cost_line(banded).endswith("; may pass your limit of $1.00")
+    times = {"times": structs.replace(advice.recommendation.estimate.times, **times)}
+    advice = changed(advice, estimate=times, facts={**advice.facts, **facts})
+    return [time_line(advice), cost_line(advice)]
 
 
-def test_a_signal_is_listed_once():
-    """A signal that the wizard asked for is shown by its own answer, not listed again."""
-    told = answers(task="qa", facts_change_often=True, signals=("facts_change_often",))
-    text = printed(changed(scenario_5(), situation={"answers": told}))
-    assert " ".join(text.split()).count("the facts change every few weeks") == 1
+def last_steps(model="llama8"):
+    """The steps that train a model of this name."""
+    known = {**scenario_5().situation.answers.known, "model": Answer(value=model, origin="flag")}
+    situation = {"answers": AnswerSet(known=known), "model": None}
+    return training_steps(changed(scenario_5(), situation=situation))
 
 
-def test_an_unknown_model_is_why_time_is_unknown():
-    """A name that nobody can size is named in the sentences, not what the estimator calls it."""
-    unknown = {"duration_s": None, "unknown": ("model: its size is not known",)}
-    advice = changed(scenario_5(), estimate=unknown, situation={"model": None})
-    assert time_line(advice) == "Not known: the size of the model is not known."
+SIZES = {"weights": 15.27, "activations": 1.07, "logits": 1.07, "context": 0.9, "rest": 0.96}
+SIGNAL = answers(task="qa", facts_change_often=True, signals=("facts_change_often",))
+WARNED = {"warnings": ("one of them", "time: another", "more than 8 GPUs")}
+FREE = {"cost_usd": 0.0, "cost_note": ""}
+UNKNOWN = {"duration_s": None, "unknown": ("model: its size is not known",)}
+SHOWN = {
+    # 15.3 + 1.1 + 1.1 + 1.8 GiB are 19.3 GiB, though the rest is 1.86 GiB before rounding.
+    "terms of memory add up as they are printed": lambda: term_words(
+        Moment(name="loss", terms=tuple(
+            Term(name=name, size_bytes=round(size * GIB), because="", source=Source(title="by hand"))
+            for name, size in SIZES.items()
+        ))
+    ),
+    **{
+        f"the last line of the {place} says where warnings are": lambda place=place: printed(
+            structs.replace(scenario_5(), **WARNED), height=60, read_in=place
+        )
+        for place in ("menu", "shell")
+    },
+    "what trains now is not told to be trained": lambda: printed(scenario_5(), read_in="run"),
+    "where nothing trains the steps are shown": lambda: printed(remedy_alone(), read_in="run"),
+    "two files are named": lambda: of_files(2),
+    "many files are counted, and an amount is that of the largest": lambda: of_files(6),
+    "an escape is shown, not obeyed": lambda: printed(injected(), plan_path="a\x1b[2J.yaml"),
+    "without the guide's table the candidates are listed": lambda: printed(
+        structs.replace(scenario_5(), methods={})
+    ),
+    "one candidate": explained,
+    "a model that nobody can size": lambda: time_line(
+        changed(scenario_5(), estimate=UNKNOWN, situation={"model": None})
+    ),
+    "one's own processor costs no dollars": lambda: printed(
+        changed(scenario_5(), estimate=FREE, situation={"hardware": CPU}, alternatives=())
+    ),
+    "a signal that was asked for is listed once": lambda: printed(
+        changed(scenario_5(), situation={"answers": SIGNAL})
+    ),
+    "within the limit": lambda: limited({"budget_hours": 8}),
+    "above the limit": lambda: limited({"budget_hours": 1}),
+    "the upper end passes the limit": lambda: limited(
+        {"budget_usd": 1}, train_low_s=4000, train_high_s=9000
+    ),
+    # Only the person knows it, so the line opens the questions.
+    "a plan needs a name of the hub": last_steps,
+    "a name that may be one is kept": lambda: last_steps("our/llama8"),
+    "a plan needs a model that scores": lambda: training_steps(
+        changed(scenario_5(), recommendation={"composition": parse_composition("ppo+lora")})
+    ),
+}  # fmt: skip
 
 
-def test_training_on_ones_own_processor_costs_electricity():
-    """No dollars are printed where there is nothing to rent."""
-    free = {"cost_usd": 0.0, "cost_note": ""}
-    advice = changed(scenario_5(), estimate=free, situation={"hardware": CPU}, alternatives=())
-    assert cost_line(advice) == "Electricity alone: it runs on your own computer"
-    assert "$0.00" not in printed(advice)
+@pytest.mark.parametrize("what", SHOWN)
+def test_what_is_shown_was_looked_at(approved, what):
+    """Words of a page in the situations that the whole pages do not hold."""
+    found = SHOWN[what]()
+    assert "\x1b" not in str(found)
+    approved(found)
