@@ -127,7 +127,6 @@ def inputs(tmp_path):
     (tmp_path / "empty").mkdir()
 
 
-@pytest.mark.parametrize("arguments", CASES)
 def faults_in(out):
     """The faults of the one document that was printed, which has the published form."""
     document = json.loads(out)

@@ -110,13 +110,9 @@ def test_the_page_of_a_rule_or_a_method_fits_the_screen(call, monkeypatch, name)
 
 
 @pytest.mark.parametrize("typed", ["8gb", "laptop 8 gb"])
-def test_a_card_of_which_the_memory_alone_is_known(call, typed):
+def test_a_card_of_which_the_memory_alone_is_known(approved, call, typed):
     """It may drive the display, is as fast as the slowest of its size, and is one's own."""
-    asked = f"{STATED} --gpu '{typed}'"
-    said = " ".join(call(*shlex.split(asked))[1].split())
-    assert "the GPU can give 7.0 GiB: it may fit" in said
-    assert "assumed: one RTX 5050 Laptop Cost Electricity alone" in said
-    assert "If it does not fit: a smaller model, Qwen/Qwen3-4B-Instruct-2507 (" in said
+    approved(call(*shlex.split(f"{STATED} --gpu '{typed}'"))[1])
 
 
 # --------------------------------------------------------------------------- which card to rent
@@ -144,45 +140,31 @@ def test_the_cheapest_cards_within_the_limits_are_named(approved, document, limi
         assert [way["usd"] for way in rent] == sorted(way["usd"] for way in rent)
 
 
-def test_a_limit_without_a_card_does_not_fall_to_the_processor(document, call):
+def test_a_limit_without_a_card_does_not_fall_to_the_processor(approved, document, call):
     """Dollars are for renting; with a card, or without a limit, nothing is to be rented."""
     code, found = document(f"--json {STATED} --budget 50,8h")
-    assert (code, found["hardware"]["kind"], len(found["rent"])) == (0, "unknown", 3)
-    assert any("no GPU was stated, and none is here" in text for text in found["warnings"])
-    _, out, _ = call(*shlex.split(f"{STATED} --budget 50,8h"))
-    first = found["rent"][0]
-    assert f"{first['gpu']}: $" in out
-    assert f"--gpu '{first['gpu']}'" in out
-    chosen = call(*shlex.split(f"{STATED} --budget 50,8h --choose sft+qlora --force"))[1]
-    assert "--choose sft+qlora --force --plan plan.yaml" in chosen
-    assert "you have not said how much it may cost" not in out
+    pages = [
+        call(*shlex.split(f"{STATED} --budget 50,8h{more}"))[1]
+        for more in ("", " --choose sft+qlora --force")
+    ]
+    approved([code, found["hardware"]["kind"], found["rent"], found["warnings"], *pages])
     for given in ("--budget 50 --gpu H100", "--budget 50 --gpu none", ""):
         assert document(f"--json {STATED} {given}")[1]["rent"] is None
 
 
-def test_the_plan_is_for_the_method_that_was_priced(call):
+def test_the_plan_is_for_the_method_that_was_priced(approved, call):
     """One chosen by hand, or the one that keeps a limit which the recommended one does not; what is
     asked for where prices need it, and what an empty machine costs besides."""
-
-    def asked(line):
-        stated = STATED.replace("Qwen3-8B", "Qwen3-32B")
-        return " ".join(call(*shlex.split(f"{stated} {line}"))[1].split())
-
-    assert "--choose 'rag & sft+full' --force --plan" in asked(
-        "--budget 900 --choose 'rag & sft+full' --force"
+    large = STATED.replace("Qwen3-8B", "Qwen3-32B")
+    asked = (
+        f"{large} --budget 900 --choose 'rag & sft+full' --force",
+        f"{large} --budget 15 --gpu unknown --signal facts_change_often",
+        f"{large} --gpu unknown",
+        f"{large} --gpu unknown --budget 0,6h",
+        "--task qa --data-kind paired --data-rows 900 --budget 50",
+        f"{STATED} --budget 500 --gpu B200",
     )
-    dear = asked("--budget 15 --gpu unknown --signal facts_change_often")
-    assert "above your limit of $15" in dear
-    assert " with rag & sft+qlora: $" in dear
-    assert "Write the plan that keeps the limit, by rag & sft+qlora" in dear
-    assert "--choose 'rag & sft+qlora' --force --plan" in dear
-    assert re.search(r"at 250 Mbit/s, \$[\d.]+ on the first\) and setting up the machine are", dear)
-    assert "`--budget` lists cards to rent" in asked("--gpu unknown")
-    assert "--budget 0" not in asked("--gpu unknown --budget 0,6h")
-    _, out, _ = call(*shlex.split("--task qa --data-kind paired --data-rows 900 --budget 50"))
-    assert out.index("Rent  ") < out.index("- Assumed: 300 tokens a row.") < out.index("Why not")
-    _, cheap, _ = call(*shlex.split(f"{STATED} --budget 500 --gpu B200"))
-    assert ", within your limit of $500" in " ".join(cheap.split())
+    approved([call(*shlex.split(line))[1].splitlines() for line in asked])
     assert catalogue_gpus()["nvidia-gh200-96gb"].spec.rented_most == 1  # Lambda's
 
 
@@ -247,31 +229,25 @@ def test_the_data_files_that_are_here_are_offered(tmp_path, monkeypatch):
     assert ui.offered[-1][:5] == offered
 
 
-def test_examples_beside_pairs_are_read_or_refused(tmp_path, monkeypatch, document, call):
+def test_examples_beside_pairs_are_read_or_refused(tmp_path, approved, document, call):
     """Stage sft of sft>dpo learns from them; an answer that reads them nowhere says so."""
-    monkeypatch.chdir(tmp_path)
-    Path("chats.jsonl").write_text(PAIRS)
+    (tmp_path / "chats.jsonl").write_text(PAIRS)
     pair = {"prompt": "Where is it?", "chosen": "It is here, at last.", "rejected": "No."}
-    Path("pairs.jsonl").write_text(
+    (tmp_path / "pairs.jsonl").write_text(
         "".join(json.dumps(pair | {"prompt": f"Where is {n}?"}) + "\n" for n in range(300))
     )
     asked = "--task chat_assistant --gpu 'A100 80GB' --model Qwen/Qwen3-8B --data pairs.jsonl"
-    both = f"--json {asked} --examples chats.jsonl"
-    _, found = document(both)
-    assert found["recommendation"]["composition"] == "dpo+lora"
-    assert any("no stage of this answer reads chats.jsonl" in text for text in found["warnings"])
-    assert "sft>dpo+lora" in [one["composition"] for one in found["alternatives"]]
-    _, out, _ = call(*shlex.split(f"{asked} --examples chats.jsonl --choose 'sft>dpo' --force"))
-    assert "better answers of your" not in out
-    assert re.search(r"with your \d+ examples?,\s+then show it your 300 pairs", out)
-    code, found = document(f"{both} --choose sft>dpo --force")
-    first, second = found["plan"]["stages"]
-    assert (code, first["data"], second.get("data")) == (0, "chats.jsonl", None)
-    code, out, err = call(
-        *shlex.split(asked.replace("pairs", "chats")), "--examples", "pairs.jsonl"
-    )
-    assert (code, out) == (2, "")
-    assert "examples go beside documents or judged answers" in err
+    both, chosen = f"{asked} --examples chats.jsonl", "--choose 'sft>dpo' --force"
+    found = [document(f"--json {both} {more}")[1] for more in ("", chosen)]
+    approved([
+        *(
+            [one["recommendation"]["composition"], one["warnings"], one["plan"]["stages"],
+             [other["composition"] for other in one["alternatives"]]]
+            for one in found
+        ),
+        call(*shlex.split(f"{both} {chosen}"))[1].splitlines(),
+        call(*shlex.split(f"{asked.replace('pairs', 'chats')} --examples pairs.jsonl")),
+    ])  # fmt: skip
 
 
 # --------------------------------------------------------------------------- another tool's file
@@ -291,19 +267,16 @@ output_dir: out
 """
 
 
-def test_a_configuration_is_written_with_what_was_suggested(tmp_path, monkeypatch, document, call):
+def test_a_configuration_is_written_with_what_was_suggested(
+    tmp_path, monkeypatch, approved, document, call
+):
     """Comments and secrets stay; each change has its reason; nothing is written over."""
     monkeypatch.chdir(tmp_path)
     Path("ax.yaml").write_text(AXOLOTL)
     check = ("check", "ax.yaml", "--gpu", "RTX 4090")
     code, found = document(shlex.join([*check, "--fix", "fixed.yaml", "--json"]))
-    assert (code, found["written"], found["fits_after"]) == (0, "fixed.yaml", "fits")
-    changed = {one["key"]: (one["from"], one["to"], bool(one["why"])) for one in found["changes"]}
-    assert changed["learning_rate"] == (2e-5, 0.0002, True)
-    assert changed["adapter"] == ("lora", "qlora", True)
     fixed = Path("fixed.yaml").read_text()
-    assert {"# our first try", "  - path: data.jsonl   # the tickets"} <= set(fixed.splitlines())
-    assert "hub_token: hf_abcdef" in fixed
+    approved([code, found["written"], found["fits_after"], found["changes"], fixed.splitlines()])
     assert "hf_abcdef" not in str(found)
     assert call("check", "fixed.yaml", "--gpu", "RTX 4090")[0] == 0
     assert call(*check, "--fix", "fixed.yaml")[0] == 2
