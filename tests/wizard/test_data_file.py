@@ -1,7 +1,6 @@
 """After a data file is named: columns become a question, unsuited rows too, a folder the teams."""
 
 import json
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from advisor.data import profile
 from advisor.ground.terminal import one_line, width_of
 from advisor.ground.types import Answer, AnswerSet, DataProfile
-from advisor.wizard import BACK, Question, Several
+from advisor.wizard import Question, Several
 from advisor.wizard.data_file import (
     DataReader,
     ask_data,
@@ -88,25 +87,6 @@ def found(values: dict[str, Any], task: str | None = None) -> list[str]:
     return ui.said
 
 
-def test_a_guess_is_a_question_with_a_row_shown(tmp_path):
-    """Columns have values and the guess is first; then count, kind and a row are said."""
-    path = tickets(tmp_path)
-    ui = ScriptedUi(path, YES)
-    reply = answered(ui)
-    assert reply == {"data_path": path, **GUESSED}
-    assert ui.asked[-1] == "Is Description the request and Agent Reply the answer?"
-    assert ui.offered[-1] == [YES, COLUMNS, OTHER_FILE, UNKNOWN]
-    assert "  Ticket ID    T0" in ui.said
-    assert any(line.startswith("  Description  My order 0 has not") for line in ui.said)
-    said = found(reply, "customer_service")
-    assert said[0] == "  found 60 examples: requests with the right answer"
-    assert said[1].startswith("    such as: My order 0 has not")
-    assert " -> Thank you for writing" in said[1]
-    assert max(map(len, said[:2])) <= 80
-    path = str(write_rows(tmp_path / "my support.jsonl", support()))
-    assert found({"data_path": path})[-1] == f"    2 more: advise check {shlex.quote(path)}"
-
-
 def test_what_a_folder_holds_beside_its_table_is_said_first(tmp_path, monkeypatch):
     """Chapters and sheets that are not read, each command whole; the longer column is the answer;
     also where the table itself cannot be read.
@@ -140,7 +120,6 @@ def plain(folder: Path, name: str = "a.jsonl") -> str:
     return jsonl(folder / name, lambda n: {"question": f"{name} {n}?", "answer": f"{name}: {n}"})
 
 
-A_PAIR, A_CATEGORY = "A request and its answer", "A text and its category"
 NO_MAPPING = {"data_mapping": None}
 
 
@@ -148,69 +127,109 @@ def read_as(question: str, answer: str) -> dict[str, Any]:
     return {"data_mapping": {"question": question, "answer": answer}}
 
 
-GUESSED = read_as("Description", "Agent Reply")
-ANSWERED = {  # the file, what is chosen after it, what comes of it beside its path
-    "known columns are no question": (plain, [], NO_MAPPING),
-    "not knowing takes the guess": (tickets, [UNKNOWN], GUESSED),
+def broken(folder: Path) -> None:
+    (folder / "broken.jsonl").write_text("{oops\n")
+    tickets(folder)
+
+
+def both(folder: Path) -> None:
+    categories(folder)
+    tickets(folder)
+
+
+def with_empty_answers(folder: Path) -> None:
+    """Of five rows one has no answer; and a file of the name that a copy would take is there."""
+    rows = [f"{ASKED.format(n)};{REPLIED.format(n) if n % 5 else ''}" for n in range(60)]
+    (folder / "mails.csv").write_text("\n".join(["Frage an uns;Unsere Antwort", *rows]) + "\n")
+    (folder / "mails-usable.jsonl").write_text("mine")
+
+
+def teams(folder: Path) -> None:
+    for name in ("hr", "it", "legal"):
+        plain(folder, f"{name}.jsonl")
+
+
+def untold_teams(folder: Path) -> None:
+    (folder / "dept").mkdir()
+    for name in ("hr", "it"):
+        untold(folder / "dept", f"{name}.jsonl")
+    plain(folder / "dept", "legal.jsonl")
+
+
+def encoded(folder: Path) -> None:
+    rows = "".join(f"Größe {n}?;Für Sie {n}\r\n" for n in range(60))
+    (folder / "a.csv").write_bytes(f"question;answer\r\n{rows}".encode("cp1252"))
+
+
+def hostile(folder: Path) -> None:
+    row = {"a\x1b[2J": "x\x1b[31m{} is here?", "b": "\x07bell {} rings."}
+    jsonl(folder / "a.jsonl", lambda n: {key: one.format(n) for key, one in row.items()})
+
+
+CSV, JSONL, CATEGORIES = "PLACE/tickets.csv", "PLACE/a.jsonl", "PLACE/categories.jsonl"
+A_PAIR, TEAMS = "A request and its answer", ("multi_department", "tasks")
+ASK = {"data_path": ask_data, "tasks": ask_tasks}
+TALKS = {  # what there is, what is typed and chosen; the task and the question
+    "a guess is a question with a row shown": (tickets, [CSV, YES]),
+    "findings": (
+        lambda folder: write_rows(folder / "my support.jsonl", support()), ["PLACE/my support.jsonl"],
+    ),
+    "known columns are no question": (plain, [JSONL]),
+    "not knowing takes the guess": (tickets, [CSV, UNKNOWN]),
     "other columns are chosen from lists": (
-        tickets, [COLUMNS, A_PAIR, "Subject", "Description"], read_as("Subject", "Description"),
+        tickets, [CSV, COLUMNS, A_PAIR, "Subject", "Description"],
     ),
     "every list has a way back": (
-        tickets, [COLUMNS, "Back", COLUMNS, A_CATEGORY, "Back", YES], GUESSED,
+        tickets, [CSV, COLUMNS, "Back", COLUMNS, "A text and its category", "Back", YES],
     ),
     "an unclear file offers the guess and its opposite": (
-        untold, ["No: f2 is the request, f1 the answer"], read_as("f2", "f1"),
+        untold, ["PLACE/untold.jsonl", "No: f2 is the request, f1 the answer"],
     ),
     "a mapping says that rows that do not suit were looked at": (
-        categories, ["Answer customers, from these rows"],
-        {"data_mapping": {"text": "body", "label": "category"}},
+        categories, [CATEGORIES, "Answer customers, from these rows"],
     ),
-    "not knowing leaves task and rows as they are": (categories, [UNKNOWN], NO_MAPPING),
+    "not knowing leaves task and rows as they are": (categories, [CATEGORIES, UNKNOWN]),
+    "another file may be named": (tickets, [CSV, OTHER_FILE, "<"]),
+    "another file than one that does not suit": (
+        both, [CATEGORIES, "Answer customers, from another file", CSV, YES],
+    ),
+    "what cannot be read is asked for again": (
+        broken, ["PLACE/broken.jsonl", "PLACE/gone.csv", CSV, YES],
+    ),
+    # The columns chosen stay the first offer; no other file of that name is lost.
+    "rows that cannot be used are left out in a copy": (
+        with_empty_answers, ["PLACE/mails.csv", YES, "No", YES, YES],
+    ),
+    "rows that hold a category change the task": (
+        categories, [CATEGORIES, "Sort texts into categories"],
+    ),
+    "a folder becomes the teams": (teams, ["PLACE", YES], "multi_department"),
+    "a folder is one set": (teams, ["PLACE", "No"], "multi_department"),
+    "a folder is where the teams' files are": (teams, ["x", "PLACE"], *TEAMS),
+    # One question for all files with the same columns; a file with known ones needs none.
+    "the columns of one team hold for the others": (
+        untold_teams, ["PLACE", "PLACE/dept", YES], *TEAMS,
+    ),
+    "separator and encoding": (encoded, ["PLACE/a.csv"]),
+    "what acts on a terminal is shown as text": (hostile, [JSONL, YES], "qa"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ANSWERED)
-def test_a_file_and_its_columns_are_answered(tmp_path, case):
+@pytest.mark.parametrize("case", TALKS)
+def test_a_file_and_its_columns_are_answered(approved, tmp_path, case):
     """No choice is a dead end, and nobody is sent away who does not know."""
-    make, replies, expected = ANSWERED[case]
-    path = make(tmp_path)
-    ui = ScriptedUi(path, *replies)
-    assert answered(ui) == {"data_path": path, **expected}
+    make, replies, *about = TALKS[case]
+    task, fact = (*about, *("customer_service", "data_path")[len(about) :])
+    make(tmp_path)
+    ui = ScriptedUi(*(text.replace("PLACE", str(tmp_path)) for text in replies))
+    reply = ASK[fact](question(fact, task=task), reader(ui, task))
+    values = dict(reply.values) if isinstance(reply, Several) else "back"
+    said = found(values, task) if "data_path" in values else []
     assert ui.replies == []
-
-
-def test_another_file_may_be_named(tmp_path):
-    """The question for the file is put again; so it is for rows that do not suit."""
-    assert answered(ScriptedUi(tickets(tmp_path), OTHER_FILE, "<")) is BACK
-    first, second = categories(tmp_path), tickets(tmp_path)
-    ui = ScriptedUi(first, "Answer customers, from another file", second, YES)
-    assert answered(ui)["data_path"] == second
-
-
-def test_a_file_that_cannot_be_read_is_asked_for_again(tmp_path):
-    """Broken rows are named, and the question stays."""
-    (tmp_path / "broken.jsonl").write_text("{oops\n")
-    path = tickets(tmp_path)
-    ui = ScriptedUi(str(tmp_path / "broken.jsonl"), str(tmp_path / "gone.csv"), path, YES)
-    assert answered(ui)["data_path"] == path
-    said = " ".join(ui.said)
-    assert ("invalid JSON" in said, "no such file" in said) == (True, True)
-
-
-def test_rows_that_cannot_be_used_are_left_out_in_a_copy_if_one_wants(tmp_path):
-    """The columns chosen stay the first offer; no other file of that name is lost."""
-    path = tmp_path / "mails.csv"
-    rows = [f"{ASKED.format(n)};{REPLIED.format(n) if n % 5 else ''}" for n in range(60)]
-    path.write_text("\n".join(["Frage an uns;Unsere Antwort", *rows]) + "\n")
-    (tmp_path / "mails-usable.jsonl").write_text("mine")
-    ui = ScriptedUi(str(path), YES, "No", YES, YES)
-    copy = tmp_path / "mails-usable-2.jsonl"
-    mapped = read_as("Frage an uns", "Unsere Antwort")
-    assert answered(ui) == {"data_path": str(copy), **mapped}
-    assert ui.asked[-1] == "20 % of the rows cannot be used. Leave them out, in a copy?"
-    assert "--map" not in " ".join(ui.said)
-    assert len(copy.read_text().splitlines()) == 48
-    assert (tmp_path / "mails-usable.jsonl").read_text() == "mine"
+    shown = [*ui.said, *ui.asked, *said, *(one for labels in ui.offered for one in labels)]
+    assert not {"\x1b", "\x07"} & set("".join(shown))
+    files = {path.name: len(path.read_bytes().splitlines()) for path in tmp_path.glob("*.*")}
+    approved([values, ui.asked, ui.offered, ui.said, said, files])
 
 
 def test_an_answer_given_before_is_offered_first_or_goes(tmp_path):
@@ -222,64 +241,6 @@ def test_an_answer_given_before_is_offered_first_or_goes(tmp_path):
         **before,
     }
     assert answered(ScriptedUi(""), data_path=path, **before) == {"data_path": None, **NO_MAPPING}
-
-
-def test_rows_that_hold_a_category_can_change_the_task(tmp_path):
-    """Categories where replies are wanted are asked about, and are no right answers to requests."""
-    path = categories(tmp_path)
-    ui = ScriptedUi(path, "Sort texts into categories")
-    reply = answered(ui)
-    assert reply == {"data_path": path, "data_mapping": None, "task": "classification"}
-    assert "a category, and no reply" in ui.asked[-1]
-    assert any('-> "Billing"' in line for line in ui.said)
-    first, *_, last = found(reply)
-    assert first == "  found 60 examples: texts with one of 2 categories"
-    assert last == "  The task is now: Sort texts into categories"
-
-
-@pytest.mark.parametrize(("fact", "ask"), [("data_path", ask_data), ("tasks", ask_tasks)])
-def test_a_folder_becomes_the_teams(tmp_path, fact, ask):
-    """Named as the data, or as the place of the teams' files, its files are one team each."""
-    teams = {name: plain(tmp_path, f"{name}.jsonl") for name in ("hr", "it", "legal")}
-    folder = str(tmp_path)
-    ui = ScriptedUi(folder, YES) if fact == "data_path" else ScriptedUi("x", folder)
-    reply = ask(question(fact, task="multi_department"), reader(ui, "multi_department"))
-    assert dict(reply.values["tasks"]) == teams
-    assert "one file for each team" in ui.asked[-1] or "One team for each?" in ui.asked[-1]
-    one_set = answered(ScriptedUi(folder, "No"), task="multi_department")
-    assert one_set["data_path"] == folder  # the person knows better
-
-
-def test_the_columns_of_one_team_hold_for_the_others(tmp_path):
-    """One question for all files with the same columns; a file with known ones needs none."""
-    folder = tmp_path / "dept"
-    folder.mkdir()
-    files = {name: untold(folder, f"{name}.jsonl") for name in ("hr", "it")}
-    files["legal"] = plain(folder, "legal.jsonl")
-    ui = ScriptedUi(str(tmp_path), str(folder), YES)
-    reply = ask_tasks(question("tasks", task="multi_department"), reader(ui, "multi_department"))
-    assert dict(reply.values["tasks"]) == files
-    assert reply.values["data_mapping"] == {"question": "f1", "answer": "f2"}
-    assert any("is no folder with one file for each team" in text for text in ui.said)
-
-
-def test_how_a_file_was_read_is_said_in_one_line(tmp_path):
-    """Separator and encoding."""
-    path = tmp_path / "a.csv"
-    rows = "".join(f"Größe {n}?;Für Sie {n}\r\n" for n in range(60))
-    path.write_bytes(f"question;answer\r\n{rows}".encode("cp1252"))
-    assert "    semicolon, Windows-1252: read as such" in found({"data_path": str(path)})
-
-
-def test_what_acts_on_a_terminal_is_shown_as_text(tmp_path):
-    """Cells and names of columns come from a file of anybody."""
-    row = {"a\x1b[2J": "x\x1b[31m{} is here?", "b": "\x07bell {} rings."}
-    ui = ScriptedUi(
-        jsonl(tmp_path / "a.jsonl", lambda n: {key: one.format(n) for key, one in row.items()}), YES
-    )
-    said = found(answered(ui, "qa"))
-    words = "".join([*ui.said, *said, *ui.asked, *(one for labels in ui.offered for one in labels)])
-    assert not {"\x1b", "\x07"} & set(words)
 
 
 def test_wide_letters_take_two_columns():
