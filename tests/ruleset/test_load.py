@@ -169,35 +169,32 @@ def test_a_wrong_type_is_located_under_every_key(tmp_path, old, new, wrong):
 
 
 HUGE = {
-    "huge": ("# " + "x" * 1_000_001, "larger than"),
-    "many values": ("[" + "1," * 400_000 + "1]", "more than 60,000 values"),
-    "deep flow": ("a: " + "[" * 900 + "]" * 900, "nested deeper"),
-    "deep blocks": ("".join(f"{' ' * i}a:\n" for i in range(1000)), "nested deeper"),
-    "deep marks": ("- " * 5000 + "a", "nested deeper"),
-    "deep keys": ("? " * 5000 + "a", "a key must be plain text"),
-    "billion laughs": ("a: &a [x, x]\n" + "".join(f"{'abcdefgh'[i + 1]}: &{'abcdefgh'[i + 1]} [*{'abcdefgh'[i]}, *{'abcdefgh'[i]}]\n" for i in range(7)),
-    "aliases"),
-    "alias as a key": ("a: &x b\n*x : 1\n", "aliases"),
-    "tag": ("a: !!python/object/apply:os.system [ls]\n", "tags"),
-    "tag of a key": ("!!python/name:os.system a: 1\n", "tags"),
-    "duplicate": ("overlay: x\noverlay: y\n", "given twice"),
-    "a key with a tag, twice": ("!!str overlay: x\noverlay: y\n", "given twice"),
-    "latin-1": ("about: caf\xe9\n".encode("latin-1"), "not UTF-8"),
-    "utf-16": ("overlay: x\n".encode("utf-16"), "not UTF-8"),
-    "nul": ("a: \0\n", "NUL"),
-    "binary": (b"\x7fELF" + bytes(range(256)) * 50, "NUL|not UTF-8"),
-    "control character": ("a: 1\nb: \x07\n", r":2: not valid YAML"),
-    "empty": ("", "a map with the keys"),
-    "only a comment": ("# nothing\n", "a map with the keys"),
-    "a list": ("- 1\n- 2\n", "a map with the keys"),
-    "a text": ("hello\n", "a map with the keys"),
-    "two documents": ("a: 1\n---\nb: 2\n", "not valid YAML"),
-    "too many rules": ("overlay: x\ntables:\n  rank:\n" + "    - {}\n" * (MAX_OWN_RULES + 1),
-    "rules in one file"),
-    "many faults": ("overlay: x\ntables:\n  rank:\n" + "    - {whn: 1}\n" * 250,
-    "more of the same input"),
-    "the shipped name": ("overlay: evidence\n", "is taken"),
-    "the name of a scheme": ("overlay: lora\n", "is taken"),
+    "huge": "# " + "x" * 1_000_001,
+    "many values": "[" + "1," * 400_000 + "1]",
+    "deep flow": "a: " + "[" * 900 + "]" * 900,
+    "deep blocks": "".join(f"{' ' * i}a:\n" for i in range(1000)),
+    "deep marks": "- " * 5000 + "a",
+    "deep keys": "? " * 5000 + "a",
+    "billion laughs": "a: &a [x, x]\n" + "".join(f"{'abcdefgh'[i + 1]}: &{'abcdefgh'[i + 1]} [*{'abcdefgh'[i]}, *{'abcdefgh'[i]}]\n" for i in range(7)),
+    "alias as a key": "a: &x b\n*x : 1\n",
+    "tag": "a: !!python/object/apply:os.system [ls]\n",
+    "tag of a key": "!!python/name:os.system a: 1\n",
+    "duplicate": "overlay: x\noverlay: y\n",
+    "a key with a tag, twice": "!!str overlay: x\noverlay: y\n",
+    "latin-1": "about: caf\xe9\n".encode("latin-1"),
+    "utf-16": "overlay: x\n".encode("utf-16"),
+    "nul": "a: \0\n",
+    "binary": b"\x7fELF" + bytes(range(256)) * 50,
+    "control character": "a: 1\nb: \x07\n",
+    "empty": "",
+    "only a comment": "# nothing\n",
+    "a list": "- 1\n- 2\n",
+    "a text": "hello\n",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "too many rules": "overlay: x\ntables:\n  rank:\n" + "    - {}\n" * (MAX_OWN_RULES + 1),
+    "many faults": "overlay: x\ntables:\n  rank:\n" + "    - {whn: 1}\n" * 250,
+    "the shipped name": "overlay: evidence\n",
+    "the name of a scheme": "overlay: lora\n",
 }  # fmt: skip
 # What is written in place of what in the whole file above; what is said stands in tests/golden.
 CHANGED = [
@@ -224,47 +221,36 @@ CHANGED = [
 ]  # fmt: skip
 REFUSED = {
     **HUGE,
-    **{new: (WHOLE.replace(old, new, 1), r"acme\.yaml:\d+") for old, new in CHANGED},
-    "no last way out": (
-        re.sub(
-            r"      examples: .*\n|contains_customer_data: true, gpus: \[.*12\]", "", WHOLE
-        ).replace("[full, prefix]", "[full, lora, qlora, adapter, prefix]"),
-        "no way out",
-    ),
+    **{new: WHOLE.replace(old, new, 1) for old, new in CHANGED},
+    "no last way out": re.sub(
+        r"      examples: .*\n|contains_customer_data: true, gpus: \[.*12\]", "", WHOLE
+    ).replace("[full, prefix]", "[full, lora, qlora, adapter, prefix]"),
 }
 
 
-@pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=[name[:40] for name in REFUSED])
-def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, said, approved):
+@pytest.mark.parametrize("text", REFUSED.values(), ids=[name[:40] for name in REFUSED])
+def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, approved):
     """Each typo or attack on a reader of rules is told with file and nearest name, in no time."""
     path = tmp_path / "acme.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     start = time.process_time()
     answer = attempt(path)
     assert time.process_time() - start < 2  # a second on a machine that does nothing else
-    assert re.search(said, answer), answer
     # Which rules and sources there are is not for this test to hold.
-    approved([re.sub(r"known: .*", "known: ...", line) for line in answer.splitlines()[:8]])
+    lines = re.sub(r"known: .*", "known: ...", answer).splitlines()
+    approved(lines[:8] + lines[8:][-1:])
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "is a folder"),
-        (lambda path: path.write_bytes(b"\x00\x01"), "NUL"),
-        (lambda path: path.write_text("- 1"), "a map with the keys"),
-    ],
-    ids=["missing", "folder", "binary", "list"],
-)
-def test_the_command_exits_with_2_and_works_again_without_the_file(call, tmp_path, make, said):
+    "make", [lambda path: None, Path.mkdir, lambda path: path.write_text("- 1")],
+    ids=["missing", "folder", "list"],
+)  # fmt: skip
+def test_the_command_exits_with_2_and_works_again_without_the_file(approved, call, tmp_path, make):
     """With the file's name; without it the built-in rules answer as before."""
     path = tmp_path / "acme.yaml"
     make(path)
     asked = ("--json", "--task", "qa", "--gpu", "unknown")
-    code, _, err = call(*asked, "--rules", path)
-    assert code == 2
-    assert re.search(rf"(?s){path}.*{said}", err), err
+    approved(call(*asked, "--rules", path))
     assert call(*asked)[0] == 0
 
 
@@ -274,6 +260,7 @@ def test_the_linter_reports_an_unreadable_file_as_findings(call, tmp_path):
     path.write_text("overlay: acme\ntabels: {}\n")
     code, out, _ = call("rules", "lint", "--rules", path)
     assert code == 2
-    assert f"{path}:2:1  error: unknown key 'tabels'" in out
-    assert "    2 | tabels: {}\n      | ^" in out
-    assert "did you mean 'tables'?" in out
+    finding = out[out.index(f"{path}:2:1") :].partition("\n\n")[0]
+    assert "error: unknown key 'tabels'" in finding
+    assert "    2 | tabels: {}\n      | ^" in finding
+    assert "did you mean 'tables'?" in finding

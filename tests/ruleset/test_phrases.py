@@ -60,85 +60,53 @@ def test_what_a_fact_says_holds_no_id_and_no_mark(fact, approved):
     assert not re.search(r"[_\[\]{}|]", name_of(fact))
 
 
-@pytest.mark.parametrize(
-    ("fact_id", "value", "would", "said"),
-    [
-        # As it is, and as it would have to be.
-        ("memory_bound", True, False, "the GPU's memory is the tightest limit"),
-        ("memory_bound", True, True, "the GPU's memory were the tightest limit"),
-        ("facts_change_often", False, False, "the facts do not change every few weeks"),
-        ("fits_lora", "too_big", True, "LoRA did not fit"),
-        # Thousands by commas, three figures of a fraction, and no plural of one.
-        ("data_rows", 1500, False, "you have 1,500 examples"),
-        ("n_tasks", 1, False, "one model serves 1 task"),
-        ("params_b", 0.59604992, False, "the model has 0.596 billion parameters"),
-    ],
-)
-def test_a_value_is_said_as_people_say_it(fact_id, value, would, said):
-    """A clause of a sentence, as it is or as it would have to be; numbers as people write them."""
-    assert says(RULES.facts[fact_id], value, would=would) == said
+def wanted(fact_id, *values, **more):
+    """What a rule wants of a fact, in one clause."""
+    return wants(RULES.facts[fact_id], Condition(fact=fact_id, values=frozenset(values), **more))
 
 
-@pytest.mark.parametrize(
-    ("fact_id", "condition", "said"),
-    [
-        (
-            "data_rows",
-            {"intervals": (Interval(low=50, high=500),)},
-            "you have at least 50 and under 500 examples",
-        ),
-        (
-            "budget",
-            {"values": frozenset({"low"}), "unknown": True},
-            "you chose a low budget (or not known)",
-        ),
-        ("budget", {"unknown": True}, "how much it may cost is not known"),
-        ("facts_change_often", {"values": frozenset({True})}, "the facts change every few weeks"),
-        (
-            "data_kind",
-            {"values": frozenset({"raw_text", "preference", "unpaired_feedback", "none"})},
-            "you do not have requests with the right answer or problems whose answer can be checked",
-        ),
-    ],
-)
-def test_what_a_rule_wants_is_one_clause(fact_id, condition, said):
-    """A bound, a value that may be unknown, and of most values the few that are left out."""
-    assert wants(RULES.facts[fact_id], Condition(fact=fact_id, **condition)) == said
+def open_(*facts, alone=True):
+    return not_known([RULES.facts[name] for name in facts], alone=alone)
 
 
-@pytest.mark.parametrize(
-    ("facts", "alone", "said"),
-    [
-        (["memory_bound"], True, "you have not said so"),
-        (["memory_bound", "facts_change_often"], True, "you have said neither"),
-        (
-            ["memory_bound"],
-            False,
-            "you have not said whether the GPU's memory is the tightest limit",
-        ),
-        (
-            ["depth", "budget"],
-            True,
-            "you have not said what should change in the model or how much it may cost",
-        ),
-    ],
-)
-def test_what_is_not_known_is_named(facts, alone, said):
-    """A flag that was just named needs no second name; others are named."""
-    assert not_known([RULES.facts[name] for name in facts], alone=alone) == said
+SAID = {
+    # As it is, and as it would have to be.
+    "is": lambda: says(RULES.facts["memory_bound"], True),
+    "were": lambda: says(RULES.facts["memory_bound"], True, would=True),
+    "denied": lambda: says(RULES.facts["facts_change_often"], False),
+    "did not": lambda: says(RULES.facts["fits_lora"], "too_big", would=True),
+    # Thousands by commas, three figures of a fraction, and no plural of one.
+    "thousands": lambda: says(RULES.facts["data_rows"], 1500),
+    "one": lambda: says(RULES.facts["n_tasks"], 1),
+    "a fraction": lambda: says(RULES.facts["params_b"], 0.59604992),
+    # A bound, a value that may be unknown, and of most values the few that are left out.
+    "a bound": lambda: wanted("data_rows", intervals=(Interval(low=50, high=500),)),
+    "a value or unknown": lambda: wanted("budget", "low", unknown=True),
+    "unknown": lambda: wanted("budget", unknown=True),
+    "a yes": lambda: wanted("facts_change_often", True),
+    "most values": lambda: wanted(
+        "data_kind", "raw_text", "preference", "unpaired_feedback", "none"
+    ),
+    # A flag that was just named needs no second name; others are named.
+    "not said": lambda: open_("memory_bound"),
+    "neither": lambda: open_("memory_bound", "facts_change_often"),
+    "not said whether": lambda: open_("memory_bound", alone=False),
+    "not said what or how": lambda: open_("depth", "budget"),
+    # Inside a sentence the first letter is small, unless the first word is a name.
+    "a label": lambda: inside_sentence("Requests with the right answer"),
+    "a name": lambda: inside_sentence("LoRA on a 4-bit base"),
+    "a chain": lambda: value_words(RULES.facts["chain"], "sft>rm>ppo"),
+    "a scheme": lambda: value_words(RULES.facts["scheme"], "qlora"),
+    "a flag": lambda: named_with_flag(RULES.facts["depth"]),
+    "a list": lambda: joined(["a", "b", "c"]),
+    "clauses": lambda: clauses(["a", "b"]),
+}
 
 
-def test_a_label_becomes_part_of_a_sentence():
-    """Its first letter is small, unless the first word is a name; methods go by their names."""
-    assert inside_sentence("Requests with the right answer") == "requests with the right answer"
-    assert inside_sentence("LoRA on a 4-bit base") == "LoRA on a 4-bit base"
-    assert value_words(RULES.facts["chain"], "sft>rm>ppo") == (
-        "supervised fine-tuning, then a reward model, then reinforcement learning with PPO"
-    )
-    assert value_words(RULES.facts["scheme"], "qlora") == "QLoRA"
-    assert named_with_flag(RULES.facts["depth"]) == "what should change in the model (`--depth`)"
-    assert joined(["a", "b", "c"]) == "a, b and c"
-    assert clauses(["a", "b"]) == "a, and b"
+@pytest.mark.parametrize("what", SAID)
+def test_it_is_said_as_people_say_it(approved, what):
+    """Clauses of a sentence, numbers as people write them, methods by their names."""
+    approved(SAID[what]())
 
 
 def test_a_fact_of_a_users_file_needs_no_phrase(tmp_path):
