@@ -1,7 +1,6 @@
 """Method first, engine second: which engine trains what the bundled trainers do not hold."""
 
 import json
-import re
 import shlex
 
 import pytest
@@ -14,13 +13,15 @@ from advisor.methods.trainers import trainers
 STATED = {"task": "customer_service", "data": {"kind": "paired", "rows": 3000}}
 IDS = {"unsloth", "axolotl", "ms-swift", "trl", "mlx-lm", "torchtitan", "megatron"}
 # model, card, count -> composition, engine, form of its file
-CASES = [
-    ("Qwen/Qwen3-8B", "RTX 4090", 1, "sft+lora", "ours", None),
-    ("Qwen/Qwen3-30B-A3B", "RTX 4090", 1, "sft+qlora", "unsloth", "unsloth"),
-    ("Qwen/Qwen3-Next-80B-A3B-Instruct", "H100", 1, "sft+qlora", "axolotl", "axolotl"),
-    ("meta-llama/Llama-3.3-70B-Instruct", "RTX 3090", 2, "sft+qlora", "axolotl", "axolotl"),
-    ("Qwen/Qwen3-32B", "Apple M3", 1, "sft+qlora", "mlx-lm", None),
-]  # fmt: skip
+CASES = [  # model, card, number of cards
+    ("Qwen/Qwen3-8B", "RTX 4090", 1),
+    ("Qwen/Qwen3-30B-A3B", "RTX 4090", 1),
+    ("Qwen/Qwen3-Next-80B-A3B-Instruct", "H100", 1),
+    ("meta-llama/Llama-3.3-70B-Instruct", "RTX 3090", 2),
+    ("Qwen/Qwen3-32B", "Apple M3", 1),
+    # A device that is not ours gets its method and its engine.
+    *(("Qwen/Qwen3-8B", gpu, 1) for gpu in ("TPU v5e", "Ascend 910B", "Arc A770", "Tesla K80")),
+]
 
 
 def test_every_engine_has_its_source_its_trainer_and_its_file():
@@ -34,41 +35,26 @@ def test_every_engine_has_its_source_its_trainer_and_its_file():
             assert held.source.checked
 
 
-@pytest.mark.parametrize(("model", "gpu", "count", "composition", "engine", "form"), CASES)
-def test_who_trains_it_is_stated_after_the_method(model, gpu, count, composition, engine, form):
-    """Ours where ours loads it, else the engine of the table, with its reason and its line."""
+@pytest.mark.parametrize(("model", "gpu", "count"), CASES)
+def test_who_trains_it_is_stated_after_the_method(approved, model, gpu, count):
+    """Ours where ours loads it, else the engine of the table, with its reason and its line; never a
+    line that would be refused there.
+    """
     gib = {"vram_gib": 32} if "Apple" in gpu else {}
     document = advise_document(
         {**STATED, "model": model, "gpu": {"name": gpu, "count": count, **gib}}
     )
     answer = document["recommendation"]
     found = answer["engine"]
-    assert (answer["composition"], found["id"]) == (composition, engine)
-    assert found["runs_here"] == (engine == "ours")
-    if engine == "ours":
+    steps = document["next_steps"]
+    approved([answer["composition"], found, document["missing"], steps])
+    assert answer["estimate"]["fits"] != "too_big"
+    if found["runs_here"]:
         assert "experts" not in str(answer["estimate"]["terms"])
         return
-    assert (document["plan"], document["missing"]) == (None, ["engine"])
-    assert "do not load it yet" in found["why"]
-    assert re.search(r"https://\S+, read on 20\d\d-", found["source"])
-    assert (found["export"] is not None) == (form is not None)
-    assert form is None or f"--to {form} --out" in found["export"]
-    assert found["command"] in str(document["next_steps"])
-    assert answer["estimate"]["fits"] != "too_big"
+    assert document["plan"] is None
+    assert not any(line.startswith("advise run") for line in steps)
     assert not any("experts stay in 16 bit" in one for one in document["warnings"])
-
-
-@pytest.mark.parametrize(
-    ("gpu", "engine"),
-    [("TPU v5e", "trl"), ("Ascend 910B", "ms-swift"), ("Arc A770", "unsloth"), ("Tesla K80", None)],
-)
-def test_a_device_that_is_not_ours_gets_its_method_and_its_engine(gpu, engine):
-    """And never a line that would be refused there."""
-    document = advise_document({**STATED, "model": "Qwen/Qwen3-8B", "gpu": {"name": gpu}})
-    found = document["recommendation"]["engine"]
-    assert document["recommendation"]["composition"] == "sft+lora"
-    assert (found["id"], found["runs_here"], document["missing"]) == (engine, False, ["engine"])
-    assert not any(line.startswith("advise run") for line in document["next_steps"])
 
 
 def test_a_smaller_model_is_the_answer_where_no_engine_holds_it():

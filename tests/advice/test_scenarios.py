@@ -43,7 +43,7 @@ def test_dropping_any_rule_breaks_a_scenario():
     assert together & (alone | evidence) == set()
 
 
-def test_a_wrong_expectation_is_told_with_what_was_got(tmp_path):
+def test_a_wrong_expectation_is_told_with_what_was_got(approved, tmp_path):
     """The composition, a rule that does not decide, another reason, and a what-if."""
     file = tmp_path / "mine.yaml"
     file.write_text(
@@ -52,13 +52,9 @@ def test_a_wrong_expectation_is_told_with_what_was_got(tmp_path):
         " composition: sft+full}]}\n  - {id: b, given: {objective: sft, update: full, quantization:"
         " none}, settings: {epochs: 9}, why: us}\n"
     )
-    texts = "\n".join(broken.text for broken in run_scenarios(ALL, read_scenarios(file, ALL)))
-    for said in (
-        "expected rag, got sft+lora", "evidence/pairs does not decide", "why not full names",
-        "with budget = low: expected sft+full, got sft+qlora",
-        "setting epochs: expected 9, got 2 by sft/epochs",
-    ):  # fmt: skip
-        assert said in texts
+    broken = [one.text for one in run_scenarios(ALL, read_scenarios(file, ALL))]
+    # Which rules decide, and all that a stage is set to, is not for this test to hold.
+    approved([text.partition("; deciding")[0] for text in broken if "expected None" not in text])
 
 
 OWN = """overlay: mine
@@ -99,7 +95,7 @@ def test_a_rule_holds_the_scenarios_that_it_decides(tmp_path, critical, composit
     )
 
 
-def test_faults_of_a_scenario_file_are_told_together(tmp_path):
+def test_faults_of_a_scenario_file_are_told_together(approved, tmp_path):
     """Unknown keys, facts and rules, with the nearest known name and the place."""
     file = tmp_path / "mine.yaml"
     file.write_text(
@@ -108,8 +104,7 @@ def test_faults_of_a_scenario_file_are_told_together(tmp_path):
     )
     with pytest.raises(InputError) as raised:
         read_scenarios(file, ALL)
-    for said in ("mine.yaml:2", "taskk", "evidence/pairs", "givn"):
-        assert said in str(raised.value)
+    approved([(fault.headline, fault.hint) for fault in raised.value.faults])
 
 
 @pytest.fixture(scope="module")

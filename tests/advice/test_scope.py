@@ -218,45 +218,36 @@ def test_every_kind_is_a_value_of_the_fact_and_has_models_that_exist():
     assert instead <= {*catalogue_ids()}
 
 
-ASKED = ("--json", "--task", "qa", "--gpu", "L4", "--model")
+ASKED = ("--json", "--task", "qa")
 
 
-def test_the_document_says_what_and_where(call):
-    """Exit code 0 without a plan, 3 where one was asked for, and the same document."""
-    code, out, _ = call(*ASKED, "openai/whisper-large-v3")
-    document = json.loads(out)
-    found, outside = document["recommendation"], document["out_of_scope"]
-    assert (code, found["composition"], found["stages"]) == (0, "other_tool", [])
-    assert "whisper-large-v3" in outside["what"]
-    assert "transformers" in outside["where"]
-    assert found["next_steps"][0]["remedy"] == "other_tool"
-    assert found["next_steps"][0]["ways"][0]["commands"]
-    code, out, _ = call(*ASKED, "openai/whisper-large-v3", "--plan", "p.yaml")
-    assert (code, json.loads(out)["plan"]) == (3, None)
-    assert json.loads(call(*ASKED, "Qwen/Qwen3-8B")[1])["out_of_scope"] is None
+@pytest.mark.parametrize(
+    "named",
+    [("--gpu", "L4", "--model", "openai/whisper-large-v3"), ("--gpu", "TPU v5e")],
+    ids=["model", "device"],
+)
+def test_the_document_says_what_and_where(approved, call, named):
+    """Exit code 0 without a plan, 3 where one was asked for, and the same document; no composition
+    can be forced into a plan there.
+    """
+    (code, out, _), (with_plan, same, _) = (
+        call(*ASKED, *named, *plan) for plan in ((), ("--plan", "p.yaml"))
+    )
+    assert (code, with_plan) == (0, 3)
+    found, other = json.loads(out), json.loads(same)
+    assert found["recommendation"] == other["recommendation"]
+    steps = [found["recommendation"][key] for key in ("composition", "stages", "next_steps")]
+    approved([steps, found["out_of_scope"], other["plan"], found["missing"], other["missing"]])
 
 
 def test_what_a_name_says_is_not_the_last_word(call):
     """--choose with --force takes it all the same; GPTQ and AWQ are in scope."""
-    code, out, _ = call(*ASKED, "my/whisper-large-8b", "--choose", "sft+lora", "--force")
+    asked = (*ASKED, "--gpu", "L4", "--model")
+    code, out, _ = call(*asked, "my/whisper-large-8b", "--choose", "sft+lora", "--force")
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
-    document = json.loads(call(*ASKED, "Qwen/Qwen3-8B-AWQ")[1])
+    document = json.loads(call(*asked, "Qwen/Qwen3-8B-AWQ")[1])
     assert document["out_of_scope"] is None
     assert any("Qwen/Qwen3-8B, which it was made from" in said for said in document["warnings"])
-
-
-@pytest.mark.parametrize(
-    ("asked", "lacks"),
-    [
-        (("--model", "openai/whisper-large-v3", "--gpu", "L4"), "name another model"),
-        (("--gpu", "TPU v5e"), "engine"),
-    ],
-)
-def test_a_plan_out_of_scope_promises_no_other(call, asked, lacks):
-    """No composition can be forced into a plan there: what helps is another model or engine."""
-    missing = json.loads(call("--json", "--task", "qa", *asked, "--plan", "p.yaml")[1])["missing"]
-    assert not any("--choose" in one for one in missing)
-    assert any(lacks in one for one in missing)
 
 
 def test_the_wizard_asks_no_further_once_it_knows():
