@@ -261,36 +261,23 @@ def test_every_plan_that_is_chosen_reads_back(typed, files, chain, scheme):
     assert {stage.packing for stage in stages if stage.objective == "cpt"} <= {scheme != "prefix"}
 
 
-def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(typed, files):
+def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(typed, files, approved):
     """A prefix goes without packing, and the plan says why."""
     asked = f"--task domain_expertise --gpu unknown {SMALL} --data text.txt"
     assert typed(f"--json {asked} --choose cpt+prefix --force --plan plan.yaml")[0] == 0
     text = (files / "plan.yaml").read_text()
+    approved([line for line in text.splitlines() if "does not go with" in line])
     assert "packing: false" in text
-    why = "the update prefix does not go with true: "
-    assert f"{why}several rows would share one prefix" in text
-    assert f"{why}it drops the cache" in text
 
 
-@pytest.mark.parametrize(
-    ("name", "fit"),
-    [
-        ("Legal", "such as legal"),
-        ("Legal dept", "such as legal-dept"),
-        ("abteilung-ö", "such as abteilung-o"),
-        ("x/y", "such as x-y"),
-        ("法", ""),
-    ],
-)
-def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, files, name, fit):
+@pytest.mark.parametrize("name", ["Legal", "Legal dept", "abteilung-ö", "x/y", "法"])
+def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, files, name, approved):
     """Flags and answers files keep to the names that a plan allows, and say which would do."""
     answers = {"task": "multi_department", "tasks": {name: "pairs.jsonl"}}
     (files / "answers.yaml").write_text(json.dumps(answers))
     flags = ["--task", "multi_department", "--tasks", f"{name}=pairs.jsonl"]
-    for asked in (flags, ["--answers", "answers.yaml"]):
-        code, _, err = call("--json", *asked)
-        said = [words in err for words in (f"the name is '{name}'", "lower-case letters", fit)]
-        assert (code, said) == (2, [True] * 3)
+    said = (call("--json", *asked) for asked in (flags, ["--answers", "answers.yaml"]))
+    approved([[code, err.splitlines()] for code, _, err in said])
 
 
 def test_a_mapping_makes_odd_columns_usable(answer, tmp_path):
@@ -334,36 +321,35 @@ def test_a_model_without_weights_is_refused_before_anything_is_written(typed, fi
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    "line",
     [
-        ("", "--json"),  # no terminal, no questions: the flag for scripts
-        ("--jsn", "no such option"),
-        ("session", "unknown command 'session'"),
-        ("run", "there is no ./plan.yaml"),
-        ("run plan.yaml --task qa", "both a plan and answers"),
-        ("run nowhere.yaml", "nowhere.yaml"),
-        ("--task qa run", "flags before the command"),
-        ("check nowhere.csv", "nowhere.csv"),
-        ("estimate", "nothing to estimate"),
-        ("estimate --model Qwen/Qwen3-8B --rank 0", "rank"),
-        ("estimate --specs answers.yaml", 'such as [{"model"'),
-        ("rules document/scenari-5", "did you mean 'document/scenario-5'"),
-        ("rules learning_rate", "a key of plan.yaml"),
-        ("rules lora/lrr", "did you mean 'lora/lr'?"),
+        "",  # no terminal, no questions: the flag for scripts
+        "--jsn",
+        "session",
+        "run",
+        "run plan.yaml --task qa",
+        "run nowhere.yaml",
+        "--task qa run",
+        "check nowhere.csv",
+        "estimate",
+        "estimate --model Qwen/Qwen3-8B --rank 0",
+        "estimate --specs answers.yaml",
+        "rules document/scenari-5",
+        "rules learning_rate",
+        "rules lora/lrr",
         # Nothing that was typed is dropped: two values of one flag are a fault.
-        ("--task qa --task other", "--task is given 2 times: qa, other"),
-        ("--task qa --gpu none --gpu H100", "--gpu is given 2 times"),
-        ("--task qa --budget usd=5,usd=6", "--budget"),
-        ("--task qa --gpu unknown --signal prompting_tried=maybe", "--signal"),
+        "--task qa --task other",
+        "--task qa --gpu none --gpu H100",
+        "--task qa --budget usd=5,usd=6",
+        "--task qa --gpu unknown --signal prompting_tried=maybe",
     ],
 )
-def test_bad_input_is_a_clear_error(typed, tmp_path, line, said):
+def test_bad_input_is_a_clear_error(typed, tmp_path, line, approved):
     """Exit code 2, what is wrong and what next, on stderr (--json: tests/test_json_errors.py)."""
     (tmp_path / "answers.yaml").write_text("tsk: qa\n")
     code, out, err = typed(line)
     assert (code, out) == (2, "")
-    assert said in err.lower() or said in err
-    assert "Traceback" not in err
+    approved(re.sub("(?i)no such option.*", "no such option", err))  # the rest is click's
     assert [path.name for path in tmp_path.iterdir()] == ["answers.yaml"]
 
 

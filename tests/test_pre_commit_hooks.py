@@ -42,15 +42,11 @@ def test_the_hook_takes_the_files_that_export_writes(path, wanted):
     assert bool(re.search(HOOKS[0]["files"], path)) is wanted
 
 
-def test_several_files_are_checked_one_after_another(call, tmp_path):
+def test_several_files_are_checked_one_after_another(approved, call, tmp_path):
     """A file that cannot be read keeps nobody from seeing the next one."""
     (tmp_path / "good.jsonl").write_text(PAIRS)
     (tmp_path / "empty.jsonl").touch()
-    code, out, err = call("check", "empty.jsonl", "good.jsonl")
-    assert code == 2
-    assert re.findall(r"(?m)^==.*", out) == ["== empty.jsonl", "== good.jsonl"]
-    assert "240 rows" in out
-    assert "empty.jsonl: the file is empty" in err
+    approved(call("check", "empty.jsonl", "good.jsonl"))
     assert call("check", "good.jsonl", "good.jsonl")[0] == 0
 
 

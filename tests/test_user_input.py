@@ -24,23 +24,23 @@ def test_any_size_of_the_screen_prints(call, monkeypatch, size):
 
 
 FILES = {
-    "a pipe that nobody writes into": ("estimate", "pipe.yaml", "pipe.yaml is a pipe"),
-    "a folder": ("estimate", "folder.yaml", "folder.yaml: is a folder"),
-    "a file without an end": ("estimate", "endless.yaml", "not a text file"),
-    "the home of nobody": ("run", "~nobody-has-this-name/plan.yaml", "begins with ~"),
-    "a name with a zero byte": ("estimate", "a\0b.yaml", "zero byte"),
-    "data for a plan": ("run", "calls.jsonl", "advise --data calls.jsonl"),
-    "data for answers": ("--answers", "calls.jsonl", "this is data, a YAML or JSON file is"),
-    "an address": ("check", "https://a.org/b.jsonl", "download it first"),
-    "questions of nothing": ("check", "nulls.jsonl", "empty in every row looked at: prompt; say"),
-    "calls of nothing": ("check", "calls.jsonl", "function calls without the name"),
-    "an infinite weight": ("check", "weights.jsonl", "a weight that is no number"),
-    "a huge weight": ("check", "huge.jsonl", "a weight that is no number"),
+    "a pipe that nobody writes into": ("estimate", "pipe.yaml"),
+    "a folder": ("estimate", "folder.yaml"),
+    "a file without an end": ("estimate", "endless.yaml"),
+    "the home of nobody": ("run", "~nobody-has-this-name/plan.yaml"),
+    "a name with a zero byte": ("estimate", "a\0b.yaml"),
+    "data for a plan": ("run", "calls.jsonl"),
+    "data for answers": ("--answers", "calls.jsonl"),
+    "an address": ("check", "https://a.org/b.jsonl"),
+    "questions of nothing": ("check", "nulls.jsonl"),
+    "calls of nothing": ("check", "calls.jsonl"),
+    "an infinite weight": ("check", "weights.jsonl"),
+    "a huge weight": ("check", "huge.jsonl"),
 }
 
 
-@pytest.mark.parametrize(("command", "name", "told"), FILES.values(), ids=FILES.keys())
-def test_no_file_is_a_bug(call, tmp_path, command, name, told):
+@pytest.mark.parametrize("line", FILES.values(), ids=FILES.keys())
+def test_no_file_is_a_bug(call, tmp_path, line, approved):
     """What cannot be read is named, with what is wrong."""
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "folder.yaml").mkdir()
@@ -54,9 +54,9 @@ def test_no_file_is_a_bug(call, tmp_path, command, name, told):
     ):
         row = {"messages": [{"role": "user", "content": "Hi"}, {**turn, **more}]}
         (tmp_path / f"{file}.jsonl").write_text(json.dumps(row) + "\n")
-    code, out, err = call(command, name)
+    code, out, err = call(*line)
     assert code == 2
-    assert told in " ".join((out + err).split())
+    approved([out.splitlines(), err.splitlines()])
 
 
 RECORDS = {

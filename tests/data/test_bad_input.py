@@ -80,62 +80,57 @@ HTML = "<!DOCTYPE html>\n<html><body>Sign in</body></html>"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:8e66\nsize 1050\n"
 NUL = b'question,answer\n"a\0","b"\n'
 UNREADABLE = [
-    ("a.jsonl", "", "empty"),
-    ("a.jsonl", "\n\n  \n", "no rows"),
-    ("a.jsonl", "\n \n", "no rows"),
-    ("a.json", "[]", "no rows"),
-    ("a.json", " ", "no rows"),
-    ("a.csv", "question,answer\n", "no rows"),
-    ("a.txt", "\n\n", "no rows"),
+    ("a.jsonl", ""),
+    ("a.jsonl", "\n\n  \n"),
+    ("a.jsonl", "\n \n"),
+    ("a.json", "[]"),
+    ("a.json", " "),
+    ("a.csv", "question,answer\n"),
+    ("a.txt", "\n\n"),
     # Office documents have a way out; the first bytes decide, not the ending.
-    *[(f"a.{end}", b"PK\x03\x04whatever", "save it as CSV") for end in ("xlsx", "xls")],
-    *[(f"a.{end}", b"PK\x03\x04whatever", "extract the text") for end in ("docx", "pdf", "pptx")],
-    ("a.csv", b"PK\x03\x04\x14\x00", "Office document"),
-    ("a.png", b"\x89PNG\r\n", "an image"),
-    ("a.dat", "hello", ".jsonl"),
+    *[(f"a.{end}", b"PK\x03\x04whatever") for end in ("xlsx", "xls", "docx", "pdf", "pptx")],
+    ("a.csv", b"PK\x03\x04\x14\x00"),
+    ("a.png", b"\x89PNG\r\n"),
+    ("a.dat", "hello"),
     # What was downloaded in place of the file.
-    *[(name, HTML, "HTML page") for name in ("a.json", "a.jsonl", "a.csv")],
-    *[(name, POINTER, "git lfs pull") for name in ("a.json", "a.parquet", "a.txt")],
-    ("a.jsonl.gz", b"\x1f\x8b\x08garbage", "damaged or cut off"),
-    *[(name, NUL, f"{name}:2:3: a NUL character") for name in ("a.jsonl", "a.csv", "a.txt")],
+    *[(name, HTML) for name in ("a.json", "a.jsonl", "a.csv")],
+    *[(name, POINTER) for name in ("a.json", "a.parquet", "a.txt")],
+    ("a.jsonl.gz", b"\x1f\x8b\x08garbage"),
+    *[(name, NUL) for name in ("a.jsonl", "a.csv", "a.txt")],
     # Carriage returns alone: one line with several rows in it.
-    ("a.jsonl", GOOD.replace("\n", "\r") * 2, ":1:"),
-    ("a.json", '[\n  {"question": "Q", "answer": "A"},\n  {"question": "Q", "answer" "A"}\n]\n',
-     ":3:30: invalid JSON"),
-    ("a.json", '[{"text": "b"}, {"text": "c', "cut off"),
-    ("a.json", '[{"text": "b"}', "never ends"),
-    ("a.json", '[{"text": "b"},]', "comma before the closing bracket"),
-    ("a.json", '[{"text": "b"} {"text": "c"}]', "comma is missing"),
-    ("a.json", '[{"text": "b"}] trailing', "something follows the list"),
-    ("a.json", "[" * 100_000, "nested too deeply"),
-    ("a.json", '[{"a": ' + "9" * 5000 + "}]", "invalid JSON"),
-    ("a.json", '{"train": [{"text": "b"}], "test": [{"text": "c"}], "data": [{"text": "d"}]}',
-     "several lists"),
-    ("a.json", '{"question": {"0": "a", "1": "b"}, "answer": {"0": "c", "1": "d"}}', "orient"),
-    ("a.json", json.dumps({"data": [PAIR] * 60}, indent=1) * 2, "something follows the list"),
-    ("a.json", json.dumps({"data": [PAIR] * 50, "train": [PAIR]}), "several lists: data, train"),
-    ("a.json", json.dumps({"data": [PAIR] * 50})[:-1], "cut off"),
-    ("a.json", json.dumps({"data": [PAIR] * 50})[:-30], "invalid JSON"),
+    ("a.jsonl", GOOD.replace("\n", "\r") * 2),
+    ("a.json", '[\n  {"question": "Q", "answer": "A"},\n  {"question": "Q", "answer" "A"}\n]\n'),
+    ("a.json", '[{"text": "b"}, {"text": "c'),
+    ("a.json", '[{"text": "b"}'),
+    ("a.json", '[{"text": "b"},]'),
+    ("a.json", '[{"text": "b"} {"text": "c"}]'),
+    ("a.json", '[{"text": "b"}] trailing'),
+    ("a.json", "[" * 100_000),
+    ("a.json", '[{"a": ' + "9" * 5000 + "}]"),
+    ("a.json", '{"train": [{"text": "b"}], "test": [{"text": "c"}], "data": [{"text": "d"}]}'),
+    ("a.json", '{"question": {"0": "a", "1": "b"}, "answer": {"0": "c", "1": "d"}}'),
+    ("a.json", json.dumps({"data": [PAIR] * 60}, indent=1) * 2),
+    ("a.json", json.dumps({"data": [PAIR] * 50, "train": [PAIR]})),
+    ("a.json", json.dumps({"data": [PAIR] * 50})[:-1]),
+    ("a.json", json.dumps({"data": [PAIR] * 50})[:-30]),
     # Open quotes, stray quotes, wrong counts and twin names.
-    ("a.csv", 'question,answer\na,b\nc,"d\ne,f\n',
-     ":3: a double quote is opened here and never closed"),
-    ("a.csv", "question,answer\na,b,c\nd\n", ":2: 3 values, the header names 2 columns"),
-    ("a.csv", 'question,answer\n"a"x,b\n', ":2: broken quotes"),
-    ("a.csv", "question,question\na,b\n", "two columns are called question"),
-]  # fmt: skip
+    ("a.csv", 'question,answer\na,b\nc,"d\ne,f\n'),
+    ("a.csv", "question,answer\na,b,c\nd\n"),
+    ("a.csv", 'question,answer\n"a"x,b\n'),
+    ("a.csv", "question,question\na,b\n"),
+]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content"),
     UNREADABLE,
     ids=[f"{index}-{case[0]}" for index, case in enumerate(UNREADABLE)],
 )
 def test_a_file_that_is_no_data_says_what_it_is_and_where_it_breaks(
-    tmp_path, name, content, says, approved
+    tmp_path, name, content, approved
 ):
     """Without rows, of another kind, or damaged: each has its own sentence."""
-    approved(said := error_of(write(tmp_path, name, content)))
-    assert says in said
+    approved(error_of(write(tmp_path, name, content)))
 
 
 def test_fifo_is_refused_without_opening_it(tmp_path, monkeypatch):

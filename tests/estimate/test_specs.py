@@ -13,7 +13,7 @@ from advisor.estimate.answers import run_specs
 from advisor.estimate.spec import SPEC, request_of
 from advisor.ground.errors import InputError
 from advisor.probe.catalogue import find_gpu
-from advisor.render.estimate import estimate_text, estimates_text
+from advisor.render.estimate import estimate_text
 from advisor.situation.models import model_shape
 from tests.conftest import examples
 
@@ -29,55 +29,51 @@ def answers(*items: object) -> list[dict]:
     return run_specs(json.dumps(specs), find_model=model_shape, find_gpu=find_gpu)
 
 
-def test_one_bad_spec_does_not_spoil_the_list():
+def test_one_bad_spec_does_not_spoil_the_list(approved):
     """A spec that cannot be answered says why in its place; its neighbours are answered."""
     found = answers(
         {}, {"optimiser": "adamw"}, 7, {"model": None, "update": "lora"}, {"gpu": "RTX 4090"}
     )
+    approved([one.get("reason") for one in found])
     assert [item["peak_gib"] is not None for item in found] == [True, False, False, False, True]
-    assert "unknown key" in found[1]["reason"]
-    assert "no model" in found[3]["reason"]
     assert found[4]["tokens_per_s_per_gpu"] > 0
     (large,) = answers({"gpu": "H100 SXM", "tokens_total": 2_000_000_000, "rows_total": 4_000_000})
     assert large["hours"] > 1  # two billion tokens are a data set
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        *(({key: value}, key) for key, value in (
-            ("rank", 0), ("rank", math.inf), ("seq_len", -1), ("gpus", 0), ("optimizer", "adamm"),
-            ("micro_batch_size", 1.5), ("packing", "yes"), ("model_params_b", math.inf),
-            ("gradient_checkpointing", "sometimes"), ("bottleneck", -5), ("placement", "everywhere"),
-            ("train_embeddings", 1), ("beta", -0.1), ("compute_dtype", "int3"), ("date", "2025-13"),
-            ("date", "last summer"), ("library_versions", ["torch"]), ("lengths", [[100]]),
-            ("lengths", [[100, 0]]), ("evaluation", "never"),
-        )),
-        ({"library_versions": {"torch": 2.4}}, "library_versions.torch"),
-        ({"rank": 100_000}, "hidden size"),
-        ({"update": "full", "quantization": "nf4"}, "full", "quantised", "frozen"),
-        ({"model": "a model of no size"}, "no size"),
-        ({"architecture": {"hidden_size": 64}, "model": None}, "num_hidden_layers"),
-        ({"architecture": {**SMALL, "num_attention_heads": 6, "num_key_value_heads": 4}}, "divide"),
-        # Two keys that no engine can put together: both are named, and all conflicts at once.
-        ({"optimizer_in_backward": True, "grad_accum": 4}, "optimizer_in_backward", "grad_accum"),
-        ({"packing": True, "objective": "dpo"}, "packing", "objective dpo"),
-        ({"offload_weights": True, "sharding": "ddp", "gpus": 2}, "offload_weights", "ddp"),
-        ({"compute_dtype": "fp8", "gpu": "A100 80GB"}, "compute_dtype fp8", "gpu A100"),
-        ({"compute_dtype": "nvfp4", "gpu": "H100"}, "nvfp4", "H100", "10.0"),
-        ({"rows_total": 100, "tokens_total": 50}, "rows_total", "tokens_total"),
-        ({"active_params_b": 30, "model_params_b": 8}, "active_params_b 30", "model_params_b 8"),
-        ({"lengths": [[200, 1], [100, 1]]}, "lengths", "100 follows 200"),
-        ({"optimizer_in_backward": True, "grad_accum": 4, "lengths": [[9, 1], [9, 1]]},
-         "grad_accum", "9 follows 9"),
-    ],
-)  # fmt: skip
-def test_an_impossible_spec_names_its_field(case):
+IMPOSSIBLE = [
+    *({key: value} for key, value in (
+        ("rank", 0), ("rank", math.inf), ("seq_len", -1), ("gpus", 0), ("optimizer", "adamm"),
+        ("micro_batch_size", 1.5), ("packing", "yes"), ("model_params_b", math.inf),
+        ("gradient_checkpointing", "sometimes"), ("bottleneck", -5), ("placement", "everywhere"),
+        ("train_embeddings", 1), ("beta", -0.1), ("compute_dtype", "int3"), ("date", "2025-13"),
+        ("date", "last summer"), ("library_versions", ["torch"]), ("lengths", [[100]]),
+        ("lengths", [[100, 0]]), ("evaluation", "never"),
+    )),
+    {"library_versions": {"torch": 2.4}},
+    {"rank": 100_000},
+    {"update": "full", "quantization": "nf4"},
+    {"model": "a model of no size"},
+    {"architecture": {"hidden_size": 64}, "model": None},
+    {"architecture": {**SMALL, "num_attention_heads": 6, "num_key_value_heads": 4}},
+    # Two keys that no engine can put together: both are named, and all conflicts at once.
+    {"optimizer_in_backward": True, "grad_accum": 4},
+    {"packing": True, "objective": "dpo"},
+    {"offload_weights": True, "sharding": "ddp", "gpus": 2},
+    {"compute_dtype": "fp8", "gpu": "A100 80GB"},
+    {"compute_dtype": "nvfp4", "gpu": "H100"},
+    {"rows_total": 100, "tokens_total": 50},
+    {"active_params_b": 30, "model_params_b": 8},
+    {"lengths": [[200, 1], [100, 1]]},
+    {"optimizer_in_backward": True, "grad_accum": 4, "lengths": [[9, 1], [9, 1]]},
+]  # fmt: skip
+
+
+def test_an_impossible_spec_names_its_field(approved):
     """A reason with the field, never a number."""
-    spec, *named = case
-    (found,) = answers(spec)
-    assert found["peak_gib"] is None
-    assert [words for words in named if words not in found["reason"]] == []
+    found = answers(*IMPOSSIBLE)
+    approved([[str(spec), one["reason"]] for spec, one in zip(IMPOSSIBLE, found, strict=True)])
+    assert [one["peak_gib"] for one in found] == [None] * len(found)
 
 
 def test_a_near_miss_names_the_nearest_key():
@@ -141,20 +137,6 @@ def test_any_values_give_an_answer_or_a_reason(item):
         del item["model"]
     (found,) = run_specs(json.dumps([item]), find_model=model_shape, find_gpu=find_gpu)
     assert (found["peak_gib"] is None) == ("reason" in found)
-
-
-def test_the_text_has_a_bar_per_term_and_stays_in_width():
-    """For people: the card's share, and nothing wider than the terminal."""
-    (found,) = answers(TIMED)
-    found |= {"peak_gib": 20, "counter": "nvidia-smi", "limit_gib": 24, "fits": "fits"}
-    text = estimate_text(found, title="Qwen3-8B", width=72)
-    assert all(len(line) <= 72 for line in text.splitlines())
-    assert sum("#" in line for line in text.splitlines()) >= 2
-    assert "of the device's 24.0 GiB: it fits" in text
-    assert "nvidia-smi shows up to 20.0 GiB" in " ".join(text.split())
-    assert "returns them when memory is short" in " ".join(text.split())
-    assert "tokens/s" in text
-    assert "no estimate" in estimates_text(answers({"model": "zzz"}))
 
 
 @pytest.mark.parametrize(
