@@ -42,21 +42,21 @@ def test_what_is_said_of_a_teacher_is_one_fact(keys, teacher):
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    "keys",
     [
-        ({"teacher_model": SMALL}, ["nothing to teach itself"]),
-        ({"teacher_model": "Qwen/Qwen3-32B", "gpu": "T4"}, ["does not fit into the GPU's memory"]),
-        ({"teacher_model": SMALL, "model": LARGE}, ["a teacher is usually the larger one"]),
-        ({"teacher_model": "some/thing"}, ["counted as if it were as large as the student"]),
+        {"teacher_model": SMALL},
+        {"teacher_model": "Qwen/Qwen3-32B", "gpu": "T4"},
+        {"teacher_model": SMALL, "model": LARGE},
+        {"teacher_model": "some/thing"},
         # Another vocabulary, with both sizes and what such a model is good for.
-        ({"teacher_model": OTHER}, ["word by word", "128,256 tokens", "151,936", "can write examples"]),
+        {"teacher_model": OTHER},
     ],
-)  # fmt: skip
-def test_a_teacher_that_will_not_do_is_warned_of(keys, said):
+    ids=["itself", "too large", "smaller", "unknown", "another vocabulary"],
+)
+def test_a_teacher_that_will_not_do_is_warned_of(approved, keys):
     """The model itself, one too large for the GPU even in 4 bits, a smaller one, an unknown one."""
     warnings = situation(**{"model": SMALL, **keys}).warnings
-    (warning,) = [text for text in warnings if said[0] in text]
-    assert [words for words in said if words not in warning] == []
+    approved([text for text in warnings if "may mean" not in text])  # that lists near names
 
 
 def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():

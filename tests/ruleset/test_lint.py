@@ -179,24 +179,16 @@ def test_the_shipped_rules_have_no_error_and_are_proved_quickly(layers):
         assert found.report.examples > 100
 
 
-def test_a_file_with_errors_is_reported_as_json_and_decides_nothing(tmp_path, call):
+def test_a_file_with_errors_is_reported_as_json_and_decides_nothing(approved, tmp_path, call):
     """Every finding has its place, beside what was proved; advice is refused with that place."""
     path = tmp_path / "acme.yaml"
     path.write_text(acme("rank", NO_WAY_OUT))
     code, out, _ = call("rules", "lint", "--json", "--rules", path)
     document = json.loads(out)
-    finding = next(finding for finding in document["findings"] if finding["severity"] == "error")
-    text = "leaves no way out: where always, every scheme is forbidden, whatever the hardware holds"
-    expected = {
-        "id": "no-way-out", "rule": "acme/no", "file": str(path), "line": 4, "column": 12,
-        "text": text,
-    }  # fmt: skip
-    assert {key: finding[key] for key in expected} == expected
-    assert (code, document["counts"]["error"]) == (2, 1)
+    errors = [finding for finding in document["findings"] if finding["severity"] == "error"]
     assert {table["id"] for table in document["tables"]} == set(load_rules().tables)
-    code, _, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", path)
-    assert code == 2
-    assert f"{path}:4:12: acme/no leaves no way out" in err
+    refused, _, said = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", path)
+    approved([code, errors, document["counts"]["error"], refused, said])
 
 
 def test_warnings_about_a_file_are_said_once(tmp_path):

@@ -120,13 +120,6 @@ def plain(folder: Path, name: str = "a.jsonl") -> str:
     return jsonl(folder / name, lambda n: {"question": f"{name} {n}?", "answer": f"{name}: {n}"})
 
 
-NO_MAPPING = {"data_mapping": None}
-
-
-def read_as(question: str, answer: str) -> dict[str, Any]:
-    return {"data_mapping": {"question": question, "answer": answer}}
-
-
 def broken(folder: Path) -> None:
     (folder / "broken.jsonl").write_text("{oops\n")
     tickets(folder)
@@ -235,28 +228,16 @@ def test_a_file_and_its_columns_are_answered(approved, tmp_path, case):
 def test_an_answer_given_before_is_offered_first_or_goes(tmp_path):
     """Whoever comes back to the question finds the earlier columns; without a file they go."""
     path = tickets(tmp_path)
-    before = read_as("Subject", "Agent Reply")
-    assert answered(ScriptedUi(path, YES), data_path=path, **before) == {
-        "data_path": path,
-        **before,
-    }
-    assert answered(ScriptedUi(""), data_path=path, **before) == {"data_path": None, **NO_MAPPING}
+    columns = {"data_mapping": {"question": "Subject", "answer": "Agent Reply"}}
+    before = {"data_path": path, **columns}
+    assert answered(ScriptedUi(path, YES), **before) == before
+    assert answered(ScriptedUi(""), **before) == dict.fromkeys(before)
 
 
-def test_wide_letters_take_two_columns():
-    """Values in Japanese stay on their line."""
+def test_cells_and_readings_are_put_in_words(approved):
+    """Values in Japanese stay on their line, since wide letters take two columns."""
     assert width_of("日本") == 4
     assert width_of(one_line("日本語の長い文章です" * 9, 20)) <= 20
-    assert one_line("short", 20) == "short"
-    assert cell_words(None, 20) == cell_words("", 20) == "(empty)"
-    assert cell_words([1, 2], 20) == "[1, 2]"
-
-
-def test_readings_are_put_in_words():
-    """One role or several."""
-    assert way_question({"text": "Notes"}) == "Is Notes the text to learn from?"
-    assert way_question({"transcript": "Chat"}) == "Is Chat the conversation?"
-    assert (
-        way_words({"question": "a", "chosen": "b", "rejected": "c"})
-        == "a is the request, b the better answer, c the worse answer"
-    )
+    cells = [cell_words(cell, 20) for cell in ("short", None, "", [1, 2])]
+    questions = [way_question(way) for way in ({"text": "Notes"}, {"transcript": "Chat"})]
+    approved([cells, questions, way_words({"question": "a", "chosen": "b", "rejected": "c"})])
