@@ -253,24 +253,18 @@ def test_a_row_is_read_as_its_format_means_it(tmp_path, row, approved):
     approved(next(read_examples(jsonl(tmp_path, rows))))
 
 
-def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
+def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path, approved):
     """Both spellings mean tools, and functions and calls count in the length of a row."""
     old = [TYRES, CALLS["old spelling"], {"role": "function", "name": "get_stock", "content": "4"}]
     path = jsonl(tmp_path, [{"messages": [*old, CALLS["two calls"]], "functions": [FUNCTION]}])
-    (found,) = read_examples(path)
-    assert found.tools == (TOOL,)
-    assert found.messages[2].role == "tool"
-    shown = page(path)
-    calls = [line.split("calls ")[1].strip() for line in shown.splitlines() if "calls " in line]
-    assert {"get_stock", "get_stock, get_stock"} <= set(calls)
-    assert "1 function on offer" in shown
+    shown = [line for line in page(path).splitlines() if "calls " in line or "on offer" in line]
+    read = list(read_examples(path))
     row = {"messages": [TYRES, CALLS["no content"]]}
     bare, with_tools = (
         profile(jsonl(tmp_path, [one]), Depth(strict=False)).tokens.longest
         for one in (row, {**row, "tools": [TOOL]})
     )
-    called = json.dumps({"name": "get_stock", "arguments": '{"sku": "T1"}'})
-    assert bare >= (len(TYRES["content"]) + len(called)) // 4
+    approved([shown, *read, bare, with_tools])
     assert with_tools - bare >= len(json.dumps(TOOL)) // 4 - 1
 
 

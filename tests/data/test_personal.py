@@ -98,7 +98,7 @@ def test_a_bank_account_is_no_payment_card_too():
     assert kinds("Pay by 5105 0000 1234 5602") == {"card-number"}
 
 
-def test_check_advice_and_run_find_the_same(tmp_path, monkeypatch):
+def test_check_advice_and_run_find_the_same(tmp_path, monkeypatch, approved):
     """`advise check`, `advise --json --data` and the first lines of a run say the same of a file."""
     monkeypatch.chdir(tmp_path)
     rows = pairs(60)
@@ -107,17 +107,11 @@ def test_check_advice_and_run_find_the_same(tmp_path, monkeypatch):
     rows += [rows[0], {**rows[1], "question": "WHAT IS 1"}, {**rows[1], "question": "WHAT IS 1"}]
     path = jsonl(tmp_path, rows)
     checked = {one.id: one.text for one in check_data(str(path))[0].findings}
-    advised = {one.id: one.text for one in profile(path).findings}
-    told = [one for one in checked if one.startswith("personal-data-")]
-    assert len(told) == 6
-    assert [checked[one] for one in told] == [advised[one] for one in told]
-    for repeats in ("duplicate-rows", "near-duplicate-rows"):
-        assert checked[repeats] == advised[repeats]
-    assert checked["duplicate-rows"].startswith("2 rows")
-    todo = planned(tmp_path, ("sft", "a", {}))
-    assert [f"a.jsonl: {checked[one]}" for one in told] == [
-        one for one in before_a_run(tmp_path, todo).warnings if "what looks like" in one
-    ]
+    approved(checked)
+    assert {one.id: one.text for one in profile(path).findings} == checked
+    told = [f"a.jsonl: {text}" for text in checked.values() if "what looks like" in text]
+    warned = before_a_run(tmp_path, planned(tmp_path, ("sft", "a", {}))).warnings
+    assert [one for one in warned if "what looks like" in one] == told
 
 
 def test_a_large_file_is_looked_through_on_a_part_of_its_numbers():
