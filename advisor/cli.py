@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shlex
 import sys
 from importlib import import_module
 from typing import Any, cast
@@ -62,12 +63,10 @@ class Commands(Sections, click.Group):
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            is_plan, runs = (
-                args[0].endswith((".yaml", ".yml")),
-                f"`advise run {args[0]}` trains a plan",
-            )
-            what, known = f"unknown command '{args[0]}'", f"commands: {', '.join(COMMANDS)}"
-            raise InputError(what, known, runs if is_plan else did_you_mean(args[0], COMMANDS))
+            runs = f"`advise run {shlex.quote(args[0])}` trains a plan"
+            hint = runs if args[0].endswith((".yaml", ".yml")) else did_you_mean(args[0], COMMANDS)
+            known = f"commands: {', '.join(COMMANDS)}"
+            raise InputError(f"unknown command '{args[0]}'", known, hint)
         return super().resolve_command(context, args)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -51,6 +51,7 @@ def document(call):
         "--budget hours=2k": {"budget_hours": 2000},
         "--budget '30 dollars, 2 days'": {"budget_usd": 30, "budget_hours": 48},
         "--budget '1 week'": {"budget_hours": 168},
+        "--budget '1,000 days'": {"budget_hours": 24_000},
         "--data-rows 5.000": "5.000 can be read in two ways: write 5000 or 5",
         "--data-rows many": "many is not a number",
         "--data-rows -5": "--data-rows is -5",
@@ -113,6 +114,8 @@ def test_the_page_of_a_rule_or_a_method_fits_the_screen(call, monkeypatch, name)
 def test_a_card_of_which_the_memory_alone_is_known(approved, call, typed):
     """It may drive the display, is as fast as the slowest of its size, and is one's own."""
     approved(call(*shlex.split(f"{STATED} --gpu '{typed}'"))[1])
+    # No card of this size is made for homes.
+    assert "Cost     Not known" in call(*shlex.split(f"{STATED} --gpu 80gb"))[1]
 
 
 # --------------------------------------------------------------------------- which card to rent

@@ -146,7 +146,7 @@ def shop(tmp_path, monkeypatch):
 
 def test_a_report_names_no_home_folder(shop, monkeypatch, tmp_path):
     """Neither its plan, its lines to paste nor its model card do; its title says what it is of."""
-    plan = (shop.folder / "plan.yaml").read_text()
+    plan = (shop.folder / "plan.yaml").read_text() + f"data: '{Path.home()}/rows.jsonl'"
     monkeypatch.setattr(sys, "executable", os.path.expanduser("~/venv/bin/python3"))
     for place in (Path.cwd(), Path.cwd().parent / "models"):
         place.mkdir(exist_ok=True)
@@ -154,6 +154,7 @@ def test_a_report_names_no_home_folder(shop, monkeypatch, tmp_path):
         page = report_page(shop.record, folder=shop.folder, plan_text=plan, metrics=())
         assert "alice" not in page
         assert "~/models/base" in page
+        assert escape("data: '~/rows.jsonl'") in page
         assert escape("~/'venv/bin/python3' -c") in page
         assert escape(f"advise chat {shlex.quote(os.path.relpath(shop.folder))}") in page
         title = re.search("<title>(.*)</title>", page)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -19,6 +20,7 @@ from tests.conftest import ROOT
         ("rules document/scenario-5", ["Scenario 5: Limited Budget, One GPU", "Wilson Wu"]),
         ("rules DPO", ["Direct preference optimisation"]),
         ("rules sft>dpo+lora", ["Supervised", "Direct preference", " lora  "]),
+        ("rules 'rag & encoder:sft+full'", ["retrieval", "Supervised", "Full fine-tuning"]),
         ("help rules", ["Usage: advise rules", "explains a rule"]),
         ("rules ppo", ["one answer to each prompt"]),
         ("rules grpo", ["answers to each prompt (key `generations`)"]),
@@ -31,7 +33,7 @@ from tests.conftest import ROOT
 )  # fmt: skip
 def test_rules_can_be_listed_and_explained(call, line, words):
     """`advise rules` lists rules; with an id, a method or a remedy it explains, with sources."""
-    code, out, _ = call(*line.split())
+    code, out, _ = call(*shlex.split(line))
     text = out + " ".join(out.split())
     assert (code, [one for one in words if one not in text]) == (0, [])
 

@@ -31,6 +31,8 @@ FILES = {
     "a name with a zero byte": ("estimate", "a\0b.yaml"),
     "data for a plan": ("run", "calls.jsonl"),
     "data for answers": ("--answers", "calls.jsonl"),
+    "answers that end as a text does": ("--answers", "nowhere.txt"),
+    "a plan with a space": ("a b.yaml", "--why"),
     "an address": ("check", "https://a.org/b.jsonl"),
     "questions of nothing": ("check", "nulls.jsonl"),
     "calls of nothing": ("check", "calls.jsonl"),

@@ -12,6 +12,7 @@ from advisor.commands.output import console, print_json, put
 from advisor.commands.session import load_rule_set
 from advisor.ground.errors import InputError
 from advisor.ground.resources import agents_page
+from advisor.methods.composition import ENCODER
 from advisor.render.rules import (
     names_of_methods,
     print_facts,
@@ -102,10 +103,10 @@ def rules(
 
 
 def _methods_in(text: str) -> list[str]:
-    """The methods in a text as pages write them, each once: `DPO`, `sft>dpo+lora`; none if a part
-    is no method.
+    """The methods in a text as pages write them, each once: `DPO`, `rag & sft>dpo+lora`; none if a
+    part is no method.
     """
-    parts = dict.fromkeys(re.split(r"[+>&:]", text.lower()))
+    parts = dict.fromkeys(re.split(r"\s*[+>&]\s*", text.lower().replace(ENCODER, "")))
     return [*parts] if {*names_of_methods()} >= parts.keys() else []
 
 

@@ -88,7 +88,7 @@ def _document(answers_file: str) -> Document:
 
 def refuse_data(path: str) -> None:
     """Raise InputError for data that were named where answers or a plan are meant."""
-    if path.endswith((".jsonl", ".csv", ".tsv", ".parquet", ".xlsx", ".txt")):
+    if path.endswith((".jsonl", ".csv", ".tsv", ".parquet", ".xlsx")):
         hint = f"name data with --data:\n    advise --data {shlex.quote(path)}"
         raise InputError("this is data, a YAML or JSON file is expected", where=path, hint=hint)
 

@@ -182,10 +182,11 @@ def shown_path(path: Path) -> str:
 
 
 def without_home(text: str) -> str:
-    """The text with the home folder as ~, before quotes: inside them no shell would read it."""
+    """The text with the home folder as ~; it stands before quotes that a word of a shell needs."""
     home = os.path.expanduser("~")
-    for at in filter(lambda place: place[1:], (home, os.path.realpath(home))):
-        text = re.sub(rf"(?<![\w.-]){re.escape(at)}(?![\w.-])", "~", text.replace(f"'{at}/", "~/'"))
+    for at in map(re.escape, filter(lambda place: place[1:], (home, os.path.realpath(home)))):
+        text = re.sub(rf"(?<!: )'(?a:(?=[^']*([^'\w@%+=:,./-]|'\"'))){at}/", "~/'", text)
+        text = re.sub(rf"(?<![\w.-]){at}(?![\w.-])", "~", text)
     return text
 
 

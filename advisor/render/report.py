@@ -338,9 +338,8 @@ def _serve_beside_base(record: RunRecord, stage: StageRecord) -> str:
     command = command.replace(f"RUN_FOLDER/{stage.folder}", ".")
     # A folder of this machine means nothing elsewhere, and its path is nobody's business.
     shown = shlex.quote(shown_path(Path(base)))
-    return command.replace(
-        shown, shlex.quote(Path(base).name if Path(base).is_absolute() else base)
-    )
+    name = Path(base).name if Path(base).is_absolute() else base
+    return command.replace(shown, shlex.quote(name))
 
 
 # --------------------------------------------------------------------------- templates

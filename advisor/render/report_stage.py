@@ -67,6 +67,7 @@ def stage_values(
     }
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
     last = metrics[-1] if metrics and stage.status != DONE else {}
+    charts = metric_charts(metrics) if last.get("step", LOSS_STEPS) >= LOSS_STEPS else ()
     of = f" of {last['steps']:,}" if isinstance(last.get("steps"), int) else ""
     return {
         "record": stage,
@@ -74,9 +75,7 @@ def stage_values(
         "trained": what_was_trained(stage),
         "is_done": stage.status == DONE,
         "evaluation": evaluation,
-        "charts": list(metric_charts(metrics))
-        if last.get("step", LOSS_STEPS) >= LOSS_STEPS
-        else [],
+        "charts": list(charts),
         "rollouts": PageTable(columns=ROLLOUT_COLUMNS, rows=tuple(sample_rows(rollouts))),
         "memory": _memory_chart(expected, measured),
         "costs": PageTable(columns=("", "expected", "measured"), rows=tuple(_costs(stage))),

@@ -31,9 +31,9 @@ def _limit(text: str) -> str:
     if found and found["long"]:
         with suppress(ValueError):
             hours = 24 if found["long"] in "dD" else 168
-            return f"hours={hours * float(found['n']):g}"
+            return f"hours={hours * float(found['n'].replace(',', '')):g}"
+        found = None
     if found is None and "=" not in text:
-        raise InputError(
-            f"--budget {text}: no limit in dollars or hours", "'$20, 6 h', usd=20,hours=6"
-        )
+        what = f"--budget {text}: no limit in dollars or hours"
+        raise InputError(what, "'$20, 6 h', usd=20,hours=6")
     return f"{'hours' if found['hours'] else 'usd'}={found['n']}" if found else text

@@ -43,6 +43,8 @@ NO_SYSTEM = (
     "there is no SYSTEM line: if the rows of the training had a system message, send it, or add it"
     " to the Modelfile"
 )
+# Of the types that llama-quantize makes, those that `ollama create -q` does (ollama issue 10749).
+BY_OLLAMA = ("Q4_K_M", "Q4_K_S")
 OLLAMAS_CONTEXT = 2048  # tokens, where a Modelfile names no number (Ollama's documentation)
 
 
@@ -65,15 +67,14 @@ def export(wanted: ExportRequest) -> int:
             )
     code = export_gguf(replace(wanted, out=out))
     if code != 0:
-        if wanted.variant and shutil.which("llama-quantize") is None:
+        if wanted.variant in BY_OLLAMA and shutil.which("llama-quantize") is None:
             place, called = shlex.quote(shown_path(run)), folder_name(str(record.name)) or "model"
             written = shlex.quote(shown_path(next(iter(paths.values()))))
-            for line in (
-                "With Ollama alone:",
-                f"  advise export {place} --to ollama",
-                f"  ollama create {called} -q {wanted.variant} -f {written}",
-            ):
-                wanted.say(line)
+            given = (("only", wanted.only), ("out", wanted.out and shown_path(wanted.out)))
+            more = "".join(f" --{name} {shlex.quote(one)}" for name, one in given if one)
+            wanted.say("With Ollama alone:")
+            wanted.say(f"  advise export {place} --to ollama{more}")
+            wanted.say(f"  ollama create {called} -q {wanted.variant} -f {written}")
         return code
     files = _files(out)
     for one, stage in every.items():

@@ -139,9 +139,10 @@ def cost_line(advice: Advice) -> str:
     The time is the whole one, and the band is its: money is time by a price.
     """
     estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
-    # Nobody rents out a laptop, or a Mac.
-    at_home = any(gpu.kept_free_bytes for gpu in hardware.gpus)
     is_own = hardware.origin == "probed"
+    # Nobody rents out a laptop, or a Mac; a card that nobody named may be rented.
+    known = is_own or advice.situation.like is not None
+    at_home = any(gpu.kept_free_bytes and (known or gpu.spec) for gpu in hardware.gpus)
     if not estimate.cost_usd:
         if estimate.cost_usd is not None or at_home or (is_own and not hardware.gpus):
             return "Electricity alone: it runs on your own computer"

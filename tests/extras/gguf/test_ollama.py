@@ -275,6 +275,12 @@ def test_a_file_that_was_not_compared_is_written_again(take, code):
     write_run(take.run)
     take.code, take.proof = code, None
     assert take()[:1] == ([("FROM", "./shop-F16.gguf")] if code == 0 else [])
+    take.said.clear()
+    take.code = 5
+    take(variant="Q6_K")
+    assert not take.said  # Ollama makes no such type
+    take(variant="Q4_K_M")
+    assert take.said[1].endswith(f" --to ollama --out {take.out}")
     take.code, take.proof = 0, {"faults": []}
     take()
     with pytest.raises(InputError, match="already there"):
