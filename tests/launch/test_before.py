@@ -109,14 +109,11 @@ def test_a_run_says_what_it_downloads_and_under_which_licence(hub, answer, line)
     assert line in said_by_run(dry_run=True)
 
 
-def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
+def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch, approved):
     """Without a login exit 4 with the two steps; with one it starts."""
     gated = {**ANSWER, "gated": "manual", "cardData": {"license": "llama3.1"}}
     hub.answer.write_text(json.dumps(gated))
-    text = refused(MachineNotReady, output="out")
-    assert "its licence (llama3.1) must be accepted" in text
-    assert "this machine is not logged in" in text
-    assert "accept the licence at https://huggingface.co/org/tiny, then `hf auth login`" in text
+    approved(refused(MachineNotReady, output="out"))
     assert not (shop / "out").exists()
     monkeypatch.setenv("HF_TOKEN", "some-token")
     said = said_by_run()
@@ -124,16 +121,11 @@ def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
     assert "some-token" not in said
 
 
-def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeypatch):
+def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeypatch, approved):
     """Both numbers are named, and what else the same disk must hold."""
     monkeypatch.setattr("advisor.launch.checks.disk.free_bytes", lambda path: 2 * GIB)
     text = refused(MachineNotReady, output="out")
-    assert re.search(
-        r"2\.0 GiB free on the disk of the model cache, about 4\.[2-5] GiB needed", text
-    )
-    assert "4.0 GiB to download, " in text
-    assert "for results and checkpoints, 0.25 GiB to spare" in text
-    assert "HF_HOME=DIR" in text
+    approved(re.sub(r"4\.[2-5] GiB needed|0\.\d\d GiB for results", "N", text))
     assert not (shop / "out").exists()
 
 
@@ -188,44 +180,30 @@ def here(shop, machine, plan=PLAN):
     return check_machine(read_plan("plan.yaml"), shop / "plan.yaml", machine)
 
 
-def test_a_plan_for_another_machine_is_told_from_what_can_be_mended_here(shop):
+def test_a_plan_for_another_machine_is_told_from_what_can_be_mended_here(shop, approved):
     """Missing packages are told with the line that installs them, not as another machine's plan."""
     on_gpu = PLAN + "launch: {device: cuda}\n"
-    none = "the plan is for an NVIDIA GPU (launch.device: cuda), and this machine has no usable GPU"
-    assert here(shop, MACHINE, on_gpu).other_machine == none
-    assert here(shop, WITH_GPU, on_gpu).other_machine == ""
     two = on_gpu.replace("cuda", "cuda, processes: 2")
-    wanted = "wants 2 processes, one per GPU, and 1 can be used"
-    assert wanted in here(shop, WITH_GPU, two).other_machine
     large = on_gpu.replace("model: model", "model: Qwen/Qwen3-32B")
-    found = here(shop, machine(gpu(total=12, free=12, name="RTX 3060")), large)
-    assert found.other_machine.startswith("stage sft needs about ")
-    assert "GiB, and this machine has 1" in found.other_machine
-    found = here(shop, MACHINE)
-    assert (found.other_machine, found.lacking) == ("", ())
-    found = here(shop, replace(MACHINE, software={}))
-    assert found.other_machine == ""
-    assert "packages that are not installed: torch" in found.lacking[0].what
-    assert "pip install" in found.lacking[0].hint
+    small = machine(gpu(total=12, free=12, name="RTX 3060"))
+    cases = (MACHINE, on_gpu), (WITH_GPU, on_gpu), (WITH_GPU, two), (small, large), (MACHINE, PLAN)
+    found = [here(shop, *case) for case in (*cases, (replace(MACHINE, software={}), PLAN))]
+    assert "pip install" in found[-1].lacking[0].hint
+    told = ((one.other_machine, *(fault.headline for fault in one.lacking)) for one in found)
+    approved([[re.sub(r"about [\d.]+ GiB", "about N GiB", line) for line in one] for one in told])
 
 
 @pytest.mark.usefixtures("no_cache")
-def test_download_and_licence_are_known_before_a_run(shop, monkeypatch):
+def test_download_and_licence_are_known_before_a_run(shop, monkeypatch, approved):
     """A hub model that is not cached is as large as its parameters; a login may have access."""
     assert here(shop, MACHINE).download_bytes == 0
     hub = here(shop, MACHINE, PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
     assert 15 * GIB < hub.download_bytes < 16 * GIB
-    assert hub.downloads[0] == (
-        "model Qwen/Qwen3-8B: 15.3 GiB to download (its parameters in 16 bit),"
-        " licence apache-2.0 (catalogue)"
-    )
     assert hub.downloads[1].startswith("model cache: ")
     unknown = here(shop, MACHINE, PLAN.replace("model: model", "model: nobody/knows-this"))
     assert unknown.download_bytes is None
     gated = PLAN.replace("model: model", "model: meta-llama/Llama-3.1-8B")
-    (fault,) = here(shop, MACHINE, gated).lacking
-    assert fault.headline.startswith("model meta-llama/Llama-3.1-8B: its licence (llama3.1) must")
-    assert "https://huggingface.co/meta-llama/Llama-3.1-8B, then `hf auth login`" in fault.hint
+    approved([hub.downloads[0], here(shop, MACHINE, gated).lacking])
     monkeypatch.setenv("HF_TOKEN", "some-token")
     assert here(shop, MACHINE, gated).lacking == ()
 
@@ -276,7 +254,7 @@ def faults_of(shop, config=None, *, plan=PLAN):
     return text
 
 
-def test_every_fault_of_a_model_is_told_in_one_go_before_anything_is_written(shop):
+def test_every_fault_of_a_model_is_told_in_one_go_before_anything_is_written(shop, approved):
     """Weights, tokenizer, a stage's adapter and its reward model are all checked."""
     (shop / "mine").mkdir()
     (shop / "mine" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
@@ -286,34 +264,23 @@ def test_every_fault_of_a_model_is_told_in_one_go_before_anything_is_written(sho
         os.truncate(shop / name / WEIGHTS, 5000)
     (shop / "model" / "tokenizer.json").write_text('{"model": ')
     starts = "objective: ppo\n    reward_model: ./rm\n    start_from: ./mine"
-    text = faults_of(shop, plan=PLAN.replace("objective: sft", starts))
-    assert re.search(
-        r"model/model.safetensors: is cut off: [\d,]+ of [\d,]+ bytes of tensors", text
-    )
-    assert "tokenizer.json: line 1, column 11: not valid JSON" in text
-    assert "mine/adapter_model.safetensors: is cut off" in text
-    assert "rm/model.safetensors: is cut off" in text
+    approved(faults_of(shop, plan=PLAN.replace("objective: sft", starts)))
 
 
 @pytest.mark.parametrize(
-    ("teacher", "said"),
-    [
-        ("", "stage sft: objective distill needs a teacher"),
-        ("    teacher: ./nowhere\n", "stage sft: teacher: no such folder: "),
-        ("    teacher: ./model\n", "the model that is trained: it has nothing to teach"),
-        ("    teacher: ./large\n", "large/model.safetensors: is cut off"),
-    ],
+    "teacher",
+    ["", *(f"    teacher: ./{name}\n" for name in ("nowhere", "model", "large"))],
     ids=["none", "no-folder", "itself", "damaged"],
 )
-def test_a_teacher_is_checked_before_anything_is_written(shop, teacher, said):
+def test_a_teacher_is_checked_before_anything_is_written(shop, teacher, approved):
     """A distillation without a teacher, with one that is not there, and with a damaged one."""
     write_fake_model(shop / "large", CONFIG)
     os.truncate(shop / "large" / WEIGHTS, 5000)
     plan = PLAN.replace("objective: sft\n", f"objective: distill\n{teacher}")
-    assert said in faults_of(shop, plan=plan)
+    approved(faults_of(shop, plan=plan))
 
 
-def test_files_of_rewards_are_looked_for_before_anything_is_written(shop):
+def test_files_of_rewards_are_looked_for_before_anything_is_written(shop, approved):
     """A function that its file does not define, a file and a schema that are not there: together."""
     (shop / "own.py").write_text("def score(prompts, completions):\n    return [0.0]\n")
     rewards = """
@@ -323,11 +290,8 @@ def test_files_of_rewards_are_looked_for_before_anything_is_written(shop):
       - {verifier: json_schema, schema: form.json}
       - {reward_model: ./nowhere}
 """
-    told = faults_of(shop, plan=PLAN.replace("objective: sft", f"objective: ppo{rewards.rstrip()}"))
-    assert "own.py has no function 'scores'\n  it defines: score\n  did you mean 'score'" in told
-    assert re.search(r"reward: no such file: .*other.py", told)
-    assert re.search(r"schema: no such file: .*form.json", told)
-    assert re.search(r"reward_model: .*nowhere holds no model", told)
+    plan = PLAN.replace("objective: sft", f"objective: ppo{rewards.rstrip()}")
+    approved(faults_of(shop, plan=plan))
 
 
 def rewritten(folder, **changes):
@@ -346,67 +310,57 @@ def header(folder, change):
 
 
 DAMAGES = {
-    "heads": (lambda f: rewritten(f, num_attention_heads=7), "7 attention heads .* do not divide"),
-    "kv heads": (lambda f: rewritten(f, num_key_value_heads=3), "3 key and value heads"),
-    "huge": (lambda f: rewritten(f, num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
-    "text": (lambda f: rewritten(f, hidden_size="64"), 'hidden_size is "64"'),
-    "null": (lambda f: rewritten(f, vocab_size=None), "vocab_size is null"),
-    "negative": (lambda f: rewritten(f, num_attention_heads=-4), "num_attention_heads is -4"),
-    "quantised by nothing": (
-        lambda f: rewritten(f, quantization_config="yes"), 'quantization_config is "yes"'),
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "holds no JSON object"),
-    "cut": (lambda f: os.truncate(f / WEIGHTS, 5000), "model.safetensors: is cut off"),
-    "cut header": (lambda f: os.truncate(f / WEIGHTS, 60), "do not hold its header"),
-    "empty": (lambda f: os.truncate(f / WEIGHTS, 0), "model.safetensors: is empty"),
-    "longer": (lambda f: (f / WEIGHTS).open("ab").write(b"12"), "2 bytes belong to no tensor"),
-    "garbage": (lambda f: (f / WEIGHTS).write_bytes(b"\xff" * 99), "is no safetensors file"),
-    "not JSON": (lambda f: header(f, lambda _: "{]"), "its header is not JSON"),
-    "no object": (lambda f: header(f, lambda _: "[1]"), "not a JSON object"),
-    "bad entry": (lambda f: header(f, lambda h: h.update(x=3)), "does not describe 'x'"),
-    "bytes": (
-        lambda f: header(f, lambda h: h["model.norm.weight"].update(shape=[65])),
-        "not as many as its shape needs",
+    "heads": lambda f: rewritten(f, num_attention_heads=7),
+    "kv heads": lambda f: rewritten(f, num_key_value_heads=3),
+    "huge": lambda f: rewritten(f, num_hidden_layers=10**9),
+    "text": lambda f: rewritten(f, hidden_size="64"),
+    "null": lambda f: rewritten(f, vocab_size=None),
+    "negative": lambda f: rewritten(f, num_attention_heads=-4),
+    "quantised by nothing": lambda f: rewritten(f, quantization_config="yes"),
+    "config is a list": lambda f: (f / "config.json").write_text("[]"),
+    "cut": lambda f: os.truncate(f / WEIGHTS, 5000),
+    "cut header": lambda f: os.truncate(f / WEIGHTS, 60),
+    "empty": lambda f: os.truncate(f / WEIGHTS, 0),
+    "longer": lambda f: (f / WEIGHTS).open("ab").write(b"12"),
+    "garbage": lambda f: (f / WEIGHTS).write_bytes(b"\xff" * 99),
+    "not JSON": lambda f: header(f, lambda _: "{]"),
+    "no object": lambda f: header(f, lambda _: "[1]"),
+    "bad entry": lambda f: header(f, lambda h: h.update(x=3)),
+    "bytes": lambda f: header(f, lambda h: h["model.norm.weight"].update(shape=[65])),
+    "pointer": lambda f: (f / WEIGHTS).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha"
     ),
-    "pointer": (
-        lambda f: (f / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha"),
-        "is a Git LFS pointer",
-    ),
-    "folder": (lambda f: ((f / WEIGHTS).unlink(), (f / WEIGHTS).mkdir()), "is a folder"),
-    "circle": (
-        lambda f: ((f / WEIGHTS).unlink(), (f / WEIGHTS).symlink_to(WEIGHTS)),
-        "cannot be read: Too many levels of symbolic links",
-    ),
-    "pipe": (lambda f: ((f / WEIGHTS).unlink(), os.mkfifo(f / WEIGHTS)), "not a regular file"),
-    "none": (lambda f: (f / WEIGHTS).unlink(), "has no weights"),
-}  # fmt: skip
+    "folder": lambda f: ((f / WEIGHTS).unlink(), (f / WEIGHTS).mkdir()),
+    "circle": lambda f: ((f / WEIGHTS).unlink(), (f / WEIGHTS).symlink_to(WEIGHTS)),
+    "pipe": lambda f: ((f / WEIGHTS).unlink(), os.mkfifo(f / WEIGHTS)),
+    "none": lambda f: (f / WEIGHTS).unlink(),
+}
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_what_is_not_whole_is_named(name, tmp_path):
+def test_what_is_not_whole_is_named(name, tmp_path, approved):
     """Weights or config.json that cannot be those of one model, each with what is wrong."""
     write_fake_model(tmp_path, UNTIED)
     assert text_of(tmp_path) == ""
-    damage, expected = DAMAGES[name]
-    damage(tmp_path)
-    assert all(str(tmp_path) in line for line in text_of(tmp_path).splitlines())
-    assert re.search(expected, text_of(tmp_path))
+    DAMAGES[name](tmp_path)
+    approved(text_of(tmp_path))
 
 
-def test_a_checkpoint_of_several_files_is_whole_or_says_what_is_missing(tmp_path):
+def test_a_checkpoint_of_several_files_is_whole_or_says_what_is_missing(tmp_path, approved):
     """Missing and cut files of an index, and names that lead out of the folder."""
     write_fake_model(tmp_path, UNTIED)
     parts = list(shard(tmp_path, UNTIED, count=4))
     assert text_of(tmp_path) == ""
     (tmp_path / parts[1]).rename(tmp_path / "away")
-    assert f"1 of the 4 weight files that {INDEX} names is missing: {parts[1]}" in text_of(tmp_path)
+    found = [text_of(tmp_path)]
     assert text_of(tmp_path, downloads=True) == ""
     (tmp_path / "away").rename(tmp_path / parts[1])
     os.truncate(tmp_path / parts[0], 999)
-    assert f"{parts[0]}: is cut off: " in text_of(tmp_path)
-    (tmp_path / INDEX).write_text('{"weight_map": {"a": "../../x.safetensors"}}')
-    assert "names '../../x.safetensors', which is no file inside it" in text_of(tmp_path)
-    (tmp_path / INDEX).write_text('{"weight_map": ["a"]}')
-    assert "has no map from tensors to files" in text_of(tmp_path)
+    for index in (None, '{"a": "../../x.safetensors"}', '["a"]'):
+        if index:
+            (tmp_path / INDEX).write_text(f'{{"weight_map": {index}}}')
+        found.append(text_of(tmp_path))
+    approved(found)
 
 
 def test_a_model_in_the_hub_cache_is_checked_as_far_as_it_is_there(shop, monkeypatch):
@@ -426,15 +380,12 @@ def test_a_model_in_the_hub_cache_is_checked_as_far_as_it_is_there(shop, monkeyp
     assert "missing" not in said
 
 
-def test_an_adapter_needs_its_config_and_whole_weights(tmp_path):
+def test_an_adapter_needs_its_config_and_whole_weights(tmp_path, approved):
     """A folder without a module has none to complain about."""
     assert adapter_faults(tmp_path) == []
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": 8}')
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    texts = [fault.headline for fault in adapter_faults(tmp_path)]
-    assert "names no kind of module" in texts[0]
-    assert "base_model_name_or_path is no text" in texts[1]
-    assert "adapter_model.safetensors: is empty" in texts[2]
+    approved([fault.headline for fault in adapter_faults(tmp_path)])
 
 
 def test_no_catalogued_model_is_refused():
@@ -451,31 +402,24 @@ EXPERTS = PLAN.replace(RANK, f"    target_modules: with-experts\n{RANK}")
 
 
 @pytest.mark.parametrize(
-    ("plan", "config", "words", "hint"),
+    ("plan", "config"),
     [
         *(
-            (PLAN.replace(RANK, f"    quantization: nf4\n{RANK}"),
-             {"quantization_config": {"quant_method": method}},
-             f"stored in {method}, which cannot be quantised a second time", "quantization: null")
-            for method in ("mxfp4", "fp8")
+            pytest.param(plan, {"quantization_config": {"quant_method": method}}, id=method)
+            for plan, methods in (
+                (PLAN.replace(RANK, f"    quantization: nf4\n{RANK}"), ("mxfp4", "fp8")),
+                (FULL, ("gptq", "awq", "bitsandbytes")),
+            )
+            for method in methods
         ),
-        *(
-            (FULL, {"quantization_config": {"quant_method": method}},
-             f"stored in {method}, whose weights are frozen",
-             "name the model that the checkpoint was made from")
-            for method in ("gptq", "awq", "bitsandbytes")
-        ),
-        (EXPERTS, {}, "needs a mixture of experts", ""),
+        pytest.param(EXPERTS, {}, id="experts"),
         # sdpa is what a plan that is silent means.
-        (PLAN, {"model_type": "gemma2"}, "transformers has no sdpa attention for gemma2 models",
-         "attention: eager"),
+        pytest.param(PLAN, {"model_type": "gemma2"}, id="attention"),
     ],
-)  # fmt: skip
-def test_what_no_loading_gives_is_told_before_the_model_is_read(shop, plan, config, words, hint):
+)
+def test_what_no_loading_gives_is_told_before_the_model_is_read(shop, plan, config, approved):
     """Each with what the checkpoint is, and the setting that loads it."""
-    text = faults_of(shop, config, plan=plan)
-    assert words in text
-    assert hint in text
+    approved(faults_of(shop, config, plan=plan))
 
 
 def test_a_mixture_has_experts_to_correct(shop):

@@ -39,7 +39,7 @@ def seen(folder, name="sft"):
     return json.loads((folder / "stages" / name / "seen.json").read_text())
 
 
-def test_a_plan_is_trained_into_its_own_folder(shop, monkeypatch, capfd):
+def test_a_plan_is_trained_into_its_own_folder(shop, monkeypatch, capfd, approved):
     """The folder is named after plan and digest, and a hostile trainers/ is never imported."""
     for name in ("trainers", "advisor", "path/trainers"):
         (shop / name).mkdir(parents=True)
@@ -55,11 +55,8 @@ def test_a_plan_is_trained_into_its_own_folder(shop, monkeypatch, capfd):
     found = record_of(done.folder)
     assert (found["status"], found["schema_version"]) == ("done", 1)
     stage = found["stages"][0]
-    wanted = {
-        "name": "sft", "objective": "sft", "update": "lora", "quantization": None,
-        "status": "done", "steps": 10, "loss_first": 3.0, "loss_last": 1.5,
-    }  # fmt: skip
-    assert {key: stage[key] for key in wanted} == wanted
+    wanted = ("name", "objective", "update", "quantization", "steps", "loss_first", "loss_last")
+    approved({key: stage[key] for key in ("status", *wanted)})
     assert stage["measured"]["peak_bytes"] == 2**29
     assert stage["expected"]["peak_bytes"] > 0
     assert found["versions"] == {"torch": "2.0"}
@@ -279,40 +276,34 @@ def test_a_dry_run_keeps_its_measurement_and_the_plan(shop):
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind", "words"),
+    ("mode", "kind"),
     [
-        ("sigkill", TrainingFailed,
-         ["out-of-memory killer",
-          "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"]),
-        ("oom", TrainingFailed, ["tried to allocate 2.00 GiB", "run again with --set stages.sft."]),
-        ("segfault", TrainingFailed, ["signal 11 (SIGSEGV)"]),
-        ("crash", TrainingFailed, ["exit code 1"]),
-        ("half", TrainingFailed, ["without a readable result.json"]),
-        ("no-result", TrainingFailed, ["without a readable result.json"]),
-        ("nan", TrainingFailed, ["without a readable result.json"]),
-        ("disk", TrainingFailed, ["stage sft: the trainer ended with exit code 1"]),
-        ("full", MachineNotReady, ["the disk is full", "free some space"]),
-        ("input", InputError, ["row 3 has no answer", "the hint"]),
+        *(
+            (mode, TrainingFailed)
+            for mode in ("sigkill", "oom", "segfault", "crash", "half", "no-result", "nan", "disk")
+        ),
+        ("full", MachineNotReady),
+        ("input", InputError),
     ],
-)  # fmt: skip
-def test_a_failed_trainer_is_explained(shop, mode, kind, words):
+)
+def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, approved):
     """With the exit code of its kind, and run.json says failed; the next call trains it."""
+    for module in ("stages", "failure_report"):
+        monkeypatch.setattr(f"advisor.launch.{module}.oom_kills", lambda: 7)
     said = fails(mode, kind)
-    assert [word for word in words if word not in said] == []
     folder = next((shop / "runs").iterdir())
-    assert said.endswith(f"\n  resume with: advise run runs/{folder.name}")
+    said = re.sub(r"(cannot be read: )[^\n\d]*\d.*", r"\1WHERE", said)
+    approved(said.replace(folder.name, "RUN"))
     assert [record_of(folder)["status"], record_of(folder)["stages"][0]["status"]] == ["failed"] * 2
     assert run().status == "done"
 
 
-def test_what_an_earlier_attempt_left_does_not_count(shop):
+def test_what_an_earlier_attempt_left_does_not_count(shop, approved):
     """A refused plan may be corrected in its folder until there is a line of metrics."""
     for text in (PLAN, f"{PLAN}    seed: 7\n"):
         assert "row 3 has no answer" in fails("input", InputError, text=text, output="my run")
     (shop / "my run" / "metrics.jsonl").write_text("{}\n")
-    said = refused(text=PLAN, output="my run")
-    assert "my run holds another run of plan 'shop' (failed): seed is not as in this plan" in said
-    assert said.endswith(f"to resume that run: advise run '{shop}/my run/plan.yaml'")
+    approved(refused(text=PLAN, output="my run"))
     (shop / "my run" / "stages" / "sft" / "result.json").write_text("{}")
     assert "without a readable result.json" in fails("no-result", text=text, output="my run")
 

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import shlex
-from functools import reduce
 
 import pytest
 from msgspec import to_builtins
@@ -77,106 +76,59 @@ def general(after, word):
 
 
 WORSE = {"holdout_loss_interval": [0.2, 0.9], "holdout_loss_after": 5.0, "metrics": {}}
-# What is said of a record, with what differs from a sound one; a name that ends in ~ is a part of
-# the text.
+# What differs from a sound record; what is said of it stands in tests/golden.
 VERDICTS = {
-    "learned and lost nothing: ship": ({}, {
-        "ok": True, "word": "better", "is_good": True, "task.status": "better",
-        "task.text": "held-out loss 4.27 -> 1.82 (95 % interval -2.64 to -2.23), 20 rows held out;"
-        " rouge l 0.12 -> 0.48",
-        "general.status": "kept", "general.text": "loss on 24 fixed general prompts 1.58 -> 1.60",
-        "next.action": "ship", "next.command": "advise export 'my runs/shop' --to merged",
-    }),
+    "learned and lost nothing: ship": {},
     # Every check of what was saved passed, and the loss of e^2.14 = 8.5 times the perplexity has a
     # word of its own, and the cure that was measured.
-    "a general ability that halved is never good": ({"evaluation": {"general": FORGOT}}, {
-        "ok": True, "is_good": False, "word": "better at the task, worse in general",
-        "task.status": "better", "general.status": "lost",
-        "general.text~": "perplexity 8.5 times as high (each token half as likely or less)",
-        "next.action": "mix_general",
-        "next.text~": "mix general questions into the data, one for every 4 rows",
-    }),
+    "a general ability that halved is never good": {"evaluation": {"general": FORGOT}},
     # 1.2 times the perplexity is a loss higher by ln 1.2 = 0.182, and told from chance.
-    "lost": (general(1.58 + 0.19, "worse"), {"general.status": "lost"}),
-    "not much": (general(1.58 + 0.17, "worse"), {"general.status": "kept"}),
-    "without a word": (general(1.58 + 0.5, None), {"general.status": "lost"}),
-    "chance": (general(1.58 + 0.5, "not distinguishable"), {"general.status": "kept"}),
+    "lost": general(1.58 + 0.19, "worse"),
+    "not much, so kept": general(1.58 + 0.17, "worse"),
+    "without a word, so lost": general(1.58 + 0.5, None),
+    "chance, so kept": general(1.58 + 0.5, "not distinguishable"),
     # An interval narrows with the root of the rows: from 4 rows, half width 2 and difference -1, 16
     # are needed; there are 200 to hold out from.
-    "too few rows": ({"evaluation": held_out(3.0, 2.0, 4, [-3.0, 1.0])}, {
-        "word": "not distinguishable", "next.action": "hold_out_more",
-        "task.text~": "a difference as small as this takes about 16 rows to tell",
-        "next.command~": "--set stages.sft.holdout=0.08",
-    }),
+    "too few rows: 16, a holdout of 0.08": {"evaluation": held_out(3.0, 2.0, 4, [-3.0, 1.0])},
     # A fifth of 20 rows cannot be 400.
-    "too little data": (
-        {"evaluation": held_out(3.0, 2.8, 4, [-2.2, 1.8]), "stage": {"data": {"rows": 20}}},
-        {"next.action": "more_data", "next.text": "collect more rows, about 2,000 in all"},
-    ),
+    "too little data: 2,000 in all": {
+        "evaluation": held_out(3.0, 2.8, 4, [-2.2, 1.8]), "stage": {"data": {"rows": 20}},
+    },
     # Two rows give no interval: the objective's own number of held-out rows is named.
-    "no interval": (
-        {"evaluation": held_out(3.0, 2.0, 2, None)},
-        {"task.text~": "hold out more, 64 tell small differences"},
-    ),
+    "no interval: hold out 64": {"evaluation": held_out(3.0, 2.0, 2, None)},
     # Enough rows, and a change below 2 %.
-    "did not learn": (
-        {"evaluation": held_out(3.0, 2.99, 64, [-0.03, 0.01])},
-        {"next.action": "look_at_data", "next.text~": "did not learn"},
-    ),
-    "half of the answers do not end": ({"evaluation": samples(8, 16)}, {
-        "general.status": "lost",
-        "general.text~": "8 of 16 sample answers end by themselves (base 16)",
-    }),
-    "the base's did not end": ({"evaluation": samples(8, 16, base=4)}, {"general.status": "kept"}),
-    "most answers end": ({"evaluation": samples(9, 16)}, {"general.status": "kept"}),
+    "did not learn: look at the data": {"evaluation": held_out(3.0, 2.99, 64, [-0.03, 0.01])},
+    "half of the answers do not end: lost": {"evaluation": samples(8, 16)},
+    "the base's did not end: kept": {"evaluation": samples(8, 16, base=4)},
+    "most answers end: kept": {"evaluation": samples(9, 16)},
     # The same four words four times.
-    "answers repeat themselves": (
-        {"evaluation": samples(4, 4, text="we are very sorry " * 4)},
-        {"general.status": "lost", "general.text~": "4 repeat themselves"},
-    ),
-    "worse: a lower rate": ({"evaluation": WORSE}, {"word": "worse", "next.action": "lower_rate"}),
-    "worse: the weights of the best step": (
-        {"evaluation": WORSE, "stage": {"held_out": {"best_step": 20, "last_step": 80}}},
-        {"next.action": "train_shorter", "next.command~": "--set stages.sft.keep=best"},
-    ),
-    "a trial": ({"max_steps": 4}, {
-        "next.action": "run_whole",
-        "next.command": "advise run 'my runs/shop/plan.yaml' --output 'my runs/shop-whole'",
-    }),
-    "a failed check": (
-        {"stage": {"checks": [{"name": "x", "ok": False, "text": "never ends"}]}},
-        {"next.action": "try_it", "ok": False},
-    ),
+    "4 answers repeat themselves: lost": {
+        "evaluation": samples(4, 4, text="we are very sorry " * 4)
+    },
+    "worse: a lower rate": {"evaluation": WORSE},
+    "worse: the weights of the best step": {
+        "evaluation": WORSE, "stage": {"held_out": {"best_step": 20, "last_step": 80}},
+    },
+    "a trial: run the whole": {"max_steps": 4},
+    "a failed check: not ok, try it": {
+        "stage": {"checks": [{"name": "x", "ok": False, "text": "never ends"}]}
+    },
     **{
-        f"{update} cannot be merged": (
-            {"stage": {"update": update}}, {"next.command": "advise chat 'my runs/shop'"},
-        )
+        f"{update} cannot be merged: chat": {"stage": {"update": update}}
         for update in ("prefix", "adapter")
     },
-    "nothing was compared": ({"stage": {"evaluation": None}, "judge": False}, {
-        "word": None, "task.status": "not measured", "next.action": "measure",
-        "next.command": "advise run 'my runs/shop/plan.yaml' --output 'my runs/shop-judged'",
-    }),
-    "the objective's own metric decides": (
-        {
-            "evaluation": {
-                "decides": "preference margin", "metrics": {"preference margin": MARGIN},
-            }
-        },
-        {"task.text~": "preference margin 0.1 -> 0.9"},
-    ),
+    "nothing was compared: measure": {"stage": {"evaluation": None}, "judge": False},
+    "the objective's own metric decides": {
+        "evaluation": {"decides": "preference margin", "metrics": {"preference margin": MARGIN}}
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", VERDICTS)
 def test_what_is_said_of_a_result(approved, case):
     """Numbers before and after with interval and rows; what was lost; what to do next."""
-    changes, expected = VERDICTS[case]
-    found = judged(**changes)
-    for name, value in expected.items():
-        said = reduce(getattr, name.rstrip("~").split("."), found)
-        assert value in said if name.endswith("~") else said == value, name
-    approved(json.loads(json.dumps(to_builtins(found)).replace(str(ROOT), "ROOT")))
+    found = to_builtins(judged(**VERDICTS[case]))
+    approved(json.loads(json.dumps(found).replace(str(ROOT), "ROOT")))
 
 
 def test_the_limits_are_those_of_the_rules():
