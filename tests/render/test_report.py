@@ -206,13 +206,14 @@ def test_each_reward_has_a_row_and_a_picture(approved):
 
 def test_a_chat_begins_with_the_verdict(approved, tmp_path, monkeypatch, capsys):
     """Its three lines go to standard error; an unreadable record is left for chat to explain."""
-    monkeypatch.setattr("sys.executable", "/opt/my py/bin/python")
-    (tmp_path / "run.json").write_text(json.dumps(RECORD))
-    greet(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    record = Path("run.json")
+    record.write_text(json.dumps(RECORD))
+    greet(Path())
     approved(capsys.readouterr())
-    (tmp_path / "run.json").write_text("{")
-    greet(tmp_path)
-    greet(tmp_path / "nothing")
+    record.write_text("{")
+    greet(Path())
+    greet(Path("nothing"))
     assert capsys.readouterr().err == ""
 
 
