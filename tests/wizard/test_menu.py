@@ -198,7 +198,8 @@ def test_each_choice_does_what_it_says(approved, case):
     text = json.dumps(
         {
             "code": code, "called": called, "seen": seen, "saved": saved and known(saved.answers),
-            "said": [line for line in ui.said if line[:4] != "  - "], "asked": ui.asked, "offered": menus,
+            "said": [line for line in ui.said if line[:4] != "  - "], "asked": ui.asked,
+            "offered": menus,
         },
         ensure_ascii=False,
     )  # fmt: skip
