@@ -80,19 +80,11 @@ def test_null_and_no_signals_state_nothing(nothing):
     assert (set(found.known) - {"signals"}, found.signals, not warnings) == ({"task"}, (), True)
 
 
-def test_all_faults_come_together_with_their_places():
+def test_all_faults_come_together_with_their_places(approved):
     """One message names every fault of the file, each with line and column."""
     with pytest.raises(InputError) as error:
         from_text("task: qq\nbudgt: low\ndata: {rows: -1, knd: paired}\n")
-    said = (
-        "answers.yaml:1:7: `task` is 'qq'\n  one of customer_service, qa",
-        "answers.yaml:2:1: unknown key 'budgt'",
-        "did you mean 'budget'",
-        "answers.yaml:3:14: `rows` is -1\n  a whole number of rows of at least 0",
-        "answers.yaml:3:18: unknown key 'knd'",
-        "did you mean 'kind'",
-    )
-    assert [words for words in said if words not in error.value.text()] == []
+    approved(error.value.text())
 
 
 @pytest.mark.parametrize(
