@@ -106,58 +106,27 @@ def test_tasks_are_trained_one_after_the_other_through_all_stages():
     assert (of_x.options["rank"], of_y.options["rank"], of_y.epochs) == (8, 4, 2.0)
 
 
-OTHERS = {
-    "gradient_accumulation_steps": "did you mean 'grad_accum'?",
-    "num_train_epochs": "did you mean 'epochs'?",
-    "per_device_train_batch_size": "did you mean 'micro_batch_size'?",
-    "lora_r": "did you mean 'rank'?",
-    "r": "did you mean 'rank'?",
-    "lora_alpha": "did you mean 'alpha'?",
-    "max_seq_length": "did you mean 'seq_len'?",
-    "cutoff_len": "did you mean 'seq_len'?",
-    "sequence_len": "did you mean 'seq_len'?",
-    "lr_scheduler_type": "did you mean 'scheduler'?",
-    "sample_packing": "did you mean 'packing'?",
-    "load_in_4bit": "did you mean `quantization: nf4`?",
-    "lora_target_linear": "did you mean `target_modules: all-linear`?",
-    "flash_attention": "did you mean `attention: auto`?",
-    "bf16": "the number formats are `weights_dtype`",
-    "eval_steps": "`holdout` is the share of the rows",
-    "logging_steps": "a run logs automatically",
-    "report_to": "beside the stages, `trackers: [tensorboard]`",
-    "hub_model_id": "beside the stages, `push_to: owner/name`",
-    "save_total_limit": "keeps its last two checkpoints",
-}
+OTHERS = [
+    "gradient_accumulation_steps", "num_train_epochs", "per_device_train_batch_size", "lora_r", "r",
+    "lora_alpha", "max_seq_length", "cutoff_len", "sequence_len", "lr_scheduler_type",
+    "sample_packing", "load_in_4bit", "lora_target_linear", "flash_attention", "bf16", "eval_steps",
+    "logging_steps", "report_to", "hub_model_id", "save_total_limit",
+]  # fmt: skip
 
 
 BESIDE = "learning_rate: 1.0e-4\nnum_train_epochs: 2\n"
-MISPLACED = [
-    *(
-        (f", {theirs}: 1", "", [(f"unknown key '{theirs}'", said)])
-        for theirs, said in OTHERS.items()
-    ),
-    # Other tools have one level of keys; a plan has stages.
-    (
-        "",
-        BESIDE,
-        [
-            ("plan.yaml:4:1: unknown key 'learning_rate'", "is written into it: stages: [{...}]"),
-            ("unknown key 'num_train_epochs'", "did you mean 'epochs'?"),
-        ],
-    ),
-]
 
 
-@pytest.mark.parametrize(("inside", "above", "told"), MISPLACED)
-def test_a_key_of_another_trainer_leads_to_ours(inside, above, told, approved):
+# Other tools have one level of keys; a plan has stages.
+@pytest.mark.parametrize(
+    ("inside", "above"), [*((f", {theirs}: 1", "") for theirs in OTHERS), ("", BESIDE)]
+)
+def test_a_key_of_another_trainer_leads_to_ours(inside, above, approved):
     """The key of this plan, the line to write, who decides, or where it belongs."""
     keys = f"{{name: sft, objective: sft, update: lora, learning_rate: 1.0e-4{inside}}}"
     with pytest.raises(InputError) as caught:
         plan_of(f"version: 1\nmodel: a/b\ndata: {{path: a/b}}\n{above}stages: [{keys}]\n")
     approved(caught.value.text())
-    for fault, (what, hint) in zip(caught.value.faults, told, strict=True):
-        assert fault.headline.endswith(what)
-        assert hint in fault.hint
 
 
 def test_every_line_that_is_offered_can_be_written():

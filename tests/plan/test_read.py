@@ -303,27 +303,17 @@ def test_values_are_set_by_number_or_name():
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    "settings",
     [
-        (["stages.0.learning_rate"], "not a setting"),
-        (["=3"], "not a setting"),
-        (["stages.1.epochs=3"], "has no entry '1'"),
-        (["stages.stf.epochs=3"], "did you mean 'sft'"),
-        (["stages.0.epoch=3"], "did you mean 'epochs'"),
-        (["stages.0.rank=eight"], "`rank` is 'eight'"),
-        (["stages.0.update=full"], "`rank` has no effect"),
-        (["stages.0.epochs=["], "not valid YAML"),
-        (["model.x=3"], "'model' has no parts"),
-        (["nothing=3"], "unknown key 'nothing'"),
+        "stages.0.learning_rate", "=3", "stages.1.epochs=3", "stages.stf.epochs=3",
+        "stages.0.epoch=3", "stages.0.rank=eight", "stages.0.update=full", "stages.0.epochs=[",
+        "model.x=3", "nothing=3",
         # All come together, each with its own place.
-        (["stages.0.epochs=0", "stages.0.seq_len=1"], "\n--set stages.0.seq_len=1: "),
+        "stages.0.epochs=0 stages.0.seq_len=1",
     ],
-)
-def test_a_wrong_setting_is_named_in_the_error(settings, words, approved):
+)  # fmt: skip
+def test_a_wrong_setting_is_named_in_the_error(settings, approved):
     """The error starts with the setting it comes from."""
     with pytest.raises(InputError) as caught:
-        set_values(PLAN, settings)
-    assert words in caught.value.text()
+        set_values(PLAN, settings.split())
     approved(caught.value.text())
-    if words != "`rank` has no effect":  # there the dead key stands in the plan itself
-        assert caught.value.text().startswith(f"--set {settings[0]}")

@@ -78,39 +78,26 @@ def test_keys_of_a_newer_version_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    "change",
     [
         # A file that was cut off, or is something else.
-        *(
-            (text, r"run\.json")
-            for text in ("", "{", "null", "[]", '{"schema_version": 1, "a": NaN}')
-        ),
+        *("", "{", "null", "[]", '{"schema_version": 1, "a": NaN}'),
         # The version is looked at first: what else a newer file says need not be understood.
-        ({"schema_version": 2, "stages": 3}, r"no run\.json of this version"),
-        ({"schema_version": None, "stages": 3}, r"no run\.json of this version"),
-        ({"status": "don"}, "run.json: status is 'don'"),
-        ({"stages": {}}, "run.json: stages is an empty map"),
-        ({"stages": [3]}, r"run.json: stages\[0\] is 3\n  an object"),
-        ({"attempts": "two"}, "run.json: attempts is 'two'\n  a whole number"),
-        ({"judge": 1}, "run.json: judge is 1\n  true or false"),
-        ({"max_steps": 2.5}, "run.json: max_steps is 2.5\n  a whole number"),
-        ({"max_steps": True}, "run.json: max_steps is true"),
-        (
-            {"stages": [{**STAGE, "measured": {"step_s": "fast"}}]},
-            r"run.json: stages\[0\].measured.step_s is 'fast'\n  a number",
-        ),
-        (
-            {"stages": [{**STAGE, "evaluation": {"metrics": {"f1": {"after": "?"}}}}]},
-            r"run.json: stages\[0\].evaluation.metrics.f1.after is '\?'",
-        ),
+        *({"schema_version": version, "stages": 3} for version in (2, None)),
+        *({"status": "don"}, {"stages": {}}, {"stages": [3]}, {"attempts": "two"}, {"judge": 1}),
+        *({"max_steps": 2.5}, {"max_steps": True}),
+        {"stages": [{**STAGE, "measured": {"step_s": "fast"}}]},
+        {"stages": [{**STAGE, "evaluation": {"metrics": {"f1": {"after": "?"}}}}]},
     ],
+    ids=json.dumps,
 )
-def test_a_damaged_record_is_refused_with_the_place(tmp_path, change, said):
+def test_a_damaged_record_is_refused_with_the_place(tmp_path, change, approved):
     """The file, the key, what it is and what it must be."""
     text = change if isinstance(change, str) else json.dumps({**RUN, **change})
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError) as refused:
         read_record(tmp_path)
+    approved(refused.value.text())
     assert isinstance(change, dict) or try_read_part(StageResult, tmp_path / "run.json") is None
 
 
