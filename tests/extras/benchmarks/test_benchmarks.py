@@ -104,26 +104,23 @@ def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, as
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "after", "max_steps", "code", "limit", "said"),
+    ("evaluation", "after", "max_steps", "code", "limit"),
     [
         # max_drop holds for the number that was measured; the error stands beside it.
-        ({"limit": 8}, 0.375, None, 6, 8, "chance alone may be the reason"),
+        ({"limit": 8}, 0.375, None, 6, 8),
         # 16 questions after two steps say nothing about the whole run.
-        ({}, 0.1, 2, 0, 16, ""),
+        ({}, 0.1, 2, 0, 16),
     ],
 )
 def test_a_loss_on_few_questions_is_judged_as_that(
-    shop, asked, evaluation, after, max_steps, code, limit, said, approved
+    shop, asked, evaluation, after, max_steps, code, limit, approved
 ):
     """It counts and is called what chance may explain; a trial asks few and is not failed."""
     write_plan(shop, **evaluation)
     asked(base=0.5, sft=after)
     found = run(output="out", max_steps=max_steps)
     assert (noted_of(found.record).limit, found.exit_code) == (limit, code)
-    assert judged(found).status == "lost"
     approved([judged(found), [one.text() for one in found.errors]])
-    assert said in judged(found).text
-    assert code == 0 or "often chance" in found.errors[0].text()
 
 
 def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(shop, asked):
