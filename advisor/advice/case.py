@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
+from itertools import product
 from typing import Any
 
 from msgspec import Struct, field
@@ -338,8 +339,11 @@ class Case(Struct, frozen=True, eq=False, dict=True):
         for concessions in self._ladder:
             tried.append(found := self._decision_with(concessions))
             if OVER_BUDGET in found.fits:
-                for part in ("modules", "all"):
-                    on_part = self._decision_with(replace(concessions, part=part))
+                ways = list(product(("modules", "all"), (False, True)))
+                for part, smallest in ways if found.nothing_fits else ways[:1]:
+                    on_part = self._decision_with(
+                        replace(concessions, part=part, smallest_batch=smallest)
+                    )
                     if _is_worth_a_part(found, on_part):
                         return on_part
                 return found

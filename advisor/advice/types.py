@@ -90,6 +90,7 @@ class Concessions(Struct, frozen=True, kw_only=True):
     # Which schemes that break a limit on money or time may read a part of the data: none, modules,
     # all.
     part: str = ""
+    smallest_batch: bool = False  # in the place of one that a limit is not enough for
 
 
 NO_CONCESSIONS = Concessions()

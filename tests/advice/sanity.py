@@ -6,6 +6,7 @@ prints each law that some situation breaks, with the answers that show it.
 """
 
 import json
+import math
 import random
 import sys
 from collections import Counter
@@ -17,10 +18,12 @@ from msgspec.structs import replace
 from advisor.advice.advise import open_case, recommended_candidate
 from advisor.advice.case import Decision
 from advisor.advice.flips import find_flips
+from advisor.advice.search.part_of_data import PLANNED
 from advisor.advice.types import LADDER
 from advisor.ground.errors import InputError
 from advisor.ground.types import Hardware
 from advisor.methods import schemes
+from advisor.methods.composition import Composition
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.judge import conditions_on
 from advisor.ruleset.space import cuts_of
@@ -234,13 +237,24 @@ def free_memory_does_not_count(answer: Answered, rng: random.Random) -> Iterator
             yield "free memory", f"another estimate of {answer.composition}"
 
 
+def ends_in_time(answer: Answered, one: Composition) -> bool:
+    """Whether each limit is enough for one step of every stage in the smallest batch."""
+    least = replace(answer.decision.concessions, part="all", smallest_batch=True)
+    stages, cost = answer.case.costs.cost_of(one, least)
+    seconds = sum(stage.cost.step_s or 0.0 for stage in stages) / PLANNED
+    usd = seconds * (cost.cost_usd or 0.0) / (cost.duration_s or 1.0)
+    limits = (answer.known.get(name, math.inf) for name in ("budget_hours", "budget_usd"))
+    return all(need <= limit for need, limit in zip((seconds / 3600, usd), limits, strict=True))
+
+
 def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """What is recommended fits every stated limit, by fewer rows rather than a smaller model."""
     usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
     if usd is not None or hours is not None:
         free = answer.changed(budget_usd=None, budget_hours=None)
         same = free is not None and free.case.situation.hardware == answer.case.situation.hardware
-        if same and free.decision.nothing_fits != answer.decision.nothing_fits:
+        fits, free_fits = (not one.decision.nothing_fits for one in (answer, free or answer))
+        if same and fits != free_fits and ends_in_time(answer, free.decision.composition):
             yield "a limit", f"{free.composition} -> {answer.composition}"
     if not answer.decision.trains:
         return
@@ -284,7 +298,8 @@ def nothing_fits_means_nothing(answer: Answered, rng: random.Random) -> Iterator
     for scheme in schemes():
         one = answer.decision.candidate(scheme)
         cost = answer.case.costs.cost_of(one, LADDER[-1])[1]
-        if cost.fits not in ("too_big", "may_fit") or cost.is_near:
+        fits = cost.fits not in ("too_big", "may_fit") or cost.is_near
+        if fits and ends_in_time(answer, one):
             yield "a smaller model", f"while {one} fits"
 
 

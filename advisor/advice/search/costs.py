@@ -273,9 +273,9 @@ class Costs:
     def _fit_once(self, stage: StageCase, lead: str) -> FittedStage:
         composition, concessions = stage.composition, stage.concessions
         form = (composition.encoder, composition.scheme, lead if stage.module else "")
-        given_up = (stage.memory_left, concessions.least_module, concessions.shorter)
+        given_up = (concessions.least_module, concessions.shorter, concessions.smallest_batch)
         engine = stage.engine and stage.engine.id
-        key = (stage.objective, *form, stage.strategy, engine, *given_up)
+        key = (stage.objective, *form, stage.strategy, engine, stage.memory_left, *given_up)
         if key not in self._stages:
             self._stages[key] = fit_stage(stage)
         return self._stages[key]

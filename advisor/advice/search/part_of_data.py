@@ -24,14 +24,17 @@ def on_part_of_data(found: Fitted, facts: Mapping[str, Any]) -> Fitted:
     (stages, cost), (share, limit, whole) = found, _tightest_limit(found.cost, facts)
     if share >= 1 or any(None in (one.cost.steps, one.cost.duration_s) for one in stages):
         return found
-    steps = [_round_down(share * PLANNED * (stage.cost.steps or 0)) for stage in stages]
-    if not all(steps):
+    first = sum((one.cost.duration_s or 0.0) / (one.cost.steps or 1) for one in stages)
+    spare = share * PLANNED * (whole_s := cost.duration_s or 0.0) - first
+    if spare < 0:
         return found
+    of_others = spare / (whole_s - first)  # of each stage's steps but the first
+    steps = [_round_down(1 + of_others * ((stage.cost.steps or 1) - 1)) for stage in stages]
     ended, duration_s = [], 0.0
     for stage, most in zip(stages, steps, strict=True):
         duration_s += most / (stage.cost.steps or 1) * (stage.cost.duration_s or 0.0)
         ended.append(_ended_stage(stage, most, (limit, whole), facts.get("data_rows")))
-    of_time = duration_s / (cost.duration_s or duration_s)
+    of_time = duration_s / whole_s
     times = None if cost.times is None else cost.times.with_training(duration_s)
     usd = None if cost.cost_usd is None else of_time * cost.cost_usd
     return Fitted(tuple(ended), replace(cost, duration_s=duration_s, times=times, cost_usd=usd))

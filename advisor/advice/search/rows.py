@@ -190,7 +190,11 @@ def rows_read(
         rows = profile.rows * (2 if is_pair else 1)
         tokens = profile.tokens.total if profile.tokens is not None else None
     aim = aim_of(case.objective, classes=case.composition.encoder and not case.is_seq2seq)
-    multiple, unit = min(case.micro_batches) * case.cards, "row"
+    batch, multiple, unit = settings[BATCH], min(case.micro_batches) * case.cards, "row"
+    if case.concessions.smallest_batch and aim and not batch.is_own:
+        because = f"a limit is not enough for one step of the usual {batch.value}"
+        least = min(batch.value, aim["smallest_batch"])
+        settings = {**settings, BATCH: replace(batch, value=least, because=because, rule=None)}
     if case.method.splits_documents:
         length, unit = settings.get("seq_len"), "sequence"
         rows = None if tokens is None or length is None else tokens / int(length.value)
