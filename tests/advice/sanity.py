@@ -94,6 +94,7 @@ class Answered:
         self.decision: Decision = case.decision
         self.case = replace(case, concessions=self.decision.concessions)
         self.composition = str(self.decision.composition)
+        self.machine = self.case.situation.hardware
 
     @property
     def suggested_params(self) -> float | None:
@@ -118,6 +119,8 @@ def is_lower(after: Answered, before: Answered) -> bool:
     same = (one.chain, one.encoder, one.per_task) == (other.chain, other.encoder, other.per_task)
     if not same or one.scheme not in UPWARDS or other.scheme not in UPWARDS:
         return False
+    if before.decision.facts[f"fits_{one.scheme}"] == "split":
+        return False  # over a slow link or in the computer's memory: 4 bit on each GPU is better
     return UPWARDS.index(other.scheme) < UPWARDS.index(one.scheme)
 
 
@@ -153,6 +156,8 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
         preferred = what in ("dollars", "hours") and after and "+full" in answer.composition
         if after is None or ((cheaper or preferred) and not after.decision.nothing_fits):
             continue
+        if what in ("dollars", "hours") and after.machine != answer.machine:
+            continue  # a limit rents a card
         if is_lower(after, answer):
             yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
         before, now = answer.suggested_params, after.suggested_params
@@ -252,7 +257,7 @@ def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
     usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
     if usd is not None or hours is not None:
         free = answer.changed(budget_usd=None, budget_hours=None)
-        same = free is not None and free.case.situation.hardware == answer.case.situation.hardware
+        same = free is not None and free.machine == answer.machine
         fits, free_fits = (not one.decision.nothing_fits for one in (answer, free or answer))
         if same and fits != free_fits and ends_in_time(answer, free.decision.composition):
             yield "a limit", f"{free.composition} -> {answer.composition}"

@@ -234,9 +234,9 @@ def _refused_if_impossible(
     refused = refused or why_not_under_strategy(case, settings, cost)
     if refused:
         return replace(cost, fits="too_big", refused=refused)
-    # Nobody knows whether the computer holds what is offloaded to it.
+    # Nobody knows whether the computer holds what is offloaded to it and fits beside it.
     is_open = case.strategy.offload and not knows_host(case.situation.hardware)
-    return replace(cost, fits="unknown") if is_open and cost.fits != "too_big" else cost
+    return replace(cost, fits="unknown") if is_open and cost.fits in ("fits", "tight") else cost
 
 
 # --------------------------------------------------------------------------- of a chain
