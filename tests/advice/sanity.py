@@ -6,7 +6,6 @@ prints each law that some situation breaks, with the answers that show it.
 """
 
 import json
-import math
 import random
 import sys
 from collections import Counter
@@ -23,7 +22,6 @@ from advisor.advice.types import LADDER
 from advisor.ground.errors import InputError
 from advisor.ground.types import Hardware
 from advisor.methods import schemes
-from advisor.methods.composition import Composition
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.judge import conditions_on
 from advisor.ruleset.space import cuts_of
@@ -94,13 +92,9 @@ class Answered:
         self.decision: Decision = case.decision
         self.case = replace(case, concessions=self.decision.concessions)
         self.composition = str(self.decision.composition)
-        self.machine = self.case.situation.hardware
-
-    @property
-    def suggested_params(self) -> float | None:
-        """Of the model that is suggested where none was named."""
         one = self.case.situation
-        return one.model.params if one.suggestion is not None and one.model is not None else None
+        self.machine = one.hardware
+        self.suggested_params = one.suggestion and one.model and one.model.params
 
     def changed(self, **changes: Any) -> Any:
         """The same with other answers (None takes one away), or None where that is refused."""
@@ -114,14 +108,16 @@ class Answered:
 def is_lower(after: Answered, before: Answered) -> bool:
     """Whether the second answer asks for less: nothing fits any more, or a lower scheme."""
     one, other = before.decision.composition, after.decision.composition
-    if "smaller_model" in other.remedies:
-        return before.decision.trains
+    if (
+        "smaller_model" in other.remedies
+    ):  # of another chain, which more money buys, it says nothing
+        return before.decision.trains and before.decision.chain == after.decision.chain
     same = (one.chain, one.encoder, one.per_task) == (other.chain, other.encoder, other.per_task)
     if not same or one.scheme not in UPWARDS or other.scheme not in UPWARDS:
         return False
-    if before.decision.facts[f"fits_{one.scheme}"] == "split":
-        return False  # over a slow link or in the computer's memory: 4 bit on each GPU is better
-    return UPWARDS.index(other.scheme) < UPWARDS.index(one.scheme)
+    # Over a slow link or in the computer's memory: 4 bit on each GPU is better.
+    is_split = before.decision.facts[f"fits_{one.scheme}"] == "split"
+    return not is_split and UPWARDS.index(other.scheme) < UPWARDS.index(one.scheme)
 
 
 def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -151,13 +147,11 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
             more["rows"]["data_tokens"] = round(known["data_tokens"] * factor)
     for what, change in more.items():
         after = answer.changed(**change)
-        limits = {"budget_usd", "budget_hours"} & set(known)
-        cheaper = what == "rows" and limits
-        preferred = what in ("dollars", "hours") and after and "+full" in answer.composition
-        if after is None or ((cheaper or preferred) and not after.decision.nothing_fits):
+        limits, is_limit = {"budget_usd", "budget_hours"} & set(known), what in ("dollars", "hours")
+        cheaper, preferred = what == "rows" and limits, is_limit and "+full" in answer.composition
+        rents = is_limit and after and after.machine != answer.machine  # a limit rents a card
+        if after is None or rents or ((cheaper or preferred) and not after.decision.nothing_fits):
             continue
-        if what in ("dollars", "hours") and after.machine != answer.machine:
-            continue  # a limit rents a card
         if is_lower(after, answer):
             yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
         before, now = answer.suggested_params, after.suggested_params
@@ -242,14 +236,14 @@ def free_memory_does_not_count(answer: Answered, rng: random.Random) -> Iterator
             yield "free memory", f"another estimate of {answer.composition}"
 
 
-def ends_in_time(answer: Answered, one: Composition) -> bool:
+def ends_in_time(answer: Answered, one: Any) -> bool:
     """Whether each limit is enough for one step of every stage in the smallest batch."""
     least = replace(answer.decision.concessions, part="all", smallest_batch=True)
     stages, cost = answer.case.costs.cost_of(one, least)
-    seconds = sum(stage.cost.step_s or 0.0 for stage in stages) / PLANNED
-    usd = seconds * (cost.cost_usd or 0.0) / (cost.duration_s or 1.0)
-    limits = (answer.known.get(name, math.inf) for name in ("budget_hours", "budget_usd"))
-    return all(need <= limit for need, limit in zip((seconds / 3600, usd), limits, strict=True))
+    hours = sum(stage.cost.step_s or 0.0 for stage in stages) / PLANNED / 3600
+    usd = 3600 * hours * (cost.cost_usd or 0.0) / (cost.duration_s or 1.0)
+    limit = answer.known.get
+    return bool(hours <= limit("budget_hours", hours) and usd <= limit("budget_usd", usd))
 
 
 def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -258,8 +252,8 @@ def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
     if usd is not None or hours is not None:
         free = answer.changed(budget_usd=None, budget_hours=None)
         same = free is not None and free.machine == answer.machine
-        fits, free_fits = (not one.decision.nothing_fits for one in (answer, free or answer))
-        if same and fits != free_fits and ends_in_time(answer, free.decision.composition):
+        fits = same and free.decision.nothing_fits != answer.decision.nothing_fits
+        if fits and (free.decision.nothing_fits or ends_in_time(answer, free.decision.composition)):
             yield "a limit", f"{free.composition} -> {answer.composition}"
     if not answer.decision.trains:
         return
@@ -328,8 +322,7 @@ def violations(seed: int) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def main() -> None:
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else 500
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    number, first = map(int, (*sys.argv[1:], *("500", "0")[len(sys.argv) - 1 :]))
     counted: Counter[str] = Counter()
     for seed in range(first, first + number):
         for what, how, known in violations(seed):

@@ -112,7 +112,7 @@ def test_a_limit_that_is_not_enough_trains_on_a_part():
 def test_more_money_or_time_is_never_less_data(limit):
     """The part grows with the limit until all of the data is read, under the same scheme."""
     shares = []
-    for amount in (0.2, 1, 3, 10, 20, 60, 100, 150, 200, 1000):
+    for amount in (0.02, 0.2, 1, 3, 10, 20, 60, 100, 150, 200, 1000):
         advice = advised(**PROMPTS, **{limit: amount})
         assert str(advice.recommendation.composition) == "grpo+lora", amount
         (stage,) = advice.recommendation.stages
@@ -271,15 +271,9 @@ def test_recomputing_that_costs_nothing_is_taken():
     assert (found.trial.micro, found.trial.recompute) == (1, True)
     assert found.slowdown == pytest.approx(0.03)
     bound = search(trials, need, {one: 1 + 0.3 * one.recompute for one in trials}, 80)
-    assert (bound.trial.micro, bound.trial.recompute, bound.slowdown) == (
-        1,
-        False,
-        pytest.approx(0.3),
-    )
-
-
-def test_the_whole_batch_at_once_may_need_least():
-    """Full tuning with a single micro-batch keeps no gradients beside its activations."""
+    assert (bound.trial.micro, bound.trial.recompute) == (1, False)
+    assert bound.slowdown == pytest.approx(0.3)
+    # Full tuning with a single micro-batch keeps no gradients beside its activations.
     trials = trials_of(4, MICRO_BATCHES[2:], recompute=True)
     need = {one: 20 + one.micro * 0.5 + (8 if one.grad_accum > 1 else 0) for one in trials}
     found = search(trials, need, dict.fromkeys(trials, 1.0), 24, trains_all=True)

@@ -13,8 +13,6 @@ SUPPORT = {
     "task": "customer_service", "budget": "low", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B",
     "data_kind": "paired", "data_rows": 1500,
 }  # fmt: skip
-
-
 NOTHING = {**dict.fromkeys(SUPPORT), "task": "other"}
 
 

@@ -123,9 +123,9 @@ def sharded_if_better(whole: Fitted, sharded: Fitted) -> Fitted:
     """The sharded one if it is as fast and leaves more room, or room for the usual settings, or if
     it is so much faster that an estimate tells them apart; else the whole one.
     """
-    if not whole.cost.is_likely:
-        return sharded
     ranks = fit_rank(whole.cost), fit_rank(sharded.cost)
+    if not whole.cost.is_likely or (whole.cost.fits == "may_fit" and ranks[1] < ranks[0]):
+        return sharded
     if ranks[1] > ranks[0]:
         return whole
     has_room = ranks[1] < ranks[0] or (whole.is_eased and not sharded.is_eased)
