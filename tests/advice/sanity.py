@@ -123,8 +123,8 @@ def is_lower(after: Answered, before: Answered) -> bool:
 def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits.
 
-    Within a limit of money or hours more rows may lead to what learns all of them in a cheaper way,
-    and a higher limit from every weight to the LoRA that rules prefer.
+    Within a limit more rows or (dearer) GPUs may lead to what learns all rows in a cheaper way, and a
+    higher limit from every weight to the LoRA that rules prefer.
     """
     known = answer.known
     more: dict[str, dict[str, Any]] = {}
@@ -147,8 +147,9 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
             more["rows"]["data_tokens"] = round(known["data_tokens"] * factor)
     for what, change in more.items():
         after = answer.changed(**change)
-        limits, is_limit = {"budget_usd", "budget_hours"} & set(known), what in ("dollars", "hours")
-        cheaper, preferred = what == "rows" and limits, is_limit and "+full" in answer.composition
+        is_limit = what in ("dollars", "hours")
+        cheaper = what in ("rows", "GPUs") and {"budget_usd", "budget_hours"} & set(known)
+        preferred = is_limit and "+full" in answer.composition
         rents = is_limit and after and after.machine != answer.machine  # a limit rents a card
         if after is None or rents or ((cheaper or preferred) and not after.decision.nothing_fits):
             continue
