@@ -198,25 +198,22 @@ def test_one_machine_alone_asks_nobody():
 
 
 @pytest.mark.parametrize(
-    ("nodes", "environ", "words"),
+    ("nodes", "environ"),
     [
-        (3, SLURM, "launch.nodes is 3 in the plan, and SLURM_STEP_NUM_NODES says that the command"
-         " is started on 2"),
-        (1, SKY, "launch.nodes is 1 in the plan, and SKYPILOT_NUM_NODES"),
-        (2, {}, "NNODES=2 NODE_RANK=0 advise run /shared/plan.yaml --output"
-         " /shared/run"),
-        (2, {"SLURM_JOB_ID": "7"}, "srun --nodes=2 --ntasks-per-node=1"),
-        (2, BY_HAND | {"NODE_RANK": "2"}, "a whole number from 0 to 1"),
-        (2, BY_HAND | {"NODE_RANK": "١"}, "NODE_RANK is"),
-        (2, BY_HAND | {"NNODES": "1:2"}, "NNODES is '1:2'"),
-        (2, BY_HAND | {"MASTER_PORT": "99999"}, "a whole number from 1 to 65535"),
-        (2, BY_HAND | {"ADVISE_JOIN_S": "soon"}, "ADVISE_JOIN_S is 'soon'"),
+        (3, SLURM),
+        (1, SKY),
+        *((2, environ) for environ in ({}, {"SLURM_JOB_ID": "7"})),
+        *((2, BY_HAND | {"NODE_RANK": rank}) for rank in ("2", "١")),
+        (2, BY_HAND | {"NNODES": "1:2"}),
+        (2, BY_HAND | {"MASTER_PORT": "99999"}),
+        (2, BY_HAND | {"ADVISE_JOIN_S": "soon"}),
     ],
-)  # fmt: skip
-def test_a_plan_that_does_not_fit_the_scheduler_is_refused(nodes, environ, words):
+)
+def test_a_plan_that_does_not_fit_the_scheduler_is_refused(nodes, environ, approved):
     """The error has both numbers, or the command that is right, exit code 2."""
-    with pytest.raises(InputError, match=re.escape(words)):
+    with pytest.raises(InputError) as refused:
         place_of(nodes, environ)
+    approved(refused.value.text())
 
 
 def report(*, software=None, **given):
