@@ -267,38 +267,34 @@ def test_the_packages_of_a_plan_are_asked_for(shop):
 
 
 @pytest.mark.parametrize(
-    "case",
+    ("old", "new", "kind"),
     [
-        ("model: model", "model: ./nowhere", InputError, "no such folder"),
-        ("model: model", "model: empty", InputError, "has no config.json"),
-        ("model: model", "model: train.jsonl", InputError, "is a file"),
-        ("model: model", "model: model\nrevision: main", InputError, "'revision' has no effect"),
-        ("model: model", "model: Qwen/Qwen9-1B", MachineNotReady,
-         "is not in the hub cache, and HF_HUB_OFFLINE is set"),
-        ("path: train.jsonl", "path: trian.jsonl", InputError, "trian.jsonl"),
-        ("path: train.jsonl", "path: empty.jsonl", InputError, "empty"),
-        ("path: train.jsonl", "path: table.xlsx", InputError, "CSV"),
-        ("objective: sft", "objective: rm", InputError, "no trainer for objective rm"),
-        ("stages:", "launch: {device: cuda}\nstages:", MachineNotReady,
-         "the plan is for an NVIDIA GPU"),
-        ("stages:", "launch: {processes: 2, strategy: zero3}\nstages:", InputError,
-         "launch.strategy is zero3, which is estimated and not started",
-         "--set launch.strategy=fsdp", "launch.offload=true"),
+        ("model: model", "model: ./nowhere", InputError),
+        ("model: model", "model: empty", InputError),
+        ("model: model", "model: train.jsonl", InputError),
+        ("model: model", "model: model\nrevision: main", InputError),
+        ("model: model", "model: Qwen/Qwen9-1B", MachineNotReady),
+        ("path: train.jsonl", "path: trian.jsonl", InputError),
+        ("path: train.jsonl", "path: empty.jsonl", InputError),
+        ("path: train.jsonl", "path: table.xlsx", InputError),
+        ("objective: sft", "objective: rm", InputError),
+        ("stages:", "launch: {device: cuda}\nstages:", MachineNotReady),
+        ("stages:", "launch: {processes: 2, strategy: zero3}\nstages:", InputError),
         # Missing things come together.
-        ("model: model\ndata: {path: train", "model: ./nowhere\ndata: {path: gone", InputError,
-         "no such folder", "gone.jsonl"),
+        ("model: model\ndata: {path: train", "model: ./nowhere\ndata: {path: gone", InputError),
     ],
-)  # fmt: skip
-def test_what_is_not_there_is_found_before_anything_is_written(shop, monkeypatch, case):
+)
+def test_what_is_not_there_is_found_before_anything_is_written(
+    shop, monkeypatch, old, new, kind, approved
+):
     """Model, data, trainer and device are checked first; no folder is made."""
-    old, new, kind, *words = case
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     (shop / "empty").mkdir()
     (shop / "empty.jsonl").write_text("")
     (shop / "table.xlsx").write_bytes(b"PK\x03\x04xl/workbook.xml")
-    text = refused(kind, text=PLAN.replace(old, new, 1), output="out")
-    assert [word for word in words if word not in text] == []
+    said = refused(kind, text=PLAN.replace(old, new, 1), output="out")
+    approved(re.sub(r"(?s)(table\.xlsx: ).*(CSV).*", r"\1\2", said))  # with or without openpyxl
     assert not (shop / "out").exists()
 
 
