@@ -115,8 +115,7 @@ def is_lower(after: Answered, before: Answered) -> bool:
     same = (one.chain, one.encoder, one.per_task) == (other.chain, other.encoder, other.per_task)
     if not same or one.scheme not in UPWARDS or other.scheme not in UPWARDS:
         return False
-    # Over a slow link or in the computer's memory: 4 bit on each GPU is better.
-    is_split = before.decision.facts[f"fits_{one.scheme}"] == "split"
+    is_split = before.decision.facts[f"fits_{one.scheme}"] == "split"  # 4 bit is faster
     return not is_split and UPWARDS.index(other.scheme) < UPWARDS.index(one.scheme)
 
 
