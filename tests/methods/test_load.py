@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from advisor.estimate import methods as arithmetic
 from advisor.estimate.methods import special
@@ -51,18 +52,16 @@ WHOLE = {
 }
 
 
-def test_a_file_of_its_own_is_a_method(tmp_path):
+def test_a_file_of_its_own_is_a_method(tmp_path, approved):
     """What a folder of one's own brings stands behind the project's methods, by its `order`."""
     write_objective(tmp_path, "heart", keys=WHOLE["keys"], pairs="true")
     write_update(tmp_path, "bias", **WHOLE)
     found = of_own(tmp_path)
     assert list(found.objectives) == [*SHIPPED.objectives, "heart"]
     assert list(found.updates) == [*SHIPPED.updates, "bias"]
-    assert found.objective("heart").sequences_per_row == 2
-    assert found.objective("heart").keys["steps"].owner == "objective heart"
-    assert found.update("bias").serves == ("vllm",)
+    mine = (found.objective("heart"), found.update("bias"))
+    approved([[one.at, structs.replace(one, spot=None)] for one in mine])
     assert {"bias", "qbias"} <= set(found.schemes)
-    assert found.update("bias").at == f"{tmp_path}/rules/updates/bias.yaml:1:5"
     write_objective(tmp_path / "again", "heart", order="15")
     assert list(of_own(tmp_path / "again").objectives)[:2] == ["cpt", "heart"]
 
@@ -121,55 +120,34 @@ def test_a_fault_is_located(tmp_path, name, approved):
         assert int(at[1]) == line_of(path, key)
 
 
-def test_all_faults_of_a_file_come_together(tmp_path):
+def test_all_faults_of_a_file_come_together(tmp_path, approved):
     """One reading tells everything that is wrong with a file."""
     wrong = {"trains_on": "[pears]", "reference": "evr", "logits": "tile", "ordr": "1"}
     write_objective(tmp_path, "heart", phrase=None, **wrong)
     with pytest.raises(InputError) as caught:
         of_own(tmp_path).check()
-    assert len(caught.value.faults) == 5
-    said = ("`phrase` is missing", "`trains_on[0]` is 'pears'", "`reference` is 'evr'",
-            "`logits` is 'tile'", "did you mean 'order'")  # fmt: skip
-    assert [words for words in said if words not in caught.value.text()] == []
+    approved(caught.value.text())
 
 
-# The name of an update, a file that is written besides, and what is said of it.
+# The name of an update, and a file that is written besides.
 ALONE = [
     # An empty file or a list is one fault, not one for each key that it lacks.
-    *(
-        ("bias", "rules/updates/bias.yaml", text, r"the file is .*\n  a map with the keys id, ")
-        for text in ("", "- 1\n", "hello\n")
-    ),
+    *(("bias", "rules/updates/bias.yaml", text) for text in ("", "- 1\n", "hello\n")),
     # The project's own method stays what it is, whichever list the other file would be in.
-    *(
-        (
-            name,
-            None,
-            "",
-            rf"/rules/updates/{name}\.yaml:1:5: a method '{name}' exists already \(rules/.*\)\n"
-            r"(.*\n)*  give yours a name of its own",
-        )
-        for name in ("lora", "sft", "qlora")
-    ),
+    *((name, None, "") for name in ("lora", "sft", "qlora")),
     # Which of two files counts is never a matter of which folder comes first.
-    (
-        "bias",
-        "estimate/methods/lora.py",
-        "def trainable_params(run): ...\n",
-        "a file estimate/methods/lora.py exists already\n.*ROOT",
-    ),
+    ("bias", "estimate/methods/lora.py", "def trainable_params(run): ...\n"),
 ]
 
 
-@pytest.mark.parametrize(("name", "other", "text", "said"), ALONE)
-def test_what_is_no_method_of_its_own_is_one_fault(tmp_path, name, other, text, said, approved):
+@pytest.mark.parametrize(("name", "other", "text"), ALONE)
+def test_what_is_no_method_of_its_own_is_one_fault(tmp_path, name, other, text, approved):
     """With what is there already, or what a file has to be."""
     write_update(tmp_path, name)
     if other is not None:
         (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / other).write_text(text)
     (fault,) = of_own(tmp_path).faults
-    assert re.search(said.replace("ROOT", re.escape(str(tmp_path))), "\n".join(fault.lines()))
     approved(fault)
 
 
@@ -246,19 +224,20 @@ def test_methods_share_the_keys_of_one_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shares", "text", "said"),
+    ("shares", "text"),
     [
-        ("[comon]", SHARED, r"heart.yaml:\d+:\d+: no file rules/keys/comon.yaml"),
-        ("[common]", SHARED.replace("type: integer", "type: interger"), "common.yaml:4:17: `type` is"),
-        ("[common]", SHARED.replace("also: [steps]", "also: [stepz]"), "common.yaml:5:3: .*names 'stepz'"),
-        ("[common]", SHARED.replace("steps:", "own:", 1).replace("[steps]", "[own]"), "declared here and in"),
+        ("[comon]", SHARED),
+        ("[common]", SHARED.replace("type: integer", "type: interger")),
+        ("[common]", SHARED.replace("also: [steps]", "also: [stepz]")),
+        ("[common]", SHARED.replace("steps:", "own:", 1).replace("[steps]", "[own]")),
     ],
-)  # fmt: skip
-def test_a_fault_of_shared_keys_is_located(shares, text, said, tmp_path):
+    ids=["no file", "type", "also", "declared twice"],
+)
+def test_a_fault_of_shared_keys_is_located(shares, text, tmp_path, approved):
     """It is located in the file where it stands."""
     write_shared(tmp_path, text)
     write_objective(tmp_path, "heart", keys="{own: {type: boolean}}", shares=shares)
-    assert any(re.search(said, fault.headline) for fault in of_own(tmp_path).faults)
+    approved([fault.lines() for fault in of_own(tmp_path).faults])
 
 
 @pytest.mark.parametrize("why", ["", "no hub"])
@@ -266,14 +245,8 @@ def test_what_a_kernel_needs_is_said(monkeypatch, approved, why):
     """Its GPUs, and what has to be installed where neither its package nor the hub is there."""
     monkeypatch.setattr(kernels, "is_installed", lambda module: False)
     monkeypatch.setattr(kernels, "why_no_hub", lambda: why)
-    names = (
-        "flash_attention_2",
-        "flash_attention_3",
-        "flash_attention_4",
-        "flex_attention",
-        "liger",
-    )
-    found = {name: kernels.kernel(name) for name in names}
+    flash = (f"flash_attention_{number}" for number in (2, 3, 4))
+    found = {name: kernels.kernel(name) for name in (*flash, "flex_attention", "liger")}
     approved({k: [one.needs, one.why_not_installed, one] for k, one in found.items() if one})
 
 
@@ -301,25 +274,17 @@ def test_a_link_is_as_fast_as_its_kind(gpu, bytes_per_s, approved):
     approved([reach(gpu, link) for link in said])
 
 
-def test_a_slot_is_as_fast_as_its_generation_and_lanes():
+def test_a_slot_is_as_fast_as_its_generation_and_lanes(approved):
     """A slot of one lane of PCIe 3 is slower than the host's memory; what the driver says counts."""
-    assert "no peer-to-peer" in reach("RTX 4090").words
     assert reach("RTX 4090", "PCIe 3 x1").bytes_per_s < 1e9
     l4, half = reach("L4", "PCIe 4 x16"), reach("L4", "PCIe 3 x16")
     assert l4.bytes_per_s == pytest.approx(2 * half.bytes_per_s)
-    assert {l4.guess, reach("A100-SXM4-80GB").guess} == {""}
     assert reach("H100 SXM", "PCIe 5 x16").bytes_per_s < 50e9  # NVLink is there, but does not work
-    unknown = link_speeds(None)
-    assert unknown.bytes_per_s > 0
-    assert "assumed" in unknown.guess
+    approved([reach("RTX 4090"), l4, reach("A100-SXM4-80GB"), link_speeds(None)])
 
 
-def test_a_bridge_counts_only_if_the_driver_reports_it_and_for_two_gpus():
+def test_a_bridge_counts_only_if_the_driver_reports_it_and_for_two_gpus(approved):
     """Two RTX 3090 with a bridge: 0.69 of 56 GB/s; a third GPU is reached over PCIe."""
-    bare = reach("RTX 3090")
-    assert "bridge" in bare.guess
-    assert bare.pair_bytes_per_s == bare.bytes_per_s
     joined = reach("RTX 3090", "NVLink 3 bridge between two GPUs (4 active links per card)")
     assert joined.pair_bytes_per_s == pytest.approx(0.69 * 112.5e9 / 2)
-    assert joined.bytes_per_s == pytest.approx(4.7e9)
-    assert not joined.guess
+    approved([reach("RTX 3090"), joined])

@@ -145,25 +145,23 @@ def test_a_run_says_that_muon_moves_no_experts():
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "said"),
+    ("name", "changes"),
     [
-        ("paged_adamw_8bit", {}, "pages memory between GPU and host on cuda, this stage on cpu"),
-        ("muon", {"update": "ia3"}, "update ia3 trains vectors alone"),
-        ("muon", {"trl": {"optim_args": "rank=3"}}, "muon reads no 'rank': it reads momentum"),
-        ("sgd", {"trl": {"optim_args": "nesterov=3"}}, "nesterov is '3', expected true or false"),
-        ("sgd", {"trl": {"adam_beta1": 0.8}},
-         "'adam_beta1' has no effect: optimizer sgd is no Adam"),
-        ("adamw", {"trl": {"max_grad_norm": -1.0}}, "'max_grad_norm' is -1.0: gradients would not"),
-        ("adamw", {"trl": {"optim_args": "rank=3"}}, "adamw reads no 'rank', nor any"),
-        ("adamw_split", {"weights_dtype": "float32"}, "these are float32"),
-        ("adamw_split", {"update": "lora"}, "trains a module in float32"),
+        ("paged_adamw_8bit", {}),
+        ("muon", {"update": "ia3"}),
+        ("muon", {"trl": {"optim_args": "rank=3"}}),
+        ("sgd", {"trl": {"optim_args": "nesterov=3"}}),
+        ("sgd", {"trl": {"adam_beta1": 0.8}}),
+        ("adamw", {"trl": {"max_grad_norm": -1.0}}),
+        ("adamw", {"trl": {"optim_args": "rank=3"}}),
+        ("adamw_split", {"weights_dtype": "float32"}),
+        ("adamw_split", {"update": "lora"}),
     ],
-)  # fmt: skip
-def test_what_an_optimizer_cannot_do_is_said(name, changes, said):
+    ids=str,
+)
+def test_what_an_optimizer_cannot_do_is_said(name, changes, approved):
     """By name, with what is allowed, before a model loads."""
-    faults = optimizer_faults(stage(name, **changes), "cpu")
-    assert said in "\n".join(fault.headline for fault in faults)
-    assert all(fault.allowed or fault.hint for fault in faults)
+    approved([fault.lines() for fault in optimizer_faults(stage(name, **changes), "cpu")])
 
 
 def test_a_library_that_is_missing_is_named_with_the_command(make, monkeypatch):
@@ -237,10 +235,9 @@ def test_loaded_states_are_paged_and_the_same(tmp_path, monkeypatch):
     wrapped = types.SimpleNamespace(optimizer=resumed)  # as accelerate does
     load_training(tmp_path, {"weights": copy}, wrapped)
     found = resumed.state[copy]
-    for name in ("state1", "state2"):
-        assert found[name].is_paged
-        assert torch.equal(found[name], state[name])
     assert found["step"] == 3
+    for name in ("state1", "state2"):
+        assert (found[name].is_paged, found[name].tolist()) == (True, state[name].tolist())
     assert torch.equal(copy, weights)
 
 
@@ -484,10 +481,9 @@ def test_each_optimizer_trains_and_is_recorded(optimizer, changes, make):
     common = {"update": "full", "learning_rate": 3e-3, "max_steps": 8, "weights_dtype": "float32"}
     result = trained(make(**{**common, "optimizer": optimizer, "job_judge": False, **changes}))
     assert result["loss_last"] < result["loss_first"]
-    found = result["resolved"]
-    assert found["trl"]["optim"] == (OPTIMIZERS[optimizer].transformers or optimizer)
-    assert found["trainable_dtype"] == changes.get("weights_dtype", "float32")
-    assert found["autocast"] is None
+    found, dtype = result["resolved"], changes.get("weights_dtype", "float32")
+    kept = (OPTIMIZERS[optimizer].transformers or optimizer, dtype, None)
+    assert (found["trl"]["optim"], found["trainable_dtype"], found["autocast"]) == kept
 
 
 def test_a_broken_run_ends_with_the_same_weights(make, monkeypatch):

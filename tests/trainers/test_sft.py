@@ -2,6 +2,7 @@
 
 import errno
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -55,9 +56,8 @@ def test_lora_learns_and_loads_in_plain_peft(make, monkeypatch):
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     # On the CPU it is how much the process has grown, which is nothing after other tests.
     assert result["measured"]["peak_bytes"] >= 0
-    assert result["resolved"]["options"]["rank"] == 8
-    assert result["resolved"]["trl"]["adam_beta2"] == 0.95
-    assert result["resolved"]["peft"]["lora_alpha"] == 16
+    options, trl, peft = (result["resolved"][name] for name in ("options", "trl", "peft"))
+    assert (options["rank"], trl["adam_beta2"], peft["lora_alpha"]) == (8, 0.95, 16)
     tokenizer = AutoTokenizer.from_pretrained(job.output)
     assert tokenizer.chat_template
     ids = tokenizer("hello", return_tensors="pt")["input_ids"]
@@ -70,8 +70,8 @@ def test_qlora_trains_on_the_cpu(make):
     """A 4-bit base trains on the CPU through the same code, its module in float32."""
     result = trained(make(quantization="nf4", max_steps=8))
     assert result["loss_last"] < result["loss_first"]
-    assert result["resolved"]["trainable_dtype"] == "float32"
-    assert result["resolved"]["double_quantization"] is True
+    found = result["resolved"]
+    assert (found["trainable_dtype"], found["double_quantization"]) == ("float32", True)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):
@@ -83,11 +83,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):
     with pytest.raises(TrainingFailed, match="loss became nan at step 1") as caught:
         sft.train(job)
     assert caught.value.exit_code == 5
-    assert not (job.output / "result.json").exists()
-    assert not list(job.output.rglob("*.safetensors"))
+    assert not [
+        path for name in ("result.json", "*.safetensors") for path in job.output.rglob(name)
+    ]
 
 
-def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_path, tiny_model):
+def test_a_moved_split_and_damaged_run_goes_on(
+    make, monkeypatch, capsys, tmp_path, tiny_model, approved
+):
     """A moved, split run under another torch goes on from the checkpoint before a damaged one."""
     keys = {"max_steps": 10, "save_steps": 2, "job_judge": False}
     whole = make(**keys)
@@ -109,14 +112,8 @@ def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_pa
     capsys.readouterr()
     result = trained(moved)
     said = capsys.readouterr().err
-    wanted = (
-        "checkpoint-6 is damaged (adapter_model.safetensors has other content",
-        f"torch {found['torch']} -> 9.9.9",
-        "resuming after step 4 of 10, learning rate 0.00",
-        "metrics.jsonl held 3 lines that could not be read",
-    )
-    assert [words for words in wanted if words not in said] == []
-    assert "beginning" not in said
+    said = said.replace(found["torch"], "TORCH")
+    approved(re.findall(r".*(?:checkpoint-|metrics|resuming|beginning).*", said))
     assert losses(moved) == pytest.approx(losses(whole), rel=1e-4)
     assert losses(moved)[:4] == losses(whole)[:4]
     assert result["loss_first"] == losses(whole)[0]
@@ -133,8 +130,8 @@ def test_checkpoints_of_other_settings_are_not_resumed(make, monkeypatch, capsys
     job = make(max_steps=4, save_steps=2, learning_rate=1e-3, job_judge=False)
     trained(job)
     said = capsys.readouterr().err
-    assert "checkpoint-2 is not used: learning_rate 0.01 -> 0.001" in said
-    assert "checkpoint-4 is not used: learning_rate 0.01 -> 0.001" in said
+    for step in (2, 4):
+        assert f"checkpoint-{step} is not used: learning_rate 0.01 -> 0.001" in said
     assert len(losses(job)) == 4
 
 
@@ -153,11 +150,10 @@ def test_a_dry_run_measures_and_saves_nothing(make):
     job = make(grad_accum=4, max_steps=50, job_dry_run=True)
     sft.train(job)
     record = read_json(job.output / "dry_run.json")
-    assert record["measured"]["counter"] == "rss_growth"
-    assert record["measured"]["peak_bytes"] > 0
-    assert len(record["losses"]) == 2
-    assert record["steps"] == 50
-    assert record["evaluation_loss"] > 0
+    measured = record["measured"]
+    found = (measured["counter"], len(record["losses"]), record["steps"])
+    assert found == ("rss_growth", 2, 50)
+    assert min(measured["peak_bytes"], record["evaluation_loss"]) > 0
     assert not list(job.run.rglob("*.safetensors"))
 
 
@@ -212,18 +208,16 @@ def test_a_task_begins_from_the_base_as_it_was_loaded(make, tmp_path, keys):
 
 @pytest.mark.parametrize(("told", "times"), [("", 1), ("1", 0)], ids=["by hand", "by advise run"])
 def test_failures_leave_a_record_and_their_exit_code(
-    told, times, command, unloaded, monkeypatch, capsys
+    told, times, command, unloaded, monkeypatch, capsys, approved
 ):
     """error.json and stderr say the same, unless `advise run` is to show the file."""
     monkeypatch.setenv("ADVISE_TELLS_ERRORS", told)
     code, record = command(seq_len=8)
-    assert (code, record["exit_code"], record["kind"]) == (2, 2, "InputError")
-    assert "longer than seq_len 8" in record["what"]
-    assert "truncation" in record["hint"]
+    approved([code, record])
     assert capsys.readouterr().err.count("longer than seq_len 8") == times
 
 
-def test_bugs_have_a_log_and_lack_of_memory_the_next_smaller_setting(command):
+def test_bugs_have_a_log_and_lack_of_memory_the_next_smaller_setting(command, approved):
     """A bug is exit 70 with a traceback, lack of memory exit 5 with what changes least."""
 
     def full(job):
@@ -234,8 +228,7 @@ def test_bugs_have_a_log_and_lack_of_memory_the_next_smaller_setting(command):
     assert code == 70 == found["exit_code"]
     assert "surprise" in Path(found["hint"].split()[-1]).read_text()
     code, found = command(full, micro_batch_size=8)
-    assert (code, found["kind"], found["doing"]) == (5, "OutOfMemory", "training")
-    assert "--set stages.sft.micro_batch_size=4 --set stages.sft.grad_accum=2" in found["hint"]
+    approved([code, found])
 
 
 LONG = "Where is my parcel with the red kettle and the blue cup? " * 12
@@ -269,20 +262,18 @@ def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
     assert resolved["stop_tokens_added"] == ["<|im_end|>"]
 
 
-def test_7_a_template_of_another_model_is_noticed(tiny_model):
+def test_7_a_template_of_another_model_is_noticed(tiny_model, approved):
     """Marks that the tokenizer does not know are named, and answers end with a real end token."""
     other = AutoTokenizer.from_pretrained(tiny_model)
     other.chat_template = LLAMA3
     example = Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes.")))
     foreign, proper = Templater(other), Templater(family_tokenizer("llama3"))
     assert answer_row(example, foreign).labels[-1] == other.eos_token_id
-    (note,) = [note for note in foreign.notes if "are no tokens of this tokenizer" in note]
-    assert "<|eot_id|>" in note
     answer_row(example, proper)
-    assert not proper.notes
+    approved([foreign.notes, proper.notes])
 
 
-def test_16_what_is_guessed_and_what_is_dropped_is_said(make, tmp_path, capsys):
+def test_16_what_is_guessed_and_what_is_dropped_is_said(make, tmp_path, capsys, approved):
     """The log says which columns were guessed and how to set them; left-out rows are counted."""
     rows = [
         {
@@ -299,11 +290,8 @@ def test_16_what_is_guessed_and_what_is_dropped_is_said(make, tmp_path, capsys):
     found = trained(job)["data"]
     assert found["train_rows"] + found["holdout_rows"] + found["dropped"] == found["rows"] == 20
     said = capsys.readouterr().err
-    assert "2 of 20 rows were left out: longer than seq_len 64 (rows 19, 20)" in said
-    (note,) = [note for note in found["notes"] if "guessed from" in note]
-    assert "a request in `anfrage` and its answer in `antwort`" in note
-    assert "`data.mapping`" in note
-    assert note in said
+    approved(found["notes"])
+    assert [note for note in found["notes"] if note not in said] == []
 
 
 SENTENCES = (
@@ -340,8 +328,7 @@ def test_perplexity_of_held_out_documents_falls(read, tmp_path, update, rate):
     evaluation = found["evaluation"]
     assert evaluation["perplexity_after"] < evaluation["perplexity_before"]
     assert evaluation["holdout_loss_interval"][1] < 0
-    assert found["verdict"]["word"] == "better"
-    assert evaluation["samples"] == []
+    assert (found["verdict"]["word"], evaluation["samples"]) == ("better", [])
 
 
 def test_general_text_is_mixed_in_by_share(read, tmp_path):

@@ -1,6 +1,8 @@
 """A PPO stage from plan to result: it learns, resumes, runs in parts, and says what goes wrong."""
 
+import json
 import os
+import re
 import signal
 from dataclasses import replace
 from functools import partial
@@ -60,13 +62,12 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(steps, keys,
     first, last = learned(job)
     assert first < 0.1
     assert last > 0.8
-    lines = metrics(job.run)
-    assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)
-    assert lines[-1]["kl"] > 0.5
-    reward = found["evaluation"]["metrics"]["reward"]
+    start, *_, end = (line["kl"] for line in metrics(job.run))
+    assert start == pytest.approx(0, abs=1e-6)
+    assert end > 0.5
+    reward, sample = found["evaluation"]["metrics"]["reward"], found["evaluation"]["samples"][0]
     assert reward["word"] == "better"
     assert reward["interval"][0] > 0.5
-    sample = found["evaluation"]["samples"][0]
     assert "x" in sample["tuned"]
     assert sample["reward_after"] > sample["reward_before"]
     assert found["steps"] == steps
@@ -89,11 +90,9 @@ def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(
     keys = {**UPDATES[update], "update": update, "precision": precision}
     result = trained(make(**keys, micro_batch_size=4, grad_accum=1))
     assert kinds == {torch.float32}
-    checks = {check["name"]: check for check in result["checks"]}
-    saved = checks["saved-model-is-the-trained-one"]
-    assert saved["ok"]
+    saved, changes = result["checks"][:2]
+    assert (saved["ok"], changes["ok"]) == (True, True)
     assert "(limit 0.001)" in saved["text"]
-    assert checks["changes-the-base-model"]["ok"]
 
 
 def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
@@ -142,11 +141,10 @@ def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkey
     assert not (broken.output / "result.json").exists()
     assert len(metrics(broken.run)) < keys["max_steps"]
     train(broken)
-    assert metrics(broken.run) == metrics(whole.run)
-    ends = [result_of(job)["evaluation"]["metrics"] for job in (broken, whole)]
+    rollouts = [(job.output / "rollouts.jsonl").read_bytes() for job in (broken, whole)]
+    assert rollouts[0] == rollouts[1]
+    ends = [(metrics(job.run), result_of(job)["evaluation"]["metrics"]) for job in (broken, whole)]
     assert ends[0] == ends[1]
-    files = [job.output / "rollouts.jsonl" for job in (broken, whole)]
-    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw_8bit"])
@@ -182,17 +180,15 @@ def test_a_long_run_writes_some_of_its_lines(make, monkeypatch):
     assert loss == metrics(job.run)[-1]["loss"]
 
 
-def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypatch):
+def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypatch, approved):
     """One score for every answer, and hardly one that ends: after five updates it warns of both."""
     monkeypatch.setattr(  # the model draws all of its tokens about equally often
         "trainers.ppo.objective.stop_ids", lambda model: [model.config.vocab_size - 1]
     )
     keys = {"max_steps": 6, "job_max_steps": 6, "grad_accum": 1, "job_judge": False}
-    result = trained(make(reward="scores.py:same", **keys))
-    told = {check["name"]: check for check in result["checks"]}
-    assert not told["rollouts-constant-reward"]["ok"]
-    assert "got the same reward (0.5)" in told["rollouts-constant-reward"]["text"]
-    assert "response_tokens" in told["rollouts-cut"]["text"]
+    told = trained(make(reward="scores.py:same", **keys))["checks"]
+    found = [check for check in told if check["name"].startswith("rollouts-")]
+    approved(re.sub(r"\d+% of the answers", "N% of the answers", json.dumps(found)))
 
 
 def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
@@ -224,12 +220,11 @@ def test_as_many_answers_fit_whichever_role_was_used_last(make):
     assert ppo.local.trained == sum(one.numel() for one in trained)
 
 
-def test_a_policy_far_from_its_start_stops_the_run(make):
+def test_a_policy_far_from_its_start_stops_the_run(make, approved):
     """KL above the bound: the run stops and says which keys to change."""
-    said = r"nats per token from the reference model, the bound is 0\.01"
-    with pytest.raises(TrainingFailed, match=said) as caught:
+    with pytest.raises(TrainingFailed) as caught:
         train(make(kl_limit=0.01, max_steps=4, job_judge=False))
-    assert "kl_coef" in caught.value.faults[0].hint
+    approved(re.sub(r"\d\S* nats", "N nats", caught.value.text()))
 
 
 def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
@@ -239,8 +234,7 @@ def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
         job = make(job_dry_run=True, max_steps=20, response_tokens=answer)
         train(job)
         found.append(read_json(job.output / "dry_run.json"))
-    assert found[1]["measured"]["peak_bytes"] > 0
-    assert found[1]["measured"]["step_s"] > 0
+    assert min(found[1]["measured"][name] for name in ("peak_bytes", "step_s")) > 0
     assert found[1]["steps"] == 20
     # A micro-batch of 16 prompts.
     assert found[1]["batch_tokens"] - found[0]["batch_tokens"] == 16 * (12 - 6)
@@ -267,29 +261,31 @@ def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("keys", "text"),
+    "keys",
     [
-        ({"reward": None}, "nothing says what reward an answer gets"),
-        ({"reward": "nowhere.py:score"}, "no such file"),
-        ({"reward": "scores.py:nothing"}, "has no function 'nothing'"),
-        ({"reward": None, "reward_model": "nowhere"}, "holds no model"),
-        ({"reward_model": "rm"}, "both say where the reward comes from"),
-        ({"dropout": 0.1}, "'dropout' has no effect"),
-        ({"kl_horizon": 100}, "'kl_horizon' has no effect"),
-        ({"minibatches": 4}, "minibatches 4 are more than"),
-        ({"response_tokens": 95}, "leave no room for a prompt"),
-        ({"trl": {"loss_type": "dapo"}}, "'loss_type'"),
-        ({"trl": {"weight_decay": 0.1}}, "set by the plan's own key weight_decay"),
-        ({"trl": {"max_grad_norm": 0}}, "max_grad_norm is 0, expected a number above 0"),
-        ({"trl": {"adam_beta2": 1.0}}, "adam_beta2 is 1.0, expected a number from 0 to below 1"),
-        ({"trl": {"adam_beta2": True}}, "'adam_beta2' is true"),
-        ({"trl": {"adam_beta1": 0.8}, "optimizer": "sgd"}, "'adam_beta1' has no effect"),
+        {"reward": None},
+        {"reward": "nowhere.py:score"},
+        {"reward": "scores.py:nothing"},
+        {"reward": None, "reward_model": "nowhere"},
+        {"reward_model": "rm"},
+        {"dropout": 0.1},
+        {"kl_horizon": 100},
+        {"minibatches": 4},
+        {"response_tokens": 95},
+        {"trl": {"loss_type": "dapo"}},
+        {"trl": {"weight_decay": 0.1}},
+        {"trl": {"max_grad_norm": 0}},
+        {"trl": {"adam_beta2": 1.0}},
+        {"trl": {"adam_beta2": True}},
+        {"trl": {"adam_beta1": 0.8}, "optimizer": "sgd"},
     ],
+    ids=str,
 )
-def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, text):
+def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, approved):
     """One error that names the key and what is allowed."""
-    with pytest.raises(InputError, match=text):
+    with pytest.raises(InputError) as caught:
         train(make(**keys))
+    approved(caught.value.text())
 
 
 @pytest.mark.slow
@@ -441,8 +437,8 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
     assert [stage.status for stage in done.stages] == ["done"] * 3
     resolved = done.resolved["ppo"]
     assert resolved.start_from.endswith("stages/sft")
-    assert resolved.extra["reward"] == "the reward is the model rm"
-    assert resolved.extra["one_base"] is True
+    found = (resolved.extra["reward"], resolved.extra["one_base"])
+    assert found == ("the reward is the model rm", True)
     assert done.stages[2].evaluation.metrics["reward"].rows == 8
     assert "pair_accuracy" in done.stages[1].evaluation.metrics
     report = report_page(done, folder=Path("run"), plan_text="", metrics=())
