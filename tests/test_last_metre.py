@@ -116,6 +116,7 @@ def test_a_card_of_which_the_memory_alone_is_known(approved, call, typed):
     approved(call(*shlex.split(f"{STATED} --gpu '{typed}'"))[1])
     # No card of this size is made for homes.
     assert "Cost     Not known" in call(*shlex.split(f"{STATED} --gpu 80gb"))[1]
+    assert "no price is known" in call(*shlex.split(f"{STATED} --gpu 'foo 8gb'"))[1]
 
 
 # --------------------------------------------------------------------------- which card to rent

@@ -281,6 +281,7 @@ def test_a_name_as_people_say_it_offers_real_models(typed):
         ("phi4", "microsoft/phi-4"),
         ("gpt2", "openai-community/gpt2"),
         ("Qwen-14B", "Qwen/Qwen-14B"),  # as the hub writes it: the first Qwen
+        ("Llama-3-8B-hf", "meta-llama/Meta-Llama-3-8B"),
     ],
 )
 def test_a_name_of_one_model_is_that_model(typed, hub_id):

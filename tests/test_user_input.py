@@ -34,6 +34,7 @@ FILES = {
     "answers that end as a text does": ("--answers", "nowhere.txt"),
     "a plan with a space": ("a b.yaml", "--why"),
     "an address": ("check", "https://a.org/b.jsonl"),
+    "a bucket": ("check", "s3://a/b.jsonl"),
     "questions of nothing": ("check", "nulls.jsonl"),
     "calls of nothing": ("check", "calls.jsonl"),
     "an infinite weight": ("check", "weights.jsonl"),

@@ -506,7 +506,8 @@ def _known(name: str) -> str | None:
     if wanted.endswith(":latest"):
         return None
     whole = [hub_id for hub_id in ids if wanted in (hub_id.lower(), tail_of(hub_id).lower())]
-    whole = whole or [hub_id for hub_id in ids if wanted == _ADDED.sub("", tail_of(hub_id).lower())]
+    bare = _ADDED.sub("", wanted)
+    whole = whole or [hub_id for hub_id in ids if bare == _ADDED.sub("", tail_of(hub_id).lower())]
     alike = whole or [hub_id for hub_id in ids if words_of(hub_id) == words_of(name)]
     if whole or any(squashed(hub_id) == squashed(name) for hub_id in alike):
         return alike[0] if len(alike) == 1 else None

@@ -242,7 +242,7 @@ def _nearest_in_folder(where: Path) -> tuple[str, str]:
     try:
         names = sorted(entry for entry in os.listdir(parent) if not entry.startswith("."))
     except OSError:
-        if re.match(r"[a-z]+:/+\w", os.fspath(where)):
+        if re.match(r"[a-z][a-z\d+.-]+:/+\w", os.fspath(where)):
             return "data is read from this machine", "download it first, and name the file"
         return f"the folder {parent} does not exist either", "check the path"
     # By their names without endings: what ends alike is not alike for that.

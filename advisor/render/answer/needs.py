@@ -146,7 +146,8 @@ def cost_line(advice: Advice) -> str:
     if not estimate.cost_usd:
         if estimate.cost_usd is not None or at_home or (is_own and not hardware.gpus):
             return "Electricity alone: it runs on your own computer"
-        return sentence(f"not known{because_unknown(advice) or ': no price is known for this GPU'}")
+        because = because_unknown(advice) if estimate.duration_s is None else ""
+        return sentence(f"not known{because or ': no price is known for this GPU'}")
     usd, times = whole_usd(estimate) or estimate.cost_usd, estimate.times
     shown, high_usd = format_usd(usd), usd
     if times is not None and times.low_s < times.high_s and not estimate.assumed:
