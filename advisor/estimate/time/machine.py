@@ -34,17 +34,22 @@ def sharding_of(run: Run, machine: Machine) -> str | None:
     return "zero3" if is_deepspeed else "fsdp"
 
 
-def gather_s(run: Run, machine: Machine, sharding: str | None, *, passes: int) -> float:
-    """Time per micro-batch to gather sharded weights for every pass over them, and to bring those
-    of host memory.
+def gather_s(run: Run, machine: Machine, sharding: str | None, passes: int, rows: float) -> float:
+    """Time per micro-batch to gather sharded weights for every pass over them, to bring those of
+    host memory, and to send so many tokens to their experts.
     """
     d = run.dims
     if run.gpus < 2 or sharding not in ("fsdp", "zero3"):
         return 0.0
-    size = weight_bytes(run, routed=d.routed_params, width=2)
-    moved = machine.link_s(passes * size * (run.gpus - 1) / run.gpus, run.gpus)
+    own = d.routed_params * run.shards_experts
+    size = weight_bytes(run, routed=d.routed_params - own, width=2)
     if not run.is_module:  # gradients are scattered, half behind the backward pass
-        moved += 0.5 * machine.link_s(2 * d.params * (run.gpus - 1) / run.gpus, run.gpus)
+        size += (d.params - own) / passes
+    moved = machine.link_s(passes * size * (run.gpus - 1) / run.gpus, run.gpus)
+    if own:
+        devices = (run.gpus - 1) * (1 - (1 - 1 / run.gpus) ** d.used_experts)
+        sent = 2 * rows * d.routed_layers * devices * d.hidden * 2
+        moved += machine.link_s((passes + 1) * sent, run.gpus)
     if run.device.offloads:
         moved += passes * size / run.gpus / machine.host_bytes_per_s
     return moved
@@ -88,12 +93,6 @@ REFERENCE_FLOPS, SLOWDOWN = 312e12, 0.27
 # clock and SM (rules/hardware/sources.yaml)
 BEST_MATMUL_SHARE, BEST_OF_HALF = 0.82, 0.95
 BANDWIDTH_SHARE = 0.8  # of the data sheet, what streaming kernels reach
-# Flash attention's backward pass against a plain product on the same card: FlashAttention 2, and
-# FlashAttention 3 on Hopper (prime-rl's benchmarks at 65,536 tokens, 2026-02).
-ATTENTION_SHARE, HOPPER_ATTENTION_SHARE = 0.45, 0.6
-# Of what an H100's loops would reach on a B200 or GB200, what they did reach there: torchao's and
-# prime-rl's runs of 4B and 8B (2025-03 to 2026-02) were 1.5 to 1.9 times slower than that.
-BLACKWELL_SHARE = 0.65
 # The best fp8 product of an H100 against its peak (1402.6 of 1979 TFLOP/s, ml-engineering's MAMF
 # table) is a smaller share than the best bf16 one (794.5 of 989).
 NARROW_SHARE = 0.88
@@ -129,7 +128,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     on_network: bool = False  # devices of several machines
     memory_bytes: int | None = None
     narrow_gain: float | None = None  # of fp8 products over 16-bit ones; None: no such units
-    attention_share: float = ATTENTION_SHARE
+    generation: int = 0  # of CUDA's compute capability
     float32_share: float = 1.0  # of `flops`, what products of float32 reach
 
     def link_s(self, size_bytes: float, gpus: int) -> float:
@@ -168,9 +167,6 @@ def machine_of(
     flops = best * MATMUL_SHARE
     if gpu.bf16_flops > REFERENCE_FLOPS:
         flops *= (REFERENCE_FLOPS / gpu.bf16_flops) ** SLOWDOWN
-    generation = (gpu.compute_capability or (0, 0))[0]
-    if generation == 10:
-        flops *= BLACKWELL_SHARE
     narrow, wide = gpu.fp8_flops, gpu.fp32_flops
     reach = (network_speeds if machines > 1 else link_speeds)(gpu.link, interconnect)
     return Machine(
@@ -183,7 +179,7 @@ def machine_of(
         link_guess=reach.guess,
         on_network=machines > 1,
         launch_share=1.0,
-        attention_share=HOPPER_ATTENTION_SHARE if generation == 9 else ATTENTION_SHARE,
+        generation=(gpu.compute_capability or (0, 0))[0],
         note=gpu.name,
         memory_bytes=gpu.memory_bytes,
         narrow_gain=max(1.0, NARROW_SHARE * narrow / gpu.bf16_flops) if narrow else None,

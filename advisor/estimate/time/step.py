@@ -24,6 +24,7 @@ from advisor.estimate.time.machine import (
     weight_bytes,
 )
 from advisor.estimate.time.work import (
+    BLACKWELL,
     FORWARD_TILES,
     NARROW_DTYPES,
     attended_tokens,
@@ -46,6 +47,8 @@ WIDER = {
     "link": 1.3,  # ... what is not known of the links between several GPUs,
     "lengths": 1.5,  # the rows' lengths,
     "cores": 1.6,  # what else runs on a CPU: three runs beside others took 2.4 to 5.3 times as long
+    "card": 1.5,  # a card whose published speeds differ twice as much (B200 to GB300),
+    "experts": 1.9,  # how mixtures share and multiply their experts,
     "answers": 1.5,  # and how answers are written, of which no published speed was compared.
 }
 
@@ -58,6 +61,8 @@ def band_of(run: Run, machine: Machine, *, known_lengths: bool) -> tuple[float, 
             ("link", run.gpus > 1 and bool(machine.link_guess)),
             ("lengths", not known_lengths),
             ("cores", not machine.overlaps),
+            ("card", machine.generation == BLACKWELL),
+            ("experts", run.gpus > 1 and run.dims.experts > 1),
             ("answers", "response_tokens" in run.options),
         )
         if is_so
@@ -66,10 +71,7 @@ def band_of(run: Run, machine: Machine, *, known_lengths: bool) -> tuple[float, 
 
 
 def _wider(factor: float, unknown: list[str]) -> float:
-    if not unknown:
-        return factor
-    squares = math.log(factor) ** 2 + sum(math.log(WIDER[name]) ** 2 for name in unknown)
-    return math.exp(math.sqrt(squares))
+    return math.exp(math.hypot(math.log(factor), *(math.log(WIDER[name]) for name in unknown)))
 
 
 # Numbers that a step reads and writes for each weight. A fused kernel: weight, gradient and both
@@ -170,7 +172,7 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     work = compute + traffic + tiles + dequantise
     host = launches + fetches
     micro = (work**SMOOTH + host**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + host
-    gather = gather_s(run, machine, sharding, passes=passes - 1)
+    gather = gather_s(run, machine, sharding, passes - 1, tokens)
     gather += offloaded_s(run, machine, tokens)
     micro = max(micro, gather) + (1 - HIDDEN) * min(micro, gather)
     generate = generate_s(run, machine, forward_launches, length)

@@ -9,13 +9,18 @@ from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims
 from advisor.estimate.run import Run
 from advisor.estimate.targets import correction_ends, targets
-from advisor.estimate.time.machine import ATTENTION_SHARE, Machine
+from advisor.estimate.time.machine import Machine
 from advisor.methods.rewards import models_that_score
 
 # Of the bytes below, those that reach memory: the rest is found in the card's cache by the next
 # kernel (the median over published speeds).
 TRAFFIC_SHARE = 0.75
 NARROW_DTYPES = ("fp8", "mxfp8", "nvfp4")
+# Of a plain product's rate, what flash attention's passes reach: FlashAttention 2, which was made
+# for A100s and is hardly faster on Blackwell (prime-rl's benchmarks at 65,536 tokens on B200,
+# 2026-02), and kernels of newer cards (FlashAttention 3 on Hopper, the same benchmarks).
+ATTENTION_SHARE, BLACKWELL_ATTENTION_SHARE, OWN_ATTENTION_SHARE = 0.45, 0.3, 0.6
+HOPPER, BLACKWELL = 9, 10  # generations
 # Of a plain product's rate, what PyTorch's kernel for masks reaches, which is made for A100s:
 # universal-llm-trainer's full steps at 2 x 8,192 tokens on A100 and H100 (2025-08) both say 0.24.
 MASKED_SHARE = 0.24
@@ -94,13 +99,16 @@ def has_padding_mask(run: Run) -> bool:
 
 
 def attention_share(run: Run, machine: Machine) -> float:
-    """Of a plain product's rate, what attention reaches: other trainers take Hopper's own kernels
-    only where that is said.
+    """Of a plain product's rate, what attention reaches. Ours takes Hopper's own kernels; others
+    take a card's own where that is said.
     """
     if has_padding_mask(run):
         return MASKED_SHARE
-    older = not run.is_ours and run.stage.attention != "flash_attention_3"
-    return ATTENTION_SHARE if older else machine.attention_share
+    hopper, blackwell = machine.generation == HOPPER, machine.generation == BLACKWELL
+    said = run.stage.attention == "flash_attention_3"
+    if (hopper and (said or run.is_ours)) or (blackwell and said):
+        return OWN_ATTENTION_SHARE
+    return BLACKWELL_ATTENTION_SHARE if blackwell else ATTENTION_SHARE
 
 
 def computes_in_float32(run: Run) -> bool:
@@ -108,7 +116,7 @@ def computes_in_float32(run: Run) -> bool:
     prepare_model_for_kbit_training, where neither autocast nor flash attention narrows them.
     """
     is_wide = run.prepared and run.hidden_bytes == 4
-    return is_wide and run.stage.attention != "flash_attention_2" and not block_key(run).autocast
+    return is_wide and not run.has_kernel and not block_key(run).autocast
 
 
 def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool) -> float:
@@ -220,11 +228,13 @@ def weights_read_bytes(run: Run, tokens: float, *, all_experts: bool) -> float:
     d = run.dims
     reads = passes_of(run) - 1  # forward, again, and backward
     hit = 1.0 if all_experts else _share_of_experts(d, tokens)
-    size = 2.0 * (d.head_params + d.routed_params * hit)
+    elsewhere = d.routed_params * (1 - 1 / run.gpus) if run.shards_experts else 0.0
+    size = 2.0 * (d.head_params + (d.routed_params - elsewhere) * hit)
     if run.stage.quantization is None:
         size += 2.0 * d.linear_params
     # Gradients are written, and added from the second on.
-    grads = 0.0 if run.is_module else 2.0 * d.params * (1 + 2 * (run.stage.grad_accum > 1))
+    trained = 0.0 if run.is_module else d.params - elsewhere
+    grads = 2.0 * trained * (1 + 2 * (run.stage.grad_accum > 1))
     casts = 0.0
     if run.precision == "mixed" and run.stage.weights_dtype == "float32":
         casts = 6.0 * (d.linear_params + d.routed_params) * (passes_of(run) - 2)
