@@ -14,6 +14,7 @@ from advisor.estimate.trainers import OURS, Trainer
 from advisor.estimate.types import derived
 from advisor.ground.types import GpuSpec, Hardware, ModelShape, TokenStats
 from advisor.methods import Objective, Update, objective, update
+from advisor.methods.kernels import AUTO, OWN
 from advisor.methods.stage import Stage
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -234,13 +235,16 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
         return self.sequences * self.longest_tokens
 
     @property
-    def logit_tokens(self) -> int:
-        """Those of them that have logits: of answers that the model wrote, not of their requests
-        (`logits_to_keep` of TRL's GRPOTrainer).
-        """
+    def learned_tokens(self) -> int:
+        """Those of them that are learned: of answers written meanwhile, not of their requests."""
         written = self.options.get("response_tokens") if self.objective.answers else None
         longest = self.longest_tokens
         return self.sequences * min(longest, int(written or longest))
+
+    @property
+    def logit_tokens(self) -> int:
+        """Those of them that have logits."""
+        return self.learned_tokens if self.trainer["answer_logits"] else self.tokens
 
     @derived
     def ragged(self) -> float:
@@ -253,7 +257,7 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
         if "ragged" in self.trainer.guessed:
             return GUESSED_RAGGED if self.is_module and not self.stage.packing else 0.0
         # A batch's longest answer stops at the cap (each step of play-verl's logs, 2025-05).
-        return 1 - self.logit_tokens / self.tokens if self.objective.generates else 1.0
+        return 1 - self.learned_tokens / self.tokens if self.objective.generates else 1.0
 
     @derived
     def answers_each(self) -> int:
@@ -333,20 +337,15 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
         return self.is_fsdp and self.is_module and bool(is_flat) and is_sure
 
     @property
-    def fully_sharded(self) -> bool:
-        """Whether FSDP divides each parameter for itself (FSDP 2, fully_shard)."""
-        return self.is_fsdp and self.trainer["fsdp"] == 2 and not self.is_ours
-
-    @property
     def stated_bytes(self) -> int:
         """Bytes of a weight in the dtype that the stage names."""
         return DTYPE_BYTES.get(self.stage.weights_dtype, 2)
 
     @derived
     def weight_bytes(self) -> int:
-        """Bytes of an unquantised weight. accelerate upcasts those that train under FSDP."""
-        upcasts = self.is_fsdp and self.precision == "mixed" and not self.is_module
-        return 4 if upcasts else self.frozen_bytes
+        """Bytes of an unquantised weight."""
+        mixed = self.is_fsdp and self.precision == "mixed" and not self.is_module
+        return 4 if mixed and self.trainer["upcasts_trained"] else self.frozen_bytes
 
     @property
     def frozen_bytes(self) -> int:
@@ -469,11 +468,15 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
         """
         logits = self.objective.logits
         whole_on_cpu = self.device.is_cpu and logits == "tiles_on_gpu"
-        # Those who write answers themselves mostly score them by whole logits.
-        others = not self.is_ours and self.objective.answers
+        # Others mostly score answers, and pairs beside a reference, by whole logits.
+        others = not self.is_ours and (
+            self.objective.answers or self.objective.reference != "never"
+        )
         whole = logits in ("whole", "parts") or whole_on_cpu or others
         if stated := self.stated.get("loss"):
-            return str(stated)
+            # Liger's switch for a fused loss takes the output matrix in, too (monkey_patch.py).
+            liger = stated == "fused" and self.stage.kernels == "liger"
+            return "chunked" if liger else str(stated)
         if self.is_ours and (logits == "parts" or whole_on_cpu):
             return "parts"
         return "full" if whole else "chunked"
@@ -495,3 +498,25 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
     def eager(self) -> bool:
         """Whether attention scores exist whole."""
         return self.stage.attention == "eager" or self.dims.eager_only
+
+    @derived
+    def has_kernel(self) -> bool:
+        """Whether a library's kernel computes attention. Where that is left open: in stacks beside
+        transformers, and where no device has room for a layer's scores, 16-bit and float32.
+        """
+        if "attention" not in self.left_open or self.is_ours:
+            return self.stage.attention not in (AUTO, *OWN)
+        room = self.device.total_bytes or 3 * GUESSED_WHOLE_BYTES
+        whole = 6 * self.dims.heads * self.tokens * self.longest_tokens > room
+        return whole or not self.trainer["accelerate"]
+
+    @derived
+    def layer_gathered(self) -> int:
+        """Weights of a layer that are gathered whole where devices divide them."""
+        d = self.dims
+        return d.layer_params - self.shards_experts * d.routed_params // d.layers
+
+    @property
+    def shards_experts(self) -> bool:
+        """Whether each device has routed experts of its own, to which tokens travel."""
+        return self.is_fsdp and bool(self.trainer["shards_experts"]) and self.dims.experts > 1

@@ -70,7 +70,6 @@ ALLOCATOR = _source(
 UNNAMED = _source(
     "published runs: their allocator's reserved memory beyond all named terms", "measured"
 )
-STREAMS = _source("torch.cuda.memory_stats: active bytes beside allocated ones", "vendor")
 FSDP = _source(
     "torch FSDP: gathered units; accelerate upcasts what trains to float32",
     "vendor",

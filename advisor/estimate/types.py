@@ -27,10 +27,7 @@ else:
 
 LEFT_EXPERTS = "experts left unquantised"  # the term of a mixture on a quantised base
 # Terms that a counter shows and a run does not need: given back when memory is short.
-CACHE_TERMS = (
-    "allocator cache", "cache of other lengths", "cache of other streams",
-    "cache not accounted for",
-)  # fmt: skip
+CACHE_TERMS = ("allocator cache", "cache of other lengths", "cache not accounted for")
 # What each one means: advisor/estimate/memory/bands.py.
 Fits = Literal["fits", "tight", "may_fit", "too_big", "unknown"]
 # Of the memory there is: one published run in four showed at least this much less than estimated.

@@ -31,6 +31,13 @@ TRAITS: Mapping[str, Shape] = {
     "adds_up_whole_gradients": Flag(
         help="under FSDP, gradients of earlier micro-batches stay whole on every device (no_sync)"
     ),
+    "upcasts_trained": Flag(
+        help="under FSDP and mixed precision, 16-bit weights that train become float32"
+    ),
+    "shards_experts": Flag(
+        help="under FSDP, each device has experts of its own, to which tokens travel: neither they"
+        " nor their gradients are gathered"
+    ),
     "shards_ends": Flag(
         help="under FSDP, embeddings and output are units of their own, not the root's"
     ),
@@ -60,6 +67,9 @@ TRAITS: Mapping[str, Shape] = {
     "chunks": Integer(
         min=0,
         help="a chunked loss takes whole 16-bit logits, in so many chunks; 0: never whole logits",
+    ),
+    "answer_logits": Flag(
+        help="answers that the model wrote have logits, their requests have none"
     ),
     "shifts_labels": Flag(help="labels are shifted instead of the logits: no copy of the logits"),
     "compiles_loss": Flag(help="where the model is compiled, the loss is too"),

@@ -64,8 +64,6 @@ DEEPSPEED = {
     **FULL, "optimizer": "adamw_cpu", "micro_batch_size": 1, "seq_len": 8192, "gpus": 8,
     "framework": "DeepSpeed", "moment": START,
 }  # fmt: skip
-# Its step makes one flat copy of all gradients, then that in float32
-# (deepspeed/runtime/zero/stage_1_and_2.py).
 ON_ONE_DEVICE = {
     **FULL, "model": "Qwen/Qwen-1_8B-Chat", "precision": "pure", "optimizer": "adamw",
     "micro_batch_size": 1, "seq_len": 256, "framework": "HF Trainer", "gpus": 1, "sharding": "zero2",
@@ -91,6 +89,9 @@ OFFLOADED = {
     "loss": "chunked", "counter": "unknown", "precision": "pure", "attention": "flash_attention_2",
     "moment": LAYER,
 }  # fmt: skip
+LOGIT, SCORED = "logits and loss", 4096 * 151_936
+OTHERS = {"model": QWEN, "framework": "a script of 2026", "seq_len": 4096, "precision": "mixed"}
+OTHERS |= {"gradient_checkpointing": True, "moment": START}
 # NeMo Automodel's labels come shifted.
 IN_PARTS = {
     **FULL, "model": "meta-llama/Llama-3.2-1B", "precision": "pure", "micro_batch_size": 8,
@@ -147,10 +148,22 @@ SUMS = [
      {**FULL_DPO, "precision": "pure"}, {"reference model": 8_190_735_360}),
     ("a divided reference keeps the dtype of the plan, mixed",
      {**FULL_DPO, "precision": "mixed"}, {"reference model": 8_190_735_360}),
-    ("ZeRO-2 of DeepSpeed holds two buckets of the hidden size squared",
-     {**DEEPSPEED, "sharding": "zero2"}, {"communication buckets": 2 * 2 * 4096**2}),
-    ("ZeRO-3 holds three",
-     {**DEEPSPEED, "sharding": "zero3"}, {"communication buckets": 3 * 2 * 4096**2}),
+    ("DDP's buckets are a second copy of all gradients",
+     {**FULL, "model": QWEN, "gpus": 2}, {"communication buckets": 2 * 8_190_735_360}),
+    ("others make a pair's logits whole, the reference's beside the policy's",
+     {**OTHERS, "objective": "dpo"}, {LOGIT: 2 * SCORED * 16}),
+    *((f"{name} makes logits of so much of the row",
+       {**OTHERS, "objective": "grpo", "framework": name, "options": {"response_tokens": 1024}},
+       {LOGIT: SCORED * per}) for name, per in (("verl 2026", 12), ("TRL 2026", 3))),
+    ("verl keeps 16-bit weights", {**FULL, **OTHERS, **TWO, "framework": "verl"},
+     {"weights": 8_190_735_360}),
+    ("Liger's fused loss never makes all logits",
+     {**OTHERS, "kernels": "liger", "loss": "fused"}, {LOGIT: at_most(SCORED)}),
+    ("Automodel gathers no expert", {**NO_SYNC, **AUTOMODEL, "model": "Qwen/Qwen3-30B-A3B"},
+     {"gathered weights": at_most(3 * GIB)}),
+    ("attention left open is none that no device has room for",
+     {**OTHERS, "model": "openai/gpt-oss-20b", "seq_len": 131_072, "moment": LAYER},
+     {"recomputed layer": at_most(200 * GIB)}),
     ("DeepSpeed keeps float32 weights on several devices too",
      {**DEEPSPEED, "sharding": "zero3", "optimizer": "adamw"},
      {("weights", "float32 master weights"): pytest.approx(6 * shape(LLAMA).params / 8)}),
@@ -163,7 +176,6 @@ SUMS = [
      {**FULL, "model": "meta-llama/Llama-3.1-70B", "framework": "DeepSpeed", "gpus": 8,
       "sharding": "zero3", "fp32_master_weights": True, "optimizer": "adamw"},
      {"float32 gradients": 4_000_000_000}),
-    # For an optimizer on the host.
     ("DeepSpeed moves gradients as they come",
      {**DEEPSPEED, "model": LLAMA_7B, "sharding": "zero2"}, {"gradients": None}),
     ("transformers' own AdamW steps on one parameter at a time",

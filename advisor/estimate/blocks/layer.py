@@ -35,6 +35,7 @@ def block_key(run: Run) -> BlockSettings:
     padded = run.ragged > 0 or (on_cpu and (run.stage.update == "prefix" or len(run.lengths) > 1))
     masked = padded and (run.sequences > 1 or run.stage.update == "prefix")
     masked = masked and run.stage.attention == "sdpa"
+    may_be_whole = any(_whole_scores(kind) for kind in run.dims.kinds)
     return BlockSettings(
         trains=not run.is_module,
         weight_bytes=wide,
@@ -50,11 +51,9 @@ def block_key(run: Run) -> BlockSettings:
         dropout=bool(adapted) and bool(run.options.get("dropout")),
         casts_adapter_inputs=run.casts,
         scores=run.eager,
-        seq_len=run.longest_tokens
-        if masked or run.eager or any(_whole_scores(kind) for kind in run.dims.kinds)
-        else 0,
+        seq_len=run.longest_tokens if masked or run.eager or may_be_whole else 0,
         masked=masked,
-        flash=run.stage.attention == "flash_attention_2",
+        flash=run.has_kernel and (may_be_whole or "attention" not in run.left_open),
         fused_norms=run.has_fused_layers or run.stage.compile,
         fused_mlp=run.has_fused_layers,
         compiled=run.stage.compile,

@@ -17,11 +17,13 @@ RERUN_SELECTIVE = 0.5  # half of it was kept
 # log-softmax (2 + 4 + 4); until 4.48 the logits were shifted, with one more float32 copy: 14.
 # Backward: log-softmax, the gradient it is given and the one it makes, in float32: 12.
 LOSS_FULL_BYTES, LOSS_SHIFTED_LABELS_BYTES = 14.0, 12.0
+# Beside a reference: the policy's logits and log-softmax stand (6 to 8) while the reference makes
+# its own (10): TRL, dpo_trainer.py, compute_loss; LLaMA-Factory, train/dpo/trainer.py.
+LOSS_REFERENCE_BYTES = 16.0
 LOSS_FUSED_BYTES = 8.0
 LOSS_COMPILED_BYTES = 8.0  # 16-bit logits, log-softmax whose place its gradient takes, 16 bit again
-# A compiled model hands 16-bit logits to an eager loss: they stand beside their float32 copy,
-# log-softmax, and the gradients of both, 14 to 18 bytes by what the loop keeps (prime-rl's
-# benchmarks of 0.6B, January 2026, at 8,192 and 16,384 tokens).
+# A compiled model hands 16-bit logits to an eager loss: a float32 copy, log-softmax and gradients
+# of both beside them: 14 to 18 by the loop (prime-rl's benchmarks of 0.6B, January 2026).
 LOSS_OUTSIDE_BYTES = 16.0
 LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
 LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient
@@ -196,6 +198,8 @@ def _bytes_of_a_logit(run: Run) -> float:
         return LOSS_FLOAT32_BYTES
     if run.compiled_loss:
         return LOSS_COMPILED_BYTES
+    if run.objective.reference == "always" and not run.is_ours:
+        return LOSS_REFERENCE_BYTES
     if run.stage.compile:
         return LOSS_OUTSIDE_BYTES
     return LOSS_SHIFTED_LABELS_BYTES if run.trainer["shifts_labels"] else LOSS_FULL_BYTES

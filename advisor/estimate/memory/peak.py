@@ -42,13 +42,8 @@ from advisor.estimate.run import Run
 from advisor.estimate.types import CACHE_TERMS, MemoryEstimate, Moment, Term, term_of
 from advisor.ground.units import GIB
 
-# Who gathers weights and divides gradients on CUDA streams of its own: torch FSDP
-# (_fsdp_param_group.py, FSDPCommContext), DeepSpeed (partitioned_param_coordinator.py).
-OWN_STREAMS = ("fsdp", "zero3")
 # Counters that show blocks which the allocator holds and no tensor does.
 HOLDS_CACHE = ("reserved", "unknown", "nvidia-smi")
-# Of what comes and goes: blocks whose tensors are gone, and that another stream may still read.
-WAITING = 0.02
 
 
 class HeldBlocks(NamedTuple):
@@ -126,15 +121,11 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     whole = run.device.total_bytes
     ends, within = gathered_weights(run, layers=0), gathered_weights(run, layers=2)
     on_their_way = first_gradients(run, layers=2)
-    has_streams = run.sharding in OWN_STREAMS and run.counter in HOLDS_CACHE and not cpu
     room = AllocatorState(
-        flowing=_bytes([*held, *scoring, *layer, *casts]),
+        flowing=_bytes([*held, *scoring, *layer, *casts]), blocks=blocks, readable=readable,
         unfit=_unfit(run, _bytes(layer), _bytes(scoring)) if cpu else 0.0,
-        blocks=blocks,
-        apart=_bytes([*within, *on_their_way]) if has_streams else 0,
         context=[] if cpu else _context(run),
-        readable=readable,
-    )
+    )  # fmt: skip
 
     def so_far(first: list[Term]) -> list[Term]:
         """Gradients while activations stand: all of earlier micro-batches, and those on their way
@@ -156,7 +147,7 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     if run.stated.get("evaluation") is not False:
         testing = [*static, *within, *evaluation_memory(run)]
         moments.append(_moment("evaluation", run, room, testing))
-    nothing_yet = room._replace(flowing=0, unfit=0.0, blocks=(), apart=0)
+    nothing_yet = room._replace(flowing=0, unfit=0.0, blocks=())
     if whole_base := base_while_loading(run):
         moments.append(_moment("loading", run, nothing_yet, whole_base))
     if server and run.trainer["server_sleeps"]:
@@ -217,8 +208,6 @@ class AllocatorState(NamedTuple):
     flowing: int  # bytes that come and go in a step, all phases added up
     unfit: float  # bytes of RAM that were freed and fit nothing that comes later
     blocks: Sequence[Term]  # blocks split and lost, then cached ones
-    # Bytes of gathered weights and of gradients on their way, made on streams of their own.
-    apart: int
     # What the driver holds beside the allocator, as far as the counter shows it.
     context: Sequence[Term]
     # The most its counter can show, which cached blocks fill and do not exceed.
@@ -240,7 +229,7 @@ def _moment(name: str, run: Run, room: AllocatorState, terms: Sequence[Term]) ->
     if run.device.is_cpu:
         extra += _process_memory(run, room)
     else:
-        cache = [*room.blocks[1:], *_blocks_apart(room, terms)]
+        cache = list(room.blocks[1:])
         extra += [*room.blocks[:1], *room.context]
         if run.counter in HOLDS_CACHE:
             so_far = _bytes(terms) + _bytes(extra)
@@ -248,7 +237,7 @@ def _moment(name: str, run: Run, room: AllocatorState, terms: Sequence[Term]) ->
             extra.append(term_of("not accounted for", size, LIBRARIES, src.UNNAMED))
             if run.trainer.is_known:  # guesses take the safer side already
                 size = (UNNAMED - UNNAMED_NEEDED) * so_far
-                cache.append(term_of(CACHE_TERMS[3], size, OTHER_STREAMS, src.UNNAMED))
+                cache.append(term_of(CACHE_TERMS[2], size, OTHER_STREAMS, src.UNNAMED))
     need = _bytes(terms) + _bytes(extra)
     whole = _bytes(cache)
     if readable is not None and whole > readable - need:
@@ -272,17 +261,6 @@ def _process_memory(run: Run, room: AllocatorState) -> Iterator[Term]:
         yield term_of("compiled kernels", CPU_KERNEL_BYTES, because, src.MALLOC)
     because = "interpreter, torch and tokenizer in RAM"
     yield term_of("Python and libraries", 0.7 * GIB, because, src.MALLOC)
-
-
-def _blocks_apart(room: AllocatorState, terms: Sequence[Term]) -> list[Term]:
-    """What streams that gather weights and divide gradients keep from other moments: a free block
-    serves its own stream alone (get_free_block).
-    """
-    if not room.apart:
-        return []
-    here = _bytes(term for term in terms if term.source is src.FSDP)
-    because = "a block serves the stream it was made on: gathering and dividing have their own"
-    return [term_of(CACHE_TERMS[2], room.apart - here, because, src.ALLOCATOR)]
 
 
 def _capped(cache: Sequence[Term], room: int) -> list[Term]:
@@ -343,12 +321,8 @@ def _blocks_held(run: Run, transient: int) -> list[Term]:
     Args:
         transient: Bytes that come and go in a micro-batch.
     """
-    if run.device.is_cpu or not transient:
+    if run.device.is_cpu or not transient or run.counter not in HOLDS_CACHE:
         return []
-    if run.counter not in HOLDS_CACHE:
-        waiting = WAITING * transient if run.counter == "active" else 0.0
-        because = "freed, and not yet read by every stream"
-        return [term_of("blocks waiting for a stream", waiting, because, src.STREAMS)]
     expands = run.trainer["expandable_segments"] and run.device.is_cuda
     shares = EXPANDING if expands else FIXED
     differ = 1.0 if len(run.lengths) > 1 else run.ragged

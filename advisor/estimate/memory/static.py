@@ -131,14 +131,12 @@ def gathered_weights(run: Run, *, layers: int) -> list[Term]:
     if share < 2:
         return []
     width = 2 if run.casts or not run.is_ours else run.weight_bytes
-    layer_bytes: float = d.layer_params * width
+    layer_bytes: float = run.layer_gathered * width
     if run.stage.quantization == "nf4":
         narrow = (run.quantisable + d.other_params) * 0.5
         layer_bytes = (narrow + run.left_experts * width) / d.layers
-    if layers and run.fully_sharded and run.counter not in ("allocated", "active"):
-        # FSDP 2 gathers in a stream of its own. In the forward pass two of its buffers are held
-        # (_fsdp_param_group.py, wait_for_unshard), and no other stream gets their blocks later.
-        layers += 1
+    if layers and run.offloaded and run.trainer["fsdp"] == 2 and not run.is_ours:
+        layers += 1  # two gathered buffers are held (_fsdp_param_group.py, wait_for_unshard)
     # Units of their own are freed before the layers' turn; what the root holds stays.
     ends = 0 if run.trainer["shards_ends"] and layers else d.embedding_params * width
     size: float = ends + layers * layer_bytes
@@ -307,14 +305,14 @@ def first_gradients(run: Run, *, layers: int) -> list[Term]:
         # Embeddings and output stand together until their gradient is divided.
         head = max(head, d.embedding_params)
     at_once = min(1, layers) if run.optimizer_in_backward else layers
-    count = head + at_once * d.layer_params
+    count = head + at_once * run.layer_gathered
     divided = run.sharding in ("fsdp", "zero3", "zero2")
     if divided:
         size = min(2 * count, run.trainable * run.train_bytes * (1 - 1 / grads))
     else:
         size = min(count, run.trainable) * run.train_bytes
-    if layers and run.fully_sharded and run.offloaded:  # this device's part, on its way to the host
-        size += 2 * d.layer_params / grads
+    if layers and run.offloaded and run.trainer["fsdp"] == 2 and not run.is_ours:
+        size += 2 * d.layer_params / grads  # this device's part, on its way to the host
     because = (
         f"of the output matrix{f' and {layers} layers' if layers else ''},"
         f" {'before they are divided' if divided else 'made first'}"
@@ -351,6 +349,8 @@ def earlier_gradients(run: Run) -> list[Term]:
         because = f"{count:,} of all layers x {wide} B, frozen weights too: one flat parameter each"
     else:
         count = run.trainable + run.embeddings
+        if run.shards_experts and not run.is_module:
+            count -= round(run.dims.routed_params * (1 - 1 / run.gpus))
         pure = run.weight_bytes if run.precision != "mixed" else 2
         wide = run.train_bytes if run.is_module else pure
         because = f"{count:,} x {wide} B whole on every device: divided after the last micro-batch"
@@ -358,17 +358,10 @@ def earlier_gradients(run: Run) -> list[Term]:
 
 
 def communication_buckets(run: Run) -> list[Term]:
-    """Buffers of the library that adds gradients up over devices."""
-    name = "communication buckets"
-    if run.sharding == "ddp":
-        size = min(25 * 2**20, run.trained_bytes)
-        return [term_of(name, size, "DDP reduces in buckets of 25 MiB", src.COUNT)]
-    if run.sharding not in ("zero2", "zero3") or run.is_module:
+    """DDP's buckets, which are a second copy of all gradients unless gradients are views of them
+    (torch/nn/parallel/distributed.py, gradient_as_bucket_view).
+    """
+    if run.sharding != "ddp":
         return []
-    which, copies = "reduce and all-gather", 2
-    if run.sharding == "zero3":
-        which, copies = "reduce, its copy by device, and what a second stream still reads", 3
-    # transformers' "auto" sets them to the square of the hidden size.
-    elements = min(run.dims.hidden**2, run.trainable)
-    because = f"{which}, {elements:,} elements each"
-    return [term_of(name, elements * 2 * copies, because, src.DEEPSPEED)]
+    because = "DDP adds gradients up in copies of them"
+    return [term_of("communication buckets", run.trained_bytes, because, src.COUNT)]
