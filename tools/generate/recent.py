@@ -1,9 +1,8 @@
-"""`python -m tools.generate.recent first`: the estimates beside what was published since 2025.
+"""`python -m tools.generate.recent both`: the estimates beside what was published since 2025.
 
 The sources of tests/data_cases/memory_2025.yaml and speed_2025.yaml fall into two halves. On the
-first, mechanisms may be mended; the second says how far the mending holds on sources that nobody
-looked at, so it is run once, at the end: `second --second` prints it, keeps its column in
-recent_second.json, and writes docs/accuracy.md and docs/accuracy-time.md with both halves.
+first, mechanisms were mended; the second was scored once, before anybody had looked at it
+(recent_second.json), and has been looked at since.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,6 @@ NOT_SPEC = frozenset((
     "id", "source", "group", "url", "quality", "inferred", "measured_gib", "card_gib",
     "tokens_per_s_per_gpu", "expert_parallel", "reported", "note",
 ))  # fmt: skip
-SECOND_TOLD = ["second", "--second"]
 SECOND_FILE = Path(__file__).parent / "recent_second.json"
 ONCE_AND_A_HALF = 1.5
 MEMORY_HEADS = ("runs", "sources", "median error", "within 20 %", "inside the band",
@@ -57,10 +54,13 @@ KEYS: Mapping[str, Callable[[Case], str]] = {
 def cases(
     file: str, listed: str, half: str, change: Callable[[dict[str, Any]], dict[str, Any]] = dict
 ) -> list[Case]:
-    """The runs of one half of the sources, with today's answers to their specs after a change."""
+    """The runs of a half of the sources, or of `both`, with today's answers to their specs after a
+    change.
+    """
     path = ROOT / "tests" / "data_cases" / f"{file}.yaml"
     data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    rows = [row for row in data[listed] if data["sources"][row["source"]]["half"] == half]
+    of = {name: (source["half"], "both") for name, source in data["sources"].items()}
+    rows = [row for row in data[listed] if half in of[row["source"]]]
     specs = [change({key: row[key] for key in row if key not in NOT_SPEC}) for row in rows]
     answers = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=find_gpu)
     return [Case(row, answer) for row, answer in zip(rows, answers, strict=True)]
@@ -195,30 +195,28 @@ def columns(half: str) -> dict[str, list[str]]:
     }
 
 
-def keep_second(half: str = "second") -> None:
-    """Keep the columns of the second half with the day they were made on."""
-    today = {"on": f"{datetime.now(UTC):%Y-%m-%d}"}
-    SECOND_FILE.write_text(json.dumps(today | columns(half)) + "\n", encoding="utf-8")
-
-
 def section(of: str, older: Sequence[str]) -> list[str | list[str]]:
-    """The part of a page about runs published since 2025: beside the older ones the first half, and
-    the second as it was kept.
+    """The part of a page about runs published since 2025: beside the older ones the first half, the
+    second as it was scored, and both as they are.
     """
     heads = MEMORY_HEADS if of == "memory" else SPEED_HEADS
-    kept = json.loads(SECOND_FILE.read_text("utf-8")) if SECOND_FILE.exists() else {}
-    second = kept.get(of, ["not scored yet"] * len(heads))
-    scored = f"was scored once, on {kept['on']}" if kept else "is to be scored once"
+    kept = json.loads(SECOND_FILE.read_text("utf-8"))
     return [
         "## Published since 2025",
         (
             f"Sources of tests/data_cases/{of}_2025.yaml, in two halves by a hash of their names."
-            f" On the first, mechanisms were mended; the second, which nobody looked at, {scored}"
-            " (`python -m tools.generate.recent`)."
+            " On the first, mechanisms were mended; then the second, which nobody had looked at,"
+            f" was scored once, on {kept['on']}: that column says how far mending carries. Since then"
+            " both are looked at (`python -m tools.generate.recent both`)."
         ),
         grid(
-            ["", "runs above", "first half", "second half"],
-            [list(row) for row in zip(heads, older, columns("first")[of], second, strict=True)],
+            ["", "runs above", "first half", "second half, unseen", "both, today"],
+            [
+                list(row)
+                for row in zip(
+                    heads, older, columns("first")[of], kept[of], columns("both")[of], strict=True
+                )
+            ],
         ),
     ]
 
@@ -229,9 +227,9 @@ def older_memory() -> list[str]:
 
 
 def main(told: Sequence[str]) -> int:
-    """Print the tables of a half, and each of its runs; write the pages with the second."""
-    if list(told) not in (["first"], SECOND_TOLD):
-        print("recent first; the second half is scored once, at the end", file=sys.stderr)
+    """Print the tables of a half, or of both, and each of its runs."""
+    if list(told) not in (["first"], ["second"], ["both"]):
+        print("python -m tools.generate.recent first|second|both", file=sys.stderr)
         return 2
     for file, listed, heads, numbers, words in TABLES:
         every = failures(told[0]) if listed == "did_not_fit" else cases(file, listed, told[0])
@@ -249,18 +247,7 @@ def main(told: Sequence[str]) -> int:
         print("\n".join(grid(["", "Runs", *heads], rows)))
         for case in found:
             print(f"  {case.facts['quality']} {case.facts['id']}  {words(case)}")
-    if list(told) == SECOND_TOLD:
-        keep_second()
-        write_pages()
     return 0
-
-
-def write_pages() -> None:
-    """Write the two pages that show the halves."""
-    from tools.generate import accuracy_page, accuracy_time
-
-    for name, page in (("accuracy", accuracy_page.page()), ("accuracy-time", accuracy_time.page())):
-        (ROOT / "docs" / f"{name}.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
