@@ -206,8 +206,8 @@ def section(of: str, older: Sequence[str]) -> list[str | list[str]]:
         (
             f"Sources of tests/data_cases/{of}_2025.yaml, in two halves by a hash of their names."
             " On the first, mechanisms were mended; then the second, which nobody had looked at,"
-            f" was scored once, on {kept['on']}: that column says how far mending carries. Since then"
-            " both are looked at (`python -m tools.generate.recent both`)."
+            f" was scored once, on {kept['on']}: that column says how far mending carries. Since"
+            " then both are looked at (`python -m tools.generate.recent both`)."
         ),
         grid(
             ["", "runs above", "first half", "second half, unseen", "both, today"],
