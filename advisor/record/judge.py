@@ -190,6 +190,12 @@ def plain_result(
         text = f"In {found.rows or 0:,} {unseen}{what} the next word is now a choice among about"
         then = f", before {was}" if found.perplexity_before else ""
         return PlainResult(text=f"{text} {now}{then}.")
+    name, metric = deciding_metric(stage)
+    if metric is not None and metric.after is not None:
+        then = "" if metric.before is None else f", before {metric.before:.3g}"
+        return PlainResult(text=f"The {name.replace('_', ' ')} is now {metric.after:.3g}{then}.")
+    if (task := task_finding(stage, name, metric)).status != NOT_MEASURED:
+        return PlainResult(text=f"Compared with the base it is {task.status}.")
     return PlainResult(text="It is trained; nothing was compared, so whether it learned is open.")
 
 
