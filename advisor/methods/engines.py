@@ -44,6 +44,7 @@ class Engine(Struct, frozen=True, kw_only=True):
     name: str
     holds: tuple[Holds, ...]
     trainer: Annotated[str, "its file under rules/trainers"] = ""
+    only_prepares: Annotated[bool, "`start` trains nothing; its source shows how"] = False
     form: Annotated[str, "what `advise export --to` calls its file"] = ""
 
     @property

@@ -128,7 +128,7 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     answers, changes = situation.answers, dict[str, Any]()
     steps = []
     if not answers.value("data_path") and not answers.value("tasks"):
-        step, changes = _file_to_write(advice)
+        step, changes = file_to_write(advice)
         steps.append(step)
     if _reads_examples(advice):
         steps.append(_examples_to_write())
@@ -143,7 +143,7 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     if (engine := advice.recommendation.engine) is not None:
         from advisor.render.other_engine import engine_lines
 
-        lines = engine_lines(advice, engine, changes.get("data_path"))
+        lines = engine_lines(advice, engine)
         return (*steps, *(TrainingStep(text=text, commands=(line,)) for text, line in lines))
     if situation.hardware.not_supported is not None:
         line = command_line(answers, {**changes, "gpu": "unknown"}, command="advise")
@@ -242,7 +242,7 @@ def plan_command(advice: Advice, plan_path: str) -> str:
     return f"advise export {plan} --to bundle" if is_elsewhere(advice) else f"advise run {plan}"
 
 
-def _file_to_write(advice: Advice) -> tuple[TrainingStep, dict[str, Any]]:
+def file_to_write(advice: Advice) -> tuple[TrainingStep, dict[str, Any]]:
     composition = advice.recommendation.composition
     if composition.chain[0] == "cpt":
         text = "Put your documents as text files into a folder, and check them:"
