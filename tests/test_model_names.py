@@ -375,6 +375,9 @@ def test_a_description_is_told_real_names():
     said = " ".join(situation.warnings)
     assert "'mistral' may mean mistralai/Mistral-7B-Instruct-v0.3" in said
     assert "did you mean" not in said  # that is another name
+    # "thing" is nearly "think", which makes no model of it.
+    assert near_models("some/thing") == ((), False)
+    assert near_models("gema 3 4b")[0][0].id.startswith("google/gemma-3-4b")
     shape, warnings = model_shape("llama 8b")
     assert shape.thinks is None
     assert "meta-llama/Llama-3.1-8B" in warnings[0]

@@ -186,7 +186,7 @@ def _without_memory(what: str, hint: str, *, from_flag: bool) -> tuple[Hardware,
 def _check_number(count: int | None, at: str) -> None:
     if count is not None and not 1 <= count <= MOST_GPUS:
         raise InputError(
-            f"{count} GPUs",
+            f"{count:,} GPUs",
             where=at,
             allowed=f"1 to {MOST_GPUS:,}",
             hint="for training without a GPU say `none` as the GPU" if count < 1 else "",

@@ -352,12 +352,12 @@ class _Linter:
             try:
                 allowed = setting_fault(key, value)
             except KeyError:
-                text = f"no stage has the key '{key}'"
+                text = f"sets '{key}', which no stage has"
                 hint = did_you_mean(key, keys) or "`advise rules` shows the keys that are set"
                 self.add("unknown-setting", "error", text, rule=rule, hint=hint, about=[key])
                 continue
             if allowed is not None:
-                text, hint = f"'{key}' cannot be {value_words(value)}", f"allowed: {allowed}"
+                text, hint = f"sets '{key}' wrongly: {value_words(value)}", f"allowed: {allowed}"
                 self.add("wrong-setting", "error", text, rule=rule, hint=hint, about=[key])
 
     def example(self, rule: Rule, number: int, example: Mapping[str, Any]) -> None:

@@ -570,6 +570,8 @@ def _ordered(name: str) -> tuple[Iterator[str], frozenset[str]]:
         *_families(),
         *(re.split(r"[^a-z]", tail_of(one).lower())[0] for one in cached_models()),
     }
+    if not right & firsts:  # a word that is nearly one of theirs makes no model's name of it
+        tries = [right := typed]
     if left & firsts:  # it says a family
         tries += [left, left - states_size(left)]
     found: list[str] = []

@@ -383,7 +383,7 @@ def _read_gpu(text: str) -> MeantGpu:
     """
     meant = meant_gpu(text)
     if meant.count is not None and not 1 <= meant.count <= MOST_GPUS:
-        raise ValueError(f"{meant.count} cards are not possible: 1 to {MOST_GPUS:,}.")
+        raise ValueError(f"{meant.count:,} cards are not possible: 1 to {MOST_GPUS:,}.")
     if meant.name.lower() in ("none", "cpu", "no gpu"):
         return replace(meant, found=NamedGpu(name="none"))
     if meant.found is None and not meant.variants:
@@ -399,7 +399,7 @@ def _read_gpu(text: str) -> MeantGpu:
 
 def _ask_variant(ui: Ui, meant: MeantGpu) -> Any:
     smallest = meant.variants[0]
-    message = f"How much memory does the {smallest.name} have? ({MEMORY_HINT})"
+    message = f"How much memory does this GPU have? ({MEMORY_HINT})"
     if meant.note:
         message = f"{meant.name}: {meant.note}. {message}"
     unsure = f"the smallest is taken: {smallest.label}"

@@ -70,7 +70,8 @@ def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Cho
         approximate = "approximation" in tokens.counted_by
         longest = kept.tokens * APPROXIMATION_MARGIN + TEMPLATE_TOKENS
         length = _rounded_up(longest if approximate else kept.tokens)
-        count = f"{kept.tokens:,} tokens{', approximated' if approximate else ''}"
+        unit = "token" if kept.tokens == 1 else "tokens"
+        count = f"{kept.tokens:,} {unit}{', approximated' if approximate else ''}"
         of = f" of the {tokens.sampled_rows:,} measured" if tokens.sampled_rows is not None else ""
         because = f"holds {kept.what}{of} ({count}){_longer_rows(data, kept.tokens)}"
     return _at_most_context(context_tokens, Chosen(value=length, because=because))

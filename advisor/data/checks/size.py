@@ -24,7 +24,7 @@ class RowLengths(RowCheck):
         "very-long-rows": ("warning", f"{{rows}} longer than about {LONG_TOKENS:,} tokens"),
         "very-long-requests": (
             "warning",
-            f"{{count}} requests alone are longer than about {LONG_TOKENS:,} tokens{LOST}",
+            f"{{rows}} whose request alone is longer than about {LONG_TOKENS:,} tokens{LOST}",
         ),
     }
 
@@ -61,5 +61,5 @@ class RowLengths(RowCheck):
         )
         text = f"{nearly}{over.count:,} of {rows:,} rows ({share:.1%}) {longer}: {what}"
         yield from findings_of(over, names[1], "warning", text)
-        text = f"{nearly}{lost.count:,} requests alone fill {limit:,} tokens{LOST}"
+        text = f"{nearly}{lost.in_words} whose request alone fills {limit:,} tokens{LOST}"
         yield from findings_of(lost, names[2], "warning", text)
