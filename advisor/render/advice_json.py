@@ -22,7 +22,7 @@ from advisor.ground.types import DataProfile
 from advisor.ground.units import gib
 from advisor.methods.composition import Composition
 from advisor.render.data import profile_json
-from advisor.render.next_steps import NextSteps, commands, finding_out, next_steps
+from advisor.render.next_steps import NextSteps, commands, file_to_write, finding_out, next_steps
 from advisor.render.probe import probe_json
 from advisor.render.words import whole_usd
 
@@ -102,7 +102,7 @@ def engine_of(advice: Advice) -> dict[str, Any]:
     if advice.recommendation.engine or advice.situation.outside:
         from advisor.render.other_engine import engine_document  # most answers are ours
 
-        return engine_document(advice)
+        return engine_document(advice, file_to_write)
     trains = bool(advice.recommendation.composition.chain)
     why = "these trainers load it" if trains else "nothing is trained"
     lines = dict.fromkeys(("source", "command", "export"))

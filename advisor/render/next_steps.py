@@ -143,7 +143,7 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     if (engine := advice.recommendation.engine) is not None:
         from advisor.render.other_engine import engine_lines
 
-        lines = engine_lines(advice, engine)
+        lines = engine_lines(advice, engine, changes.get("data_path"))
         return (*steps, *(TrainingStep(text=text, commands=(line,)) for text, line in lines))
     if situation.hardware.not_supported is not None:
         line = command_line(answers, {**changes, "gpu": "unknown"}, command="advise")

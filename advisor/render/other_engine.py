@@ -9,7 +9,6 @@ from typing import Any
 
 from advisor.advice.types import Advice
 from advisor.methods.engines import Engine
-from advisor.render.next_steps import file_to_write
 from advisor.render.words import is_chosen
 from advisor.ruleset.phrases import method_words
 from advisor.situation.answers import command_line
@@ -28,28 +27,25 @@ def engine_words(advice: Advice, engine: Engine) -> str:
     return f"{method}, {engine.found.words}: {why}"
 
 
-def export_line(advice: Advice, engine: Engine) -> str | None:
-    """The line that writes the engine's file; None if a command is enough."""
+def export_line(advice: Advice, engine: Engine, data: str | None = None) -> str | None:
+    """The line that writes the engine's file; None if a command is enough.
+
+    Args:
+        data: A file that is still to be written.
+    """
     if not engine.form:
         return None
-    changes = {"data_path": data} if (data := _data_to_write(advice)) else {}
+    changes: dict[str, Any] = {} if data is None else {"data_path": data}
     line = command_line(advice.situation.answers, changes, command="advise export")
     if is_chosen(advice):
         line += f" --choose {shlex.quote(str(advice.recommendation.composition))} --force"
     return f"{line} --to {engine.form} --out {engine.id}-files"
 
 
-def _data_to_write(advice: Advice) -> str | None:
-    """The file of examples that the next steps name where none is stated."""
-    stated = advice.situation.answers.value
-    is_there = stated("data_path") or stated("tasks")
-    return None if is_there else file_to_write(advice)[1].get("data_path")
-
-
-def start_line(advice: Advice, engine: Engine) -> str:
+def start_line(advice: Advice, engine: Engine, data: str | None = None) -> str:
     """What starts it, in the folder of its file if it has one."""
     situation, composition = advice.situation, advice.recommendation.composition
-    named = str(situation.answers.value("data_path") or _data_to_write(advice) or NO_DATA)
+    named = data or str(situation.answers.value("data_path") or NO_DATA)
     line = engine.found.start.format(
         model=shlex.quote(situation.model.id if situation.model else "MODEL"),
         data=shlex.quote(named),
@@ -61,29 +57,31 @@ def start_line(advice: Advice, engine: Engine) -> str:
     return f"cd {engine.id}-files && {line}" if is_file else line
 
 
-def engine_lines(advice: Advice, engine: Engine) -> list[tuple[str, str]]:
+def engine_lines(advice: Advice, engine: Engine, data: str | None) -> list[tuple[str, str]]:
     """What to do, with the line to type for it."""
-    write = export_line(advice, engine)
+    write = export_line(advice, engine, data)
     found = [] if write is None else [(f"Write the file of {engine.name}:", write)]
     start = f"Train with {engine.name}, in an environment of its own:"
     if engine.only_prepares:
         start = f"Prepare {engine.name}; {engine.found.source.url} shows how to train with it:"
-    return [*found, (start, start_line(advice, engine))]
+    return [*found, (start, start_line(advice, engine, data))]
 
 
-def engine_document(advice: Advice) -> dict[str, Any]:
+def engine_document(advice: Advice, to_write: Any) -> dict[str, Any]:
     """`recommendation.engine` for an engine that is not ours, or where none is known."""
     engine, outside = advice.recommendation.engine, advice.situation.outside
     if engine is None:
         why = f"{outside.what}. {outside.where}" if outside else ""
         lines = dict.fromkeys(("source", "command", "export"))
         return {"id": None, "runs_here": False, "why": why, **lines}
-    source = engine.found.source
+    source, stated = engine.found.source, advice.situation.answers.value
+    is_there = stated("data_path") or stated("tasks")
+    data = None if is_there else to_write(advice)[1].get("data_path")
     return {
         "id": engine.id,
         "runs_here": False,
         "why": f"{engine_words(advice, engine)}. {engine.found.because}",
         "source": f"{source.title}, {source.url}, read on {source.checked}",
-        "command": start_line(advice, engine),
-        "export": export_line(advice, engine),
+        "command": start_line(advice, engine, data),
+        "export": export_line(advice, engine, data),
     }
