@@ -88,11 +88,14 @@ def _remedy_steps(advice: Advice, found: Remedy) -> NextSteps:
 
 def _check_and_ask_again(advice: Advice, found: Remedy) -> tuple[str, ...]:
     answers, states = advice.situation.answers, dict(found.again)
+    files = answers.value("tasks") or {"": found.again["data_path"]}
+    states |= {} if "" in files else {"data_path": None}  # each task has its file
     denied = {name for name, value in states.items() if value is None}
     stated = (*answers.signals, *states.pop("signals", ()))
     signals = tuple(dict.fromkeys(name for name in stated if name not in denied))
     states |= dict.fromkeys(signals) | {"signals": signals or None}  # no denial beside it
-    return f"advise check {states['data_path']}", command_line(answers, states, command="advise")
+    checks = (f"advise check {shlex.quote(str(file))}" for file in files.values())
+    return (*checks, command_line(answers, states, command="advise"))
 
 
 def _other_tool(advice: Advice) -> NextSteps:
@@ -112,8 +115,7 @@ def _other_tool(advice: Advice) -> NextSteps:
         method = shlex.quote(str(trains))
         line = f"{command_line(answers, {}, command='advise')} --choose {method} --force"
         ways.append(way("If it is a model of text after all:", line))
-    sources = outside.sources
-    return NextSteps(remedy=OTHER_TOOL, first=outside.where, ways=tuple(ways), sources=sources)
+    return NextSteps(remedy=OTHER_TOOL, first=outside.where, ways=(*ways,), sources=outside.sources)
 
 
 def is_elsewhere(advice: Advice) -> bool:
@@ -125,8 +127,7 @@ def is_elsewhere(advice: Advice) -> bool:
 def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     """How to begin with a training: what to write down, and the lines to type."""
     situation, composition = advice.situation, advice.recommendation.composition
-    answers, changes = situation.answers, dict[str, Any]()
-    steps = []
+    answers, steps, changes = situation.answers, list[TrainingStep](), dict[str, Any]()
     if not answers.value("data_path") and not answers.value("tasks"):
         step, changes = file_to_write(advice)
         steps.append(step)
@@ -149,8 +150,7 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
         line = command_line(answers, {**changes, "gpu": "unknown"}, command="advise")
         text = "No engine is known for that device. Ask again for another GPU:"
         return (*steps, TrainingStep(text=text, commands=(line,)))
-    method = shlex.quote(str(composition))
-    by_hand = f" --choose {method} --force" if is_chosen(advice) else ""
+    by_hand = f" --choose {shlex.quote(str(composition))} --force" if is_chosen(advice) else ""
     if advice.rent and situation.hardware.kind == "unknown":
         text, first = (
             "Write the plan for the card that you rent, such as the first:",

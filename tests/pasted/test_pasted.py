@@ -193,7 +193,7 @@ def test_the_lines_of_the_wizard_run(name, tmp_path, programs, monkeypatch):
 
     person = trials.person(name) | {"menu": ["Quit"]}
     monkeypatch.setattr(trials, "person", lambda name: person)
-    trial = trials.run(name, tmp_path, columns=240, rows=60)
+    trial = trials.run(name, tmp_path, columns=400, rows=60)
     text = "\n".join(dict.fromkeys([*trial.printed, *trial.screen]))
     assert lines_of(text, "screen")
     assert faults(text, {"kind": "wizard"}, Shell(tmp_path, programs)) == []
