@@ -202,9 +202,8 @@ def seen_together(changes: dict[int, Mutation], *, night: bool) -> dict[int, str
             ]
             alone = [*PYTEST, "-x", *tests] if tests else command
             if failed and failing(alone):  # without any change: no witness
-                tests = [test for test in tests if not failing([*PYTEST, test])]
+                failed = tests = [test for test in tests if not failing([*PYTEST, test])]
                 alone = [*PYTEST, "-x", *tests]
-                failed = tests
             found = dict[int, str]()
             for number, one in left.items() if failed else ():
                 with applied([one]):

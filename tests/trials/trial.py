@@ -84,14 +84,16 @@ def _chosen_below(terminal: Terminal, label: str) -> bool:
 
 def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) -> str:
     """Answer each question until the menu stands there; returns why it never does."""
-    before: list[str] = []
+    before = [BEGINS]
     for _ in range(MOST_QUESTIONS):
         terminal.wait_for_prompt()
         asked = terminal.prompt
         if terminal.is_over or MENU in asked:
             lines = terminal.printed
             end = next((n for n, line in enumerate(lines) if MENU in line), len(lines))
-            start = max((n + 1 for n, line in enumerate(lines[:end]) if BEGINS in line), default=0)
+            last = before[-1].partition("?")[0]  # it may be asked after that line
+            begins = [n for n, line in enumerate(lines[:end], 1) if BEGINS in line or last in line]
+            start = max(begins, default=0)
             trial.answer = lines[start:end]
             return "the wizard ended" if terminal.is_over else ""
         if before[-2:] == [asked, asked]:

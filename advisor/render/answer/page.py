@@ -174,8 +174,7 @@ def _stated(advice: Advice) -> Iterator[str]:
 
 
 COLUMNS, LINES = 80, 23  # a terminal of 24 lines shows its prompt as well
-LABEL = 9  # columns of the labels at the left
-BULLET = 2
+LABEL, BULLET = 9, 2  # columns of the labels at the left, and of a mark before one of several
 WARNING, TAKEN = "Warning", "Assumed"
 # How many entries of a label are added while there is room, the most useful first. One of each
 # stands there in any case.
@@ -190,13 +189,12 @@ ADDED = (
     ("What if", 3),
 )
 OVER = 2  # lines more than these: what changes what one should do takes them, nothing else
-GROWING = {label for label, _ in ADDED}
 SPARED = ("What if", "Unsure")  # left to the whole answer where the screen has too few lines
 FLAG = re.compile(r" \(--[a-z-]+\)")
 WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, the easiest first
 # Of 'You have rows, you chose a low budget, and LoRA fits' without its end.
 LAST_CLAUSE = re.compile(r"(?<=[\w)]), (?=you [^,]+$)")
-RULE = re.compile(r"\s*\((?:[a-z0-9-]+/)[a-z0-9-]+\)$")  # a rule's id after a warning
+RULE = re.compile(r"\s*\((?:[a-z0-9-]+/)[a-z0-9-]+\)$| \(expected: .*\)(?=;|$)")  # id; times
 
 
 class FirstScreen(Struct, frozen=True, kw_only=True):
@@ -236,7 +234,7 @@ def first_screen(
     """
     columns = max(columns, COLUMNS)
     most = {label: items for label, texts in _texts(advice) if (items := _items(label, texts))}
-    kept = {label: items[:1] if label in GROWING else items for label, items in most.items()}
+    kept = {label: items[:1] if label in dict(ADDED) else items for label, items in most.items()}
     if WARNING in most:  # what changes what one should do is never left to the whole answer
         serious = tuple(one for one in most[WARNING] if not HINTS.search(one.text))
         kept[WARNING] = serious or most[WARNING][:1]
@@ -254,6 +252,8 @@ def first_screen(
     for label in SPARED if lines < LINES else ():
         if is_too_long(first):
             kept.pop(label, None)
+    if lines < LINES and first.lines(columns) > lines + OVER + 1:  # its head would scroll off
+        first = replace(first, steps=first.steps[:1])
     if first.lines(columns) > lines + OVER and {TAKEN, WARNING} <= kept.keys():
         kept.pop(TAKEN)  # the whole answer says what was assumed
     for label, count in ADDED:
