@@ -46,7 +46,7 @@ WIDTHS: Mapping[str, tuple[float, float]] = {
     "gpus": (0.00, 0.20),
     "trainer": (0.44, 0.48),
     "newer": (0.19, 0.02),
-    "counter": (0.76, 0.00),
+    "counter": (0.72, 0.00),
     "loss": (0.00, 1.06),
     "size": (1.50, 0.33),
 }
