@@ -63,6 +63,7 @@ def test_turns_after_the_last_answer_are_left_out_and_counted(tmp_path, approved
         list(read_examples(path))
 
 
+CALL = {"name": "get_stock", "arguments": {"sku": "T1"}}
 UNUSABLE: list[tuple[str, Any]] = [
     ("row-without-answer", {"messages": [USER]}),
     ("row-without-answer", {"messages": [USER, {**BOT, "content": "  "}]}),
@@ -76,6 +77,8 @@ UNUSABLE: list[tuple[str, Any]] = [
     ("content-not-text",
      {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, BOT]}),
     ("content-not-text", {"messages": [{"role": "user", "content": 3}, BOT]}),
+    # A call is an answer where functions are declared.
+    ("content-not-text", {"prompt": "Hi", "chosen": CALL, "rejected": "Hello"}),
     ("broken-unicode", {"messages": [{"role": "user", "content": "half \ud83d"}, BOT]}),
     ("row-is-no-object", 7),
 ]  # fmt: skip
@@ -86,7 +89,8 @@ UNUSABLE: list[tuple[str, Any]] = [
 )
 def test_unusable_rows_are_counted_with_their_number(tmp_path, reason, row):
     """Every row that cannot be used is counted by reason, with its row number."""
-    path, skipped = jsonl(tmp_path, [{"messages": [USER, BOT]}] * 2 + [row]), SkippedRows()
+    good = {**row, "chosen": "Hello."} if "chosen" in str(row) else {"messages": [USER, BOT]}
+    path, skipped = jsonl(tmp_path, [good, good, row]), SkippedRows()
     assert [example.row for example in read_examples(path, skipped=skipped)] == [1, 2]
     assert (skipped.tallies, skipped.seen) == ({reason: Tally(1, [3])}, 3)
     assert "row 3" in skipped.lines()[0]

@@ -243,6 +243,8 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
         ({"keep": "best"}, {}, 1 + 4 * 3),  # one checkpoint more
         # No moments in place of two of 4 bytes, where the shape says what they are kept for.
         ({"optimizer": "sgd"}, sizes, 1 + 3),
+        # 2 layers of 8 * (4 * (64 + 64) + 3 * (64 + 96)) in a LoRA, in float32 whatever the base.
+        ({"update": "lora", "options": {"rank": 8}}, sizes, (1 + 3 * 3) * 15_872 / 1_000_000),
     ):
         stage = replace(plan.stages[0], **keys)
         found = disk_need(replace(plan, stages=(stage,)), stage, replace(shape, **more), None)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from advisor.ground.errors import MachineNotReady
+from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.extras import extras
 from advisor.ground.resources import resource_root
 from advisor.ground.terminal import find_secrets
@@ -192,6 +192,14 @@ def test_the_line_that_starts_a_plan_can_be_pasted(name):
     """The header names the file as a shell takes it, on one line."""
     line = plan_text(PLAN, name=name).splitlines()[0].split("with: ")[1]
     assert shlex.split(line) == ["advise", "run", name]
+
+
+def test_a_folder_in_place_of_a_file_is_told_what_to_name(tmp_path):
+    """The file inside it is named as a shell takes it."""
+    (folder := tmp_path / "my plans").mkdir()
+    with pytest.raises(InputError, match="is a directory") as told:
+        write_plan_file(PLAN, {}, folder)
+    assert shlex.split(told.value.faults[0].hint)[:2] == ["--plan", str(folder / "plan.yaml")]
 
 
 def of_stage(plan=PLAN, **keys):

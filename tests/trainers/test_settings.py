@@ -252,6 +252,15 @@ def test_a_key_that_cannot_act_is_refused_with_the_reason(objective, trl, words,
     assert words in fault(objective, trl=trl, **own)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_acts_beside_another_key_is_taken_there(make, processes):
+    """One process has nothing to wait for, two have."""
+    job = make(trl={"ddp_timeout": 60})
+    launch = structs.replace(job.plan.launch, processes=processes)
+    job = replace(job, plan=structs.replace(job.plan, launch=launch))
+    assert len(list(idle_faults("stage", job, object))) == (processes == 1)
+
+
 def test_the_place_of_the_vllm_server_is_a_key_of_the_plan():
     """The fields that say where it is are refused; those that correct the loss are TRL's."""
     from trl import GRPOConfig
