@@ -122,8 +122,9 @@ def is_lower(after: Answered, before: Answered) -> bool:
 def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits.
 
-    Within a limit more rows or (dearer) GPUs may lead to what learns all rows in a cheaper way, and a
-    higher limit from every weight to the LoRA that rules prefer.
+    Of models that nobody named a larger one may have a lower scheme, and one with a higher scheme
+    may be smaller. Within a limit more rows or (dearer) GPUs may lead to what learns all rows in a
+    cheaper way, and a higher limit from every weight to the LoRA that rules prefer.
     """
     known = answer.known
     more: dict[str, dict[str, Any]] = {}
@@ -152,11 +153,12 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
         rents = is_limit and after and after.machine != answer.machine  # a limit rents a card
         if after is None or rents or ((cheaper or preferred) and not after.decision.nothing_fits):
             continue
-        if is_lower(after, answer):
-            yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
         before, now = answer.suggested_params, after.suggested_params
+        is_larger = before and now and now > before and not after.decision.nothing_fits
+        if is_lower(after, answer) and not is_larger:
+            yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
         larger = what == "memory" and known.get("data_rows") and after.decision.trains
-        if larger and before and now and now < before:
+        if larger and before and now and now < before and not is_lower(answer, after):
             yield "a smaller suggestion", f"{change}: {before:,} -> {now:,} parameters"
 
 
