@@ -81,7 +81,7 @@ class Hidden:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--hide-extra NAME: the suite as if advisor/extras/NAME were not there, without its tests."""
+    """--hide-extra=NAME: the suite as if advisor/extras/NAME were not there, without its tests."""
     parser.addoption("--hide-extra", metavar="NAME", help="test without this folder of extras")
 
 
