@@ -266,9 +266,9 @@ class Case(Struct, frozen=True, eq=False, dict=True):
     def with_answers(self, changes: Mapping[str, Any]) -> Case:
         """The case with some answers changed, at the same costs, and the model suggested then."""
         every = {**self.changes, **changes}
-        if self.situation.suggestion is None or "params_b" in changes:
-            return replace(self, facts={**self.facts, **changes}, changes=every)
         changed = replace(self, facts=facts_with(self.situation, every), changes=every)
+        if self.situation.suggestion is None or "params_b" in changes:
+            return changed
         # The same stages need the same memory, so that no larger model fits than before.
         same = (
             changed._sorts_alone == self._sorts_alone
@@ -383,8 +383,8 @@ class Case(Struct, frozen=True, eq=False, dict=True):
 
 
 def _plain_facts(situation: Situation, changes: Mapping[str, Any]) -> dict[str, Any]:
-    found = {**situation_facts(situation), **changes}
-    return {key: value for key, value in found.items() if value is not None}
+    facts = situation_facts(situation, **changes).items()
+    return {key: value for key, value in facts if value is not None}
 
 
 def facts_with(situation: Situation, changes: Mapping[str, Any]) -> dict[str, Any]:

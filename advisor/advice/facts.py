@@ -32,8 +32,8 @@ NO_FACTS = ("signals", "tasks", "data_mapping")  # answers that are read into fa
 TAKE_BACK = "take one of them back"
 
 
-def situation_facts(situation: Situation) -> dict[str, Any]:
-    """Fact id -> value for everything that is known before anything is estimated."""
+def situation_facts(situation: Situation, **changes: Any) -> dict[str, Any]:
+    """Fact id -> value for all that is known before an estimate, with some of them changed."""
     answers = situation.answers
     facts: dict[str, Any] = {
         fact_id: answer.value
@@ -52,10 +52,10 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
         facts |= _facts_of_model(situation, situation.model, facts)
     derived = {
         "out_of_scope": situation.outside and situation.outside.kind,
-        "teacher": _teacher(situation, facts),
-        "checkpoint_kind": _checkpoint_kind(situation, facts),
+        "teacher": _teacher(situation, facts | changes),
+        "checkpoint_kind": _checkpoint_kind(situation, facts | changes),
     }
-    return facts | {name: value for name, value in derived.items() if value is not None}
+    return facts | {name: one for name, one in derived.items() if one is not None} | changes
 
 
 def data_profiles(situation: Situation) -> list[DataProfile]:

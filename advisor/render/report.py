@@ -59,7 +59,7 @@ from advisor.render.result_commands import (
     spare_of,
     use_of,
 )
-from advisor.render.run import CHECKED, samples_shown, verdict_of, what_was_trained
+from advisor.render.run import CHECKED, go_on_words, samples_shown, verdict_of, what_was_trained
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -179,6 +179,7 @@ def report_page(
         "plain": verdict.plain.text if verdict and verdict.plain else "",
         "state": state,
         "goes_on": goes_on,
+        "go_on_words": go_on_words(record),
         "tone": "" if verdict and verdict.is_good else "bad" if verdict or is_failed else "open",
         "verdict": verdict.lines() if verdict else (),
         "command": verdict.next.command if verdict and verdict.next else None,

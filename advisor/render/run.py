@@ -24,6 +24,7 @@ from advisor.record.run import (
     DONE,
     DRY_RUN,
     REPORT,
+    RUNNING,
     DryRun,
     DryRunStage,
     FinishedRun,
@@ -250,12 +251,17 @@ def _cost_lines(stage: StageRecord | DryRunStage, times: Times) -> list[str]:
     return lines
 
 
+def go_on_words(record: RunRecord) -> str:
+    """What stands before the command that goes on; it only looks on where a run is at work."""
+    return "Go on with:" if record.status != RUNNING else "If nothing trains any more, go on with:"
+
+
 def next_lines(record: RunRecord, folder: Path) -> list[str]:
     """What to do with a result, or to go on with a run: lines to paste."""
     where = shown_path(folder)
     if record.status != DONE:
         command = resume_command(where, max_steps=record.max_steps, judge=record.judge)
-        return ["Go on with:", f"  {command}"]
+        return [go_on_words(record), f"  {command}"]
     stage = record.stages[-1]
     result = shown_path(folder / stage.folder)
     if not record.writes(stage):

@@ -44,16 +44,16 @@ COMMANDS = {
     ),
 }
 TABLES = {".xlsx", ".xls", ".ods"}
-DOCUMENTS = {*COMMANDS} - TABLES
 KINDS = {
     ".pdf": "a PDF document", ".docx": "a Word document", ".doc": "a Word document",
-    ".odt": "a text document of LibreOffice", ".epub": "an e-book",
+    ".odt": "a text of LibreOffice", ".rtf": "a text in RTF", ".epub": "an e-book",
+    ".ppt": "slides", ".pptx": "slides",
 }  # fmt: skip  # said instead of what its group of endings is called
 IMAGES_HELP = "a model that reads and writes text learns nothing from images"
 # What is no data -> its endings, the first bytes of its files, and how to get rows from it.
 OTHER_FILES = {
     "a PDF or text document": (
-        DOCUMENTS,
+        {*COMMANDS} - TABLES,
         (b"%PDF",),
         "extract the text first, one .txt file a document",
     ),
