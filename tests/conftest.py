@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,27 +70,20 @@ def scaled(count: int) -> int:
 # --------------------------------------------------------------------------- optional features
 
 
-class Hidden:
-    """Finds no folder of this name in advisor/extras."""
-
-    def __init__(self, name: str) -> None:
-        self.name = f"advisor.extras.{name}"
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Raises ModuleNotFoundError for the hidden one."""
-        if name == self.name:
-            raise ModuleNotFoundError(f"no {name}")
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--hide-extra=NAME: the suite as if advisor/extras/NAME were not there, without its tests."""
     parser.addoption("--hide-extra", metavar="NAME", help="test without this folder of extras")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the extra before anything of the product is imported."""
+    """Hide the extra: the package is a folder of links to the others."""
     if name := config.getoption("--hide-extra"):
-        sys.meta_path.insert(0, Hidden(name))
+        package = import_module("advisor.extras")
+        links = Path(tempfile.mkdtemp(prefix="extras-"))
+        for path in Path(package.__path__[0]).iterdir():
+            if path.name != name:
+                (links / path.name).symlink_to(path)
+        package.__path__ = [str(links)]
 
 
 def is_about(path: Path, hidden: str | None) -> bool:

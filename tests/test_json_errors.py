@@ -228,7 +228,7 @@ NO_TRAINING = {"demo", "chat", "run"}
 def test_random_arguments_print_one_document(call, inputs, monkeypatch, words, at):
     """Whatever the arguments are: one JSON document, a documented exit code, no traceback."""
     words = [word for word in words if word not in NO_TRAINING and "\0" not in word]
-    if {"--help", "-h", "--version", "--answers", "--specs"} & set(words):
+    if {"--help", "-h", "--version", "-V", "--answers", "--specs"} & set(words):
         return  # help is text, and `-` reads standard input
     code, out, err = call(*words[:at], "--json", *words[at:])
     if "--" not in words[:at]:  # else --json is no flag

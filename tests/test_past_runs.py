@@ -1,4 +1,5 @@
 """The file of past runs: appended whole or not at all, read whatever state it is in."""
+# One screen offers a form of export, so --hide-extra leaves the module out: extras.gguf
 
 import json
 import os

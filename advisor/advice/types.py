@@ -87,8 +87,7 @@ class Concessions(Struct, frozen=True, kw_only=True):
     elsewhere: bool = False  # another engine trains it, if the bundled trainers cannot
     shorter: int = 0  # steps by which rows are shorter
     may_not_fit: bool = False  # what is too big by less than the estimate may be wrong is tried
-    # Which schemes that break a limit on money or time may read a part of the data: none, modules,
-    # all.
+    # Which schemes that break a limit may read a part of the data: none, modules, all.
     part: str = ""
     smallest_batch: bool = False  # in the place of one that a limit is not enough for
 

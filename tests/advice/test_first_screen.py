@@ -119,11 +119,12 @@ def test_the_check_finds_what_it_is_for():
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_every_answer_has_a_first_screen(batch):
-    """Every answer has at most 40 lines of 80 columns, and nine in ten trainings at most 25."""
+    """At most 40 lines of 80 columns, and nine in ten trainings that people asked about 25."""
     lengths = []
-    for advice in answers(batch):
+    for place, advice in enumerate(answers(batch)):
         assert not faults(advice), advice.situation.answers
-        if advice.recommendation.composition.chain and advice.fits:
+        is_public = place < len(PUBLIC[batch::BATCHES])
+        if is_public and advice.recommendation.composition.chain and advice.fits:
             lengths.append(printed(advice).count("\n"))
     assert sum(length > 25 for length in lengths) <= 1 + 0.1 * len(lengths)
 

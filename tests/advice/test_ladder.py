@@ -278,3 +278,14 @@ def test_recomputing_that_costs_nothing_is_taken():
     need = {one: 20 + one.micro * 0.5 + (8 if one.grad_accum > 1 else 0) for one in trials}
     found = search(trials, need, dict.fromkeys(trials, 1.0), 24, trains_all=True)
     assert (found.trial.micro, found.trial.grad_accum) == (4, 1)
+
+
+@pytest.mark.parametrize("rows", [479, 9580])
+def test_answers_that_are_written_together_give_way_before_the_model(rows):
+    """More rows have more of them in a step, whose keys and values lie in memory at once."""
+    stage = advised(
+        task="customer_service", model="Qwen/Qwen3-14B", gpu="RTX 4090", teacher="model",
+        data_kind="paired", data_rows=rows, data_tokens=2000 * rows,
+        verifiable_rewards_available=True,
+    ).recommendation.stages[0].stage  # fmt: skip
+    assert (stage.objective, stage.micro_batch_size * stage.grad_accum) == ("distill", 16)

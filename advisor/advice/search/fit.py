@@ -266,10 +266,8 @@ def _sum_if_known(amounts: Iterable[float | None]) -> float | None:
 
 
 def coarse_fit(cost: Estimate, facts: Mapping[str, Any], *, may_not_fit: bool = False) -> str:
-    """The fact the rules see: fits, tight, too_big, over_budget or unknown.
-
-    Args:
-        may_not_fit: Nothing else fits, so that what is a little above the memory is worth a try.
+    """The fact the rules see: fits, tight, too_big, over_budget or unknown. If nothing else fits
+    (`may_not_fit`), what is a little above the memory is worth a try.
     """
     fit: str = cost.fits
     if fit == "may_fit":

@@ -192,8 +192,11 @@ def rows_read(
         tokens = profile.tokens.total if profile.tokens is not None else None
     aim = aim_of(case.objective, classes=case.composition.encoder and not case.is_seq2seq)
     batch, multiple, unit = settings[BATCH], min(case.micro_batches) * case.cards, "row"
-    if case.concessions.smallest_batch and aim and not batch.is_own:
+    answers = case.concessions.least_module and case.method.generates  # of a step, together
+    if (answers or case.concessions.smallest_batch) and aim and not batch.is_own:
         because = f"a limit is not enough for one step of the usual {batch.value}"
+        if answers:
+            because = f"memory is short, and the usual {batch.value} are answered together"
         least = min(batch.value, aim["smallest_batch"])
         settings = {**settings, BATCH: replace(batch, value=least, because=because, rule=None)}
     if case.method.splits_documents:
