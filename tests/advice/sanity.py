@@ -123,8 +123,8 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
     """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits.
 
     Of models that nobody named a larger one may have a lower scheme, and one with a higher scheme
-    may be smaller. Within a limit more rows or (dearer) GPUs may lead to what learns all rows in a
-    cheaper way, and a higher limit from every weight to the LoRA that rules prefer.
+    may be smaller. Within a limit more rows or (dearer) GPUs, or a higher one, may lead to what
+    learns all rows in a cheaper way, and a higher limit from every weight to the preferred LoRA.
     """
     known = answer.known
     more: dict[str, dict[str, Any]] = {}
@@ -149,7 +149,8 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
         after = answer.changed(**change)
         is_limit = what in ("dollars", "hours")
         cheaper = what in ("rows", "GPUs") and {"budget_usd", "budget_hours"} & set(known)
-        preferred = is_limit and "+full" in answer.composition
+        is_part = answer.decision.concessions.part and after and not after.decision.concessions.part
+        preferred = is_limit and ("+full" in answer.composition or is_part)
         rents = is_limit and after and after.machine != answer.machine  # a limit rents a card
         if after is None or rents or ((cheaper or preferred) and not after.decision.nothing_fits):
             continue
