@@ -44,6 +44,7 @@ COMMANDS = {
     "estimate": "Estimate memory and time for a plan, a single configuration, or a list.",
     "probe": "Show what this machine offers for training.",
     "rules": "List the rules, explain one, or prove them all.",
+    "mcp": "Answer agents over standard input and output, by the Model Context Protocol.",
 }
 COMPLETION = "_ADVISE_COMPLETE"  # set by the line that `advise --help` prints
 
@@ -137,17 +138,16 @@ def main() -> None:
 
         sys.exit(shell_complete(advise, {}, "advise", COMPLETION, instruction))
     expect_json(sys.argv[1:])
+    code = 0
     try:
         # Not click's own main(), which ends with exit code 1 if the reader of the output has gone.
-        with advise.make_context("advise", repeat_map_flag(sys.argv[1:])) as context:
+        with advise.make_context("advise", repeat_map_flag(sys.argv[1:]), obj=main) as context:
             advise.invoke(context)
         sys.stdout.flush()
-        code = 0
     except click.exceptions.Exit as leave:
         code = leave.exit_code
     except BrokenPipeError:
         drop_output()
-        code = 0
     except SystemExit:
         raise
     except BaseException as error:  # a bug too is said in words, and as JSON

@@ -10,14 +10,14 @@ from operator import getitem
 
 import pytest
 
-from advisor.ground.resources import agents_page
+from advisor.ground.resources import docs_page
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import schemas
 from advisor.situation.answers import signals
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG, MACHINE, STAND_IN
 
-PAGE = agents_page().read_text(encoding="utf-8")
+PAGE = docs_page("agents")
 LINE = re.compile(r"^ *((?:echo .* \| )?advise .+)$|`(advise \w+ [^`]+)`", re.MULTILINE)
 COMMANDS = [
     shlex.split(" ".join((block or inline).split()))

@@ -91,6 +91,7 @@ def test_the_wheel_holds_one_import_package(wheel):
         "trainers/sft.py",
         "trainers/updates/lora.py",
         "docs/agents.md",
+        "docs/glossary.md",
     )
     assert {f"advisor/_bundled/{name}" for name in inside} <= names
     assert {"advisor/demo/support.jsonl", "advisor/render/templates/report.html"} <= names

@@ -65,7 +65,6 @@ def test_no_file_names_one_machine_or_a_package_registry():
 # Files of the product and of the system, whose size nobody else decides, and where bounds are kept.
 OWN_FILES = {
     "advisor/commands/demo.py",
-    "advisor/commands/rules.py",
     "advisor/commands/wizard.py",  # the plan that it wrote
     "advisor/extras/jobs/pack.py",  # the texts beside it, and itself
     "advisor/ground/files.py",

@@ -11,7 +11,7 @@ from advisor.commands.options import completed, json_option, rule_options
 from advisor.commands.output import console, print_json, put
 from advisor.commands.session import load_rule_set
 from advisor.ground.errors import InputError
-from advisor.ground.resources import agents_page
+from advisor.ground.resources import docs_page
 from advisor.methods.composition import ENCODER
 from advisor.render.rules import (
     names_of_methods,
@@ -83,7 +83,7 @@ def rules(
     if out is not None and rule_id != "schema":
         raise InputError("--out goes with `advise rules schema`", where="--out")
     if rule_id == "agents":
-        put(agents_page().read_text(encoding="utf-8").rstrip("\n"))
+        put(docs_page("agents").rstrip("\n"))
         return
     ruleset, _ = load_rule_set(rule_layers)
     if rule_id == "schema":

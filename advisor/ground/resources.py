@@ -30,9 +30,9 @@ def rules_dir() -> Path:
     return resource_root() / "rules"
 
 
-def agents_page() -> Path:
-    """How coding agents use the product, as Markdown."""
-    return resource_root() / "docs" / "agents.md"
+def docs_page(name: str) -> str:
+    """A page that every copy carries: `agents` (how they use the product) or `glossary`."""
+    return (resource_root() / "docs" / f"{name}.md").read_text("utf-8")
 
 
 def trainers_root() -> Path:
@@ -107,7 +107,7 @@ def _direct_url() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-COMMANDS = ("run", "demo", "chat", "export", "check", "estimate", "probe", "rules")
+COMMANDS = ("run", "demo", "chat", "export", "check", "estimate", "probe", "rules", "mcp")
 # In a line to paste; the word stands in sentences and in data as well.
 _LINE = re.compile(
     rf"(?<![\w./-])advise(?= (?:{'|'.join(COMMANDS)})\b| --[a-z])"

@@ -118,8 +118,6 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
     sources = rules_dir() / "hardware" / "sources.yaml"
     cited = read_shipped(sources, shape=gpu_rows.SOURCES_FILE).data["sources"]
     prices = price_file_shape(gpu_rows.citation_shape(cited))
-    by_hand = Path(__file__).with_name(f"{BY_HAND}{SUFFIX}").read_text(encoding="utf-8")
-    specs: Schema = {"type": "array", "items": schema_of(SPEC)}
     return {
         "facts": facts_schema(rules.facts),
         "tables": tables_schema(rules),
@@ -129,13 +127,24 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "hardware": file_schema(gpu_rows.gpu_file_shape(cited)),
         "prices": file_schema(prices),
         "answers": answers_schema(rules.facts),
-        "specs": head("Run specs for `advise estimate --specs`", specs),
+        "specs": head("Run specs for `advise estimate --specs`", specs_schema()),
         "plan": plan_schema(),
         "run": json_file_schema(RunRecord, "Record of a run of advise (run.json)"),
-        BY_HAND: json.loads(by_hand),
+        BY_HAND: advice_schema(),
         "error": error_schema(),
         **{one.name: file_schema(one.shape) for one in _catalogues()},
     }
+
+
+def advice_schema() -> Schema:
+    """What a reader of the answer may rely on."""
+    by_hand: Schema = json.loads(Path(__file__).with_name(f"{BY_HAND}{SUFFIX}").read_text("utf-8"))
+    return by_hand
+
+
+def specs_schema() -> Schema:
+    """A list of run specs."""
+    return {"type": "array", "items": schema_of(SPEC)}
 
 
 def error_schema() -> Schema:
