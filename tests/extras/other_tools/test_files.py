@@ -1,6 +1,8 @@
 """Files of other tools: whose they are by their keys, what a change keeps, what they train on."""
 
 import json
+import re
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -17,6 +19,8 @@ from advisor.extras.other_tools.file import (
 )
 from advisor.extras.other_tools.yaml_text import edited
 from advisor.ground.errors import InputError
+from tests.extras.other_tools import public_scripts
+from tests.extras.other_tools.public_scripts import listed, said, truth, verdict
 
 TOOL_FILES = {
     "trl": {"model_name_or_path": "Qwen/Qwen3-0.6B", "dataset_name": "a/b", "max_length": 512},
@@ -503,3 +507,35 @@ def test_odd_values_are_no_errors(tmp_path, value):
     ):
         for ref in read_data(tmp_path, values)[1]:
             recognise_set(ref)
+
+
+def test_the_lists_of_public_scripts_and_memory_errors_are_well_formed():
+    """Ids count up, keys are known, each value has its place in the file, no repository is overdone."""
+    scripts, errors = listed("scripts"), listed("memory_errors")
+    assert [one["id"] for one in scripts] == [f"s{n:03}" for n in range(1, 61)]
+    assert [one["id"] for one in errors] == [f"m{n:02}" for n in range(1, len(errors) + 1)]
+    assert max(Counter(one["repository"] for one in scripts).values()) <= 4
+    for one in scripts:
+        assert one["path"].endswith("." + one["kind"])
+        assert set(one["holds"]) <= set(public_scripts.KEYS)
+        for held in one["holds"].values():
+            assert isinstance(held, str) or re.fullmatch(r"\d+|c\d+:\d+", str(held[1])), one["id"]
+    assert all(one["address"].startswith("https://github.com/") for one in errors)
+    numbers = [value for one in errors for key, value in one.items() if key.endswith("_gib")]
+    assert all(isinstance(value, float | list) for value in numbers)
+
+
+def test_a_reading_is_compared_with_the_list():
+    """Found right and wrong, named as unknown, left to the default, and not named."""
+    entry = {"holds": {"command": "sft", "lora_r": [{"flag_default": 8}, 3], "max_steps": [60, 9]}}
+    document = {
+        "found": {"lora_r": {"value": 8}, "max_steps": {"value": 50}, "bf16": {"value": True}},
+        "unknown": [{"key": "dataset_name"}],
+    }
+    keys = ("command", "model_name_or_path", "lora_r", "precision")
+    assert {key: verdict(truth(entry, key), said(document, key)) for key in keys} == {
+        "command": "not named", "model_name_or_path": "default", "lora_r": "right",
+        "precision": "wrong",
+    }  # fmt: skip
+    assert verdict(truth(entry, "max_steps"), said(document, "max_steps")) == "wrong"
+    assert verdict(truth(entry, "dataset"), said(document, "dataset")) == "unknown"
