@@ -1,5 +1,5 @@
-"""Configurations of TRL, LLaMA-Factory and Axolotl, read and written, and files for Unsloth
-(docs/other_tools.md).
+"""Configurations of TRL, LLaMA-Factory and Axolotl, read and written, files for Unsloth, and Python
+code that trains, read (docs/other_tools.md).
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ class OtherTools(Extra):
 
     def catalogues(self) -> Iterable[Catalogue]:
         from advisor.extras.other_tools.findings import FINDINGS_FILE, general_rules
+        from advisor.extras.other_tools.script import SCRIPTS_FILE, table
         from advisor.extras.other_tools.tool import TOOL_FILE, tool_named
 
         return [
             Catalogue("tool", TOOL_FILE, [partial(tool_named, tool) for tool in TOOLS]),
             Catalogue("findings", FINDINGS_FILE, [general_rules]),
+            Catalogue("scripts", SCRIPTS_FILE, [table]),
         ]
 
 

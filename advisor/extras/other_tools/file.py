@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct, field
 
@@ -27,10 +27,12 @@ from advisor.ground.files import read_at_most
 from advisor.ground.shape import Path_
 from advisor.ground.terminal import MASK, find_secrets, is_secret_key, mask_secrets
 from advisor.ground.yaml_files import decode_utf8
+from advisor.record.smaller import yaml_value
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
-SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".py", ".toml")
 MAX_BYTES = 256_000  # nobody writes more by hand
+CODE = {".py": 1_000_000, ".ipynb": 64_000_000}  # what may be read of it: notebooks hold images
+SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".toml", *CODE)
 OWN = 3  # what a key counts for that one tool alone has; one that several have counts once
 PROGRAMS = {
     "llamafactory-cli": "llamafactory", "lmf": "llamafactory", "trl": "trl", "axolotl": "axolotl",
@@ -167,6 +169,7 @@ CHECK_PLAN = "this is a plan of `advise`: `advise run {} --dry-run` measures it"
 class ToolFile(Struct, kw_only=True):
     """A configuration of another tool."""
 
+    checked: ClassVar[str] = "configuration"
     path: Path
     name: str  # as the user wrote it
     text: str  # secrets and all; empty for a command line
@@ -180,6 +183,11 @@ class ToolFile(Struct, kw_only=True):
     faults: list[ToolFinding] = field(
         default_factory=list
     )  # of keys, and of the data that they name
+    not_estimated: str = ""  # why, of a training that is none of ours
+    judged_as: str = ""  # the command whose findings count; empty: its own
+    unsaid: Sequence[str] = ()  # findings that do not hold for it
+    stated: dict[str, Any] = field(default_factory=dict)  # what an estimate hears beside the plan
+    left_out: Mapping[str, Any] = field(default_factory=dict)  # keys whose value is not known
 
     @property
     def tool(self) -> str:
@@ -187,14 +195,22 @@ class ToolFile(Struct, kw_only=True):
         return self.about.id
 
     @property
-    def is_script(self) -> bool:
-        """Whether a command line was read."""
+    def is_command_line(self) -> bool:
+        """Whether a command line was read, not a file."""
         return not self.text
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Key -> the tool's own default for this command."""
         return self.about.defaults_of(self.command.name)
+
+    def left_open(self) -> dict[str, Sequence[Any]]:
+        """Keys whose value is not known -> values between which it is looked for."""
+        return {}
+
+    def told(self) -> dict[str, Any]:
+        """What the document says of this kind of file alone."""
+        return {}
 
     def at(self, key: str) -> str:
         """file:line:column of a dotted key, or of the nearest one around it; else the file."""
@@ -217,7 +233,7 @@ class ToolFile(Struct, kw_only=True):
 
     def with_changes(self, changes: Mapping[str, Any]) -> str | None:
         """The text with these changes, secrets too; None for a script, or if it takes a hand."""
-        if self.is_script:
+        if self.is_command_line:
             return None
         renamed = {old: new for old in changes if (new := meant_key(self.tool, old)) is not None}
         kept = {renamed.get(str(path[0]), path[0]): value for path, value in self.secrets.items()}
@@ -229,15 +245,24 @@ class ToolFile(Struct, kw_only=True):
     def diff(self, changes: Mapping[str, Any]) -> list[str]:
         """Lines of a unified diff without secrets; empty for a script, for none, or by hand."""
         after = self.with_changes(changes) if changes else None
-        if after is None:
-            return []
-        before, names = self.text.splitlines(), (self.name, f"{self.name} (changed)")
-        lines = list(
-            difflib.unified_diff(before, after.splitlines(), *names, lineterm="", n=AROUND)
-        )
+        return [] if after is None else self.lines_of_diff(self.text, after)
+
+    def lines_of_diff(self, before: str, after: str, of: str = "") -> list[str]:
+        """The same of two texts, or of a part of them."""
+        names = (f"{self.name}{of}", f"{self.name}{of} (changed)")
+        both = before.splitlines(), after.splitlines()
+        lines = list(difflib.unified_diff(*both, *names, lineterm="", n=AROUND))
         for secret in map(str, self.secrets.values()):
             lines = [line.replace(secret, MASK) for line in lines]
         return [mask_secrets(line) for line in lines]
+
+    def by_hand(self, changes: Mapping[str, Any]) -> list[str]:
+        """The changes one by one: flags of a command line, or keys where a diff takes a hand."""
+        dash, colon = ("--", "") if self.is_command_line else ("", ":")
+        return [
+            f"- {dash}{key}" if value is None else f"+ {dash}{key}{colon} {yaml_value(value)}"
+            for key, value in changes.items()
+        ]
 
 
 def found_near(path: Path, named: str) -> Path | None:
@@ -285,7 +310,8 @@ def read_file(path: str | os.PathLike[str], text: str | None = None) -> ToolFile
                 "nothing in it starts a tool that is read here",
                 f"{read}, and a command that starts one: `trl sft ...`, `llamafactory-cli train"
                 " ...`, `axolotl train ...`",
-                "Python code is not read: give the values as such a file",
+                "of Python code it reads what builds a trainer, such as SFTTrainer or Trainer; for"
+                " another training give the values as such a file",
                 where=name,
             )
         about, text = tool_named(line.tool), ""
@@ -295,7 +321,7 @@ def read_file(path: str | os.PathLike[str], text: str | None = None) -> ToolFile
             notes.append(f"with {line.config}, which the flags overrule")
     file = ToolFile(
         path=where, name=name, text=text, about=about, command=command, values=values, marks=marks,
-        secrets=_take_secrets(values), notes=notes,
+        secrets=take_secrets(values), notes=notes,
     )  # fmt: skip
     _judge(file)
     return file
@@ -355,7 +381,7 @@ def _leaves(value: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
         yield path, value
 
 
-def _take_secrets(values: dict[str, Any]) -> dict[Path_, Any]:
+def take_secrets(values: dict[str, Any]) -> dict[Path_, Any]:
     """Put *** in the place of secrets, told by their form or a key around them; return them."""
     found = {}
     for path, value in list(_leaves(values, ())):
@@ -368,15 +394,15 @@ def _take_secrets(values: dict[str, Any]) -> dict[Path_, Any]:
     return found
 
 
-def read_text(path: Path, *, name: str) -> str:
+def read_text(path: Path, *, name: str, most_bytes: int = MAX_BYTES) -> str:
     """The text of a file. Raises InputError for anything that is none."""
     try:
-        raw = read_at_most(path, MAX_BYTES)
+        raw = read_at_most(path, most_bytes)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise InputError(f"cannot be read: {said}", where=name, hint="check the path") from None
-    if len(raw) > MAX_BYTES:
-        what = f"more than {MAX_BYTES:,} bytes"
+    if len(raw) > most_bytes:
+        what = f"more than {most_bytes:,} bytes"
         raise InputError(what, where=name, hint="no such file is as long")
     return decode_utf8(raw, name).replace("\r\n", "\n")
 

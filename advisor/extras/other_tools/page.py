@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.commands.check_options import CheckOptions
 from advisor.commands.output import console, print_json, put
-from advisor.extras.other_tools.file import read_file
 from advisor.extras.other_tools.findings import SEVERITIES
 from advisor.extras.other_tools.mapping import ABSENT, NO_DATA, at_key
 from advisor.extras.other_tools.report import ConfigurationReport
+from advisor.extras.other_tools.script import read_any
 from advisor.ground.errors import InputError
 from advisor.ground.files import free_plan, shown_path, write_atomically
 from advisor.ground.terminal import shown
+from advisor.ground.types import Hardware
 from advisor.ground.wrap import on_lines
 from advisor.plan.comments import stage_notes
 from advisor.plan.write import write_plan_file
@@ -49,8 +50,8 @@ def check_configuration(path: str, options: CheckOptions) -> int:
     """Check one configuration and print what was found. Returns the exit code."""
     gpu, plan_file = options.gpu, options.plan_file
     options.refuse(OF_DATA, "a configuration", "it names its own model, data and lengths")
-    file = read_file(path)
     hardware, notes = (probe(), ()) if gpu is None else stated_hardware(gpu, from_flag=True)
+    file = read_any(path, bfloat16=_bfloat16(hardware))
     report = ConfigurationReport(file, hardware, notes)
     document, mended, told = report.document, report, list[dict[str, Any]]()
     if options.fix_to is not None or (plan_file is not None and not options.as_is):
@@ -77,6 +78,12 @@ def check_configuration(path: str, options: CheckOptions) -> int:
     return 0 if last.fit is None or last.fit.should_fit or last.fit.fits in FITTING else 3
 
 
+def _bfloat16(hardware: Hardware) -> bool | None:
+    """Whether the GPU has bfloat16; None: it is not known."""
+    spec = hardware.gpus[0].spec if hardware.gpus else None
+    return None if spec is None else spec.bf16
+
+
 SIDES = ("from", "to")
 FITTING = ("fits", "tight", "unknown")
 ROUNDS = 3  # of changes: one may make room for another
@@ -95,7 +102,9 @@ def with_changes(
             break
         text = report.file.with_changes(changes)
         if text is None:
-            what = "a command line is not rewritten" if before.is_script else "it takes a hand"
+            what = (
+                "a command line is not rewritten" if before.is_command_line else "it takes a hand"
+            )
             hint = f"`advise check {shlex.quote(before.name)}` prints the changes to make"
             raise InputError(what, where=before.name, hint=hint)
         reasons = report.reasons()
@@ -103,7 +112,8 @@ def with_changes(
             old = at_key(before.values, key)
             old = told.get(key, {}).get("from", None if old is ABSENT else old)
             told[key] = {"key": key, "from": old, "to": value, "why": reasons.get(key, "")}
-        report = ConfigurationReport(read_file(before.name, text), report.hardware, notes)
+        file = read_any(before.name, text, bfloat16=_bfloat16(report.hardware))
+        report = ConfigurationReport(file, report.hardware, notes)
     return report, [one for one in told.values() if one["from"] != one["to"]]
 
 
@@ -176,15 +186,15 @@ def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
     if document["findings"]:
         yield "", ""
         yield from _findings(report)
+    if document.get("unknown"):
+        yield "", ""
+        yield "Not known", "bold"
+        for text in report.not_known():
+            yield f"  - {text}", ""
     if changes := document["changes"]:
         yield "", ""
         yield "Suggested changes", "bold"
-        dash, colon = ("--", "") if report.file.is_script else ("", ":")
-        flags = [  # of a command line, or where a diff takes a hand
-            f"- {dash}{key}" if value is None else f"+ {dash}{key}{colon} {yaml_value(value)}"
-            for key, value in changes.items()
-        ]
-        for text in document["diff"] or flags:
+        for text in document["diff"] or report.file.by_hand(changes):
             yield f"  {text}", "diff"
     # The release stands above already.
     if notes := [one for one in document["notes"] if document["release"] not in one]:
@@ -215,8 +225,8 @@ def _findings(report: ConfigurationReport) -> Iterator[Line]:
         word = "ERROR" if one["severity"] == "error" else one["severity"]
         own, where = f"{report.file.name}:", one["where"]
         line = where.removeprefix(own).partition(":")[0]
-        if where.startswith(own) and line.isdigit():
-            where = f"line {line}"
+        if where.startswith(own) and (line.isdigit() or line.startswith(" cell")):
+            where = f"line {line}" if line.isdigit() else line.strip()
         titles = list(dict.fromkeys(map(_title, one["sources"])))
         more = f" and {len(titles) - SHOWN_SOURCES} more" if len(titles) > SHOWN_SOURCES else ""
         source = f" [{'; '.join(titles[:SHOWN_SOURCES])}{more}]" if titles else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -54,11 +55,11 @@ from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
 from advisor.record.smaller import Change, smallest_that_fits, yaml_value
 from advisor.situation.catalogue import is_instruct
-from advisor.situation.models import model_shape
+from advisor.situation.models import model_shape, usable_shape
 from advisor.situation.of_plan import evaluation_rows, plan_run
 
 SCHEMA_VERSION = 1
-RATE = "learning_rate"
+RATE, MODEL = "learning_rate", "model_name_or_path"
 WHOLE_PROCESS = "nvidia-smi"  # all memory of the process: what has to fit
 LIGER = "liger"  # its loss never makes whole logits; without it, all three tools do
 MENDED = ("error", "warning")  # the severities whose changes stand in the diff
@@ -107,6 +108,8 @@ class ConfigurationReport:
     shape: ModelShape | None = None
     fit: Fitting | None = None
     change: Mapping[str, Any] = {}  # the smallest one that fits, in the words of the tool
+    # What settings that are not known lead to: the values that need least and most, and the bytes.
+    between: Sequence[tuple[Mapping[str, Any], int]] = ()
 
     def __init__(self, file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> None:
         self.file, self.hardware, self.data = file, hardware, measure_data(file)
@@ -123,11 +126,14 @@ class ConfigurationReport:
             "origin": {"composition": f"{tool}: {file.name}"},
         }
         longest = None if tokens is None else tokens.longest
+        self.around, self.longest = around, longest
         try:
-            self.carried = to_plan(self.reading, tool, around, longest)
+            self.carried = self._carried(self.reading)
         except InputError as error:
             self.why.append(str(error))
-        if self.carried is not None:
+        if file.not_estimated:
+            self.why = [file.not_estimated]
+        elif self.carried is not None:
             self.shape = self._shape(self.carried.plan.model)
         if self.carried is not None and self.shape is not None:
             self.fit = self._fitting(self.carried.plan, self.shape)
@@ -140,11 +146,15 @@ class ConfigurationReport:
         self.findings = worst_first([*file.faults, *self._by_rules()])
         self.document = self._document()
 
+    def _carried(self, reading: ReadKeys) -> CarriedPlan:
+        return to_plan(reading, self.file.about.name, self.around, self.longest)
+
     def _document(self) -> dict[str, Any]:
         file, fit, carried, reading = self.file, self.fit, self.carried, self.reading
         changes = self._all_changes()
         return {
             "schema_version": SCHEMA_VERSION,
+            "checked": file.checked,
             "path": file.name,
             "tool": file.tool,
             "release": file.about.release,
@@ -167,16 +177,20 @@ class ConfigurationReport:
             "not_carried": [] if carried is None else [asdict(one) for one in carried.lost],
             "no_effect_on_training": reading.no_effect,
             "notes": list(filter(None, self.notes)),
+            **file.told(),
         }
 
     def _shape(self, name: str) -> ModelShape | None:
         """The model's dimensions: of a folder beside the file, or of a name."""
-        beside = self.file.path.parent / name
+        beside, last = self.file.path.parent / name, Path(name).name
         try:
             shape, notes = model_shape(str(beside) if beside.is_dir() else name)
         except AdviseError as error:
-            self.why.append(str(error))
-            return None
+            shape = usable_shape(last) if self.file.checked == "script" else None
+            if shape is None:
+                self.why.append(str(error))
+                return None
+            notes = [f"the folder {name} is not here; sized by its name, {last}"]
         told = self.why if shape is None else self.notes
         told += [note.replace(BY_FLAG, BY_FOLDER) for note in notes]
         return None if shape is None else replace(shape, instruct=is_instruct(name))
@@ -200,6 +214,7 @@ class ConfigurationReport:
         document = documented(stage, filled=bool(fills_up))
         if document.get("peak_gib") is None:
             return Fitting(document=document)
+        document |= self._left_open(document)
         # Of what is enough already only a change that holds the whole band is one.
         whole_band = _is_enough(document)
 
@@ -235,6 +250,43 @@ class ConfigurationReport:
             changed=None if change is None else documented(change.applied(stage)),
         )  # fmt: skip
 
+    def _left_open(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The band over all values that settings which are not known may have, and what fits then;
+        empty if there are none that matter.
+        """
+        ends: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        for key, options in self.file.left_open().items():
+            tried = [self._need({key: one}) for one in options]
+            needs = {one: need.need_bytes for one, need in enumerate(tried) if need is not None}
+            for end, pick in zip(ends, (min, max), strict=True):
+                if len(set(needs.values())) > 1:
+                    end[key] = options[pick(needs, key=needs.__getitem__)]
+        low, high = map(self._need, ends)
+        if not ends[0] or low is None or high is None:
+            return {}
+        self.between = [(end, need.need_bytes) for end, need in zip(ends, (low, high), strict=True)]
+        limit, fits = self.hardware.device_memory_bytes, document.get("fits")
+        if limit is not None and low.need_low_bytes > limit:
+            fits = "too_big"
+        elif limit is not None and high.need_high_bytes > limit:
+            fits = "unknown"
+        return {
+            "need_low_gib": min(document["need_low_gib"], round(low.need_low_bytes / GIB, 3)),
+            "need_high_gib": max(document["need_high_gib"], round(high.need_high_bytes / GIB, 3)),
+            "fits": fits,
+        }
+
+    def _need(self, values: Mapping[str, Any]) -> Any:
+        """The estimate of the same training with other values of some settings."""
+        try:
+            carried = self._carried(_reading(self.file, self.data, values))
+            shape = self._shape(carried.plan.model) if MODEL in values else self.shape
+        except InputError:
+            return None
+        if shape is None:
+            return None
+        return memory_estimate(self._run(carried.plan, carried.plan.stages[0], shape))
+
     def _fills_up(self, stage: Stage) -> list[str]:
         """The keys of the file that pad every row to the whole length."""
         if stage.packing:
@@ -264,11 +316,11 @@ class ConfigurationReport:
         if (named := values.get("deepspeed")) is not None:
             offloads |= deepspeed_offloads(named, Context(folder=self.file.path.parent))
         divides = run.device.gpus > 1 and run.device.sharding in ("fsdp", "zero3")
-        versions = {**about.made_with, self.file.tool: about.release}
+        versions = {self.file.tool: about.release, **about.made_with}
         run = replace(
             run,
             trainer=trainer_of(about.name, versions, None),
-            stated={"loss": "fused" if stage.kernels == LIGER else "full"},
+            stated={"loss": "fused" if stage.kernels == LIGER else "full", **self.file.stated},
         )
         device = replace(run.device, counter=WHOLE_PROCESS, offloads=offloads and divides)
         return replace(run, device=device)
@@ -282,7 +334,7 @@ class ConfigurationReport:
             plan = self.carried.plan
             facts = facts_of(plan, self.profile, self.shape, self.hardware)
             facts |= template_facts(self.file.about, plan.model, self.known.get(TEMPLATE))
-        facts |= {COMMAND: self.file.command.name, DATA_KIND: self.data.kind}
+        facts |= {COMMAND: self.file.judged_as or self.file.command.name, DATA_KIND: self.data.kind}
         facts |= generation_facts(self.file.tool, self.known, max(1, len(self.hardware.gpus)))
         if self.data.holds_out:
             facts["evaluates"] = True
@@ -300,6 +352,10 @@ class ConfigurationReport:
             for name in (*(one.instead or {}), *asked):
                 carried = self.reading.carried.get(name.removeprefix(OURS))
                 keys += carried.theirs if carried and name.startswith(OURS) else (name,)
+            if one.id in self.file.unsaid or self.file.left_out.keys() & {
+                key.split(".")[0] for key in keys
+            }:
+                continue  # it is about what is not known
             where = next((self.file.at(key) for key in keys if known.is_set(key)), "")
             yield replace(one, where=where)
 
@@ -355,6 +411,21 @@ class ConfigurationReport:
 
     # ----------------------------------------------------------------------- sentences
 
+    def not_known(self) -> Iterator[str]:
+        """What the code does not say literally and decides something, with what it counts as."""
+        for one in self.document["unknown"]:
+            key, place = one["key"], self.file.at(one["key"]).removeprefix(f"{self.file.name}:")
+            place = f"line {place}" if place.isdigit() else place.strip()
+            carried = [c for c in self.reading.carried.values() if key in c.theirs]
+            taken = self.file.defaults.get(key)
+            if key in self.file.left_open() and taken is not None and not carried:
+                counted = f"; counted as {yaml_value(taken)}"
+            elif key in self.reading.no_effect or key in self.file.about.no_effect:
+                continue
+            else:
+                counted = ""
+            yield f"{key}{'' if place == self.file.name else f' ({place})'}: {one['why']}{counted}"
+
     def _summary(self) -> str:
         """Whether it fits, the smallest change that does, and that there is more to read."""
         fit, change, hardware = self.fit, self.change, self.hardware
@@ -377,6 +448,15 @@ class ConfigurationReport:
             name = gpus[0].spec.name if gpus[0].spec is not None else gpus[0].name
             device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
         has, but = f"{device} has {limit:.3g}", ""
+        if fit.fits == "unknown" and self.between:
+            ends = (
+                f"{', '.join(f'{key}: {yaml_value(value)}' for key, value in values.items())}"
+                f" {'it needs ' * (place == 0)}about {need / GIB:.3g} GiB"
+                for place, (values, need) in enumerate(self.between)
+            )
+            return (
+                f"Whether it fits depends on what is not known: with {', with '.join(ends)}; {has}"
+            )
         if refused := [one.text for one in self.findings if one.refused]:
             but = f"; but {self.file.about.name} refuses this file: {refused[0]}"
         elif wrong := sum(one.severity != "note" for one in self.findings):
@@ -415,7 +495,7 @@ class ConfigurationReport:
         file, carried, ours = self.file, self.carried, self.reading.ours
         name = shlex.quote(file.name)
         started = file.about.start.format(command=file.command.name, file=name)
-        yield f"{file.about.title} (`{f'sh {name}' if file.is_script else started}`):"
+        yield f"{file.about.title} (`{f'sh {name}' if file.is_command_line else started}`):"
         if carried is None:
             yield "  a plan cannot express what it trains: see below"
             return
@@ -461,8 +541,10 @@ class ConfigurationReport:
             yield f"Cost: {_about(format_usd(fit.cost_usd))}: {fit.price}"
 
 
-def _reading(file: ToolFile, data: MeasuredData) -> ReadKeys:
-    values = {**file.meant, COMMAND: file.command.name, DATA_KIND: data.kind}
+def _reading(
+    file: ToolFile, data: MeasuredData, instead: Mapping[str, Any] | None = None
+) -> ReadKeys:
+    values = {**file.meant, **(instead or {}), COMMAND: file.command.name, DATA_KIND: data.kind}
     context = Context(
         folder=file.path.parent, rows=None if data.profile is None else data.profile.rows
     )

@@ -118,7 +118,7 @@ def read(folder, text, name="job.sh"):
 def test_a_command_of_llamafactory(tmp_path):
     """Nothing is filled in; a misspelt flag is a finding about the file."""
     file = read(tmp_path, LLAMAFACTORY)
-    assert (file.tool, file.command.name, file.is_script) == ("llamafactory", "train", True)
+    assert (file.tool, file.command.name, file.is_command_line) == ("llamafactory", "train", True)
     assert file.values.items() >= {
         "model_name_or_path": "Qwen/Qwen3-0.6B", "output_dir": "runs/a", "learning_rate": 5e-5,
         "packing": False, "run_name": "$NAME",

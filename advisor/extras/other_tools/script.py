@@ -1,0 +1,726 @@
+"""A Python script or a notebook that trains, read as a configuration of TRL: what its calls say in
+the words of TRL's command line, with the line of each value. Nothing of it is run.
+
+`python_values` follows names; rules/tools/scripts.yaml says which call holds which setting.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+from advisor.extras.other_tools.file import (
+    CODE,
+    Command,
+    ToolFile,
+    command_line,
+    read_file,
+    read_text,
+    take_secrets,
+)
+from advisor.extras.other_tools.notebook import Edit, Source, inserted, replaced, source_of
+from advisor.extras.other_tools.python_values import FORMATS, PARSED, UNKNOWN, At, Code, Found, Made
+from advisor.extras.other_tools.tool import ANY, VALUES, Tool, known_names, tool_named
+from advisor.ground.errors import InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
+from advisor.ground.yaml_files import LINK, read_shipped
+
+SCRIPTS_FILE = Keys(
+    help="What is read out of Python code that trains, in the words of TRL's command line",
+    keys={
+        "version": Choice(values=(1,)),
+        "checked": Date(help="the day somebody read the libraries' code"),
+        "sources": ListOf(of=Text(pattern=LINK, such_as="https://...")),
+        "trainers": MapOf(
+            of=Keys(
+                keys={
+                    "command": Text(help="the command of TRL that trains the same"),
+                    "takes": ListOf(of=Text(), help="the names of its positional arguments"),
+                    "why": Text(help="why it is not estimated"),
+                }
+            )
+        ),
+        "configs": MapOf(of=Text(help="the library whose defaults count")),
+        "not_estimated": ListOf(
+            of=ListOf(of=Text(), least=2, most=2), help="[start of a class's name, why]"
+        ),
+        "calls": MapOf(of=MapOf(of=Text()), help="call -> its keyword -> the setting"),
+        "defaults": MapOf(of=VALUES, help="library -> setting -> what it is if left out"),
+        "open": MapOf(of=ListOf(of=ANY, least=2), help="setting -> values to look at"),
+        "unsaid": MapOf(of=ListOf(of=Text()), help="library -> findings that do not hold for it"),
+        "objectives": MapOf(of=Text(), help="command that only Python has -> our objective"),
+    },
+    required=("version", "checked", "sources", "trainers", "configs", "calls", "defaults", "open"),
+)
+MODEL, LENGTH, BATCH = "model_name_or_path", "max_length", "per_device_train_batch_size"
+FAST = ("FastLanguageModel", "FastModel", "FastVisionModel", "FastTextModel")
+LIBRARIES = MappingProxyType(
+    {
+        "trl": ("TRL", "trl"),
+        "transformers": ("transformers' Trainer", "transformers"),
+        "unsloth": ("Unsloth", "unsloth"),
+    }
+)
+READ = (
+    "read is code that builds one of TRL's or transformers' trainers (SFTTrainer, DPOTrainer,"
+    " GRPOTrainer, RewardTrainer, Trainer, ...), also Unsloth's"
+)
+# Settings that a call with unknown keywords may hold, and that decide memory.
+DECIDING = (BATCH, LENGTH, "gradient_accumulation_steps", "bf16", "fp16", "optim",
+            "gradient_checkpointing", "learning_rate")  # fmt: skip
+NO_DTYPE = (
+    "no dtype is given: transformers 5 loads the format of the checkpoint, earlier ones float32"
+)
+NO_LENGTH = "it is None: no row is cut, and the longest one counts"
+OF_ADAPTERS = ("AutoPeftModel", "PeftModel", "PeftModelForCausalLM")
+
+
+class Setting(NamedTuple):
+    """Where a value stands."""
+
+    node: ast.expr  # that writes the value
+    call: ast.Call | None  # that takes it
+    keyword: str
+
+
+class ScriptFile(ToolFile, kw_only=True):
+    """Python code as a configuration of TRL."""
+
+    source: Source
+    settings: dict[str, Setting]
+    calls: dict[str, ast.Call]  # name of a call in scripts.yaml -> the one that counts
+    own_defaults: dict[str, Any]
+    bfloat16: bool | None
+    flags: Mapping[str, Any]
+
+    checked: ClassVar[str] = "script"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {**ToolFile.defaults.fget(self), **self.own_defaults}  # type: ignore[attr-defined]
+
+    def place(self, node: ast.AST | None) -> dict[str, int | None]:
+        """The line of a node, inside its cell where there are cells."""
+        return self.source.place(getattr(node, "lineno", 0))
+
+    def at(self, key: str) -> str:
+        setting = self.settings.get(key.split(".")[0])
+        found = self.place(setting.node) if setting is not None else {}
+        if found.get("cell") is not None:
+            return f"{self.name}: cell {found['cell']}, line {found['line']}"
+        return f"{self.name}:{found['line']}" if found.get("line") else self.name
+
+    def told(self) -> dict[str, Any]:
+        """`found` and `unknown` of the document."""
+        found = {
+            key: {"value": self.values[key], **self.place(one.node)}
+            for key, one in self.settings.items()
+            if key in self.values
+        }
+        unknown = [
+            {"key": key, **self.place(one.node), "why": one.why}
+            for key, one in self.left_out.items()
+        ]
+        return {"found": found, "unknown": unknown}
+
+    def left_open(self) -> dict[str, Sequence[Any]]:
+        usual, found = table()["open"], {}
+        for key, one in self.left_out.items():
+            plain = [option for option in one.options if not isinstance(option, Made)]
+            found[key] = plain or usual.get(key, ())
+        return {key: options for key, options in found.items() if len(options) > 1}
+
+    # ------------------------------------------------------------------- changes
+
+    def with_changes(self, changes: Mapping[str, Any]) -> str | None:
+        """The code with these settings; None if that takes a hand. What was written is read again:
+        it has to say these settings, and every other one as before.
+        """
+        for is_literal in (True, False):  # where the value stands; or where the call takes it
+            edits, more = list[Edit](), dict[ast.Call, list[str]]()
+            for key, value in changes.items():
+                keyword, call = self._taker(key)
+                if value is None or call is None:
+                    return None
+                if key not in self.settings:
+                    more.setdefault(call, []).append(f"{keyword}={value!r}")
+                    continue
+                node = self.settings[key].node
+                if not is_literal:
+                    node = next((one.value for one in call.keywords if one.arg == keyword), node)
+                is_format = isinstance(node, ast.Attribute) and value in FORMATS
+                edits.append(replaced(node, f"torch.{value}" if is_format else repr(value)))
+            edits += [inserted(call, several) for call, several in more.items()]
+            text = self.source.edited(self.text, edits)
+            with suppress(InputError):
+                again = read_script(
+                    self.path, self.name, text, bfloat16=self.bfloat16, flags=self.flags
+                )
+                if isinstance(again, ScriptFile) and again.values == {**self.values, **changes}:
+                    return text
+        return None
+
+    def _taker(self, key: str) -> tuple[str, ast.Call | None]:
+        """The keyword of a setting, and the call that takes it; None without one."""
+        if (setting := self.settings.get(key)) is not None:
+            return setting.keyword, setting.call if setting.keyword else None
+        for by, names in table()["calls"].items():
+            if by in self.calls and key in names.values():
+                return next(ours for ours, one in names.items() if one == key), self.calls[by]
+        elsewhere = key in (MODEL, "use_peft") or key.startswith(
+            ("lora_", "load_in", "bnb_", "use_")
+        )
+        return key, None if elsewhere else self.calls.get("config")
+
+    def diff(self, changes: Mapping[str, Any]) -> list[str]:
+        after = self.with_changes(changes) if changes else None
+        if after is None or not self.source.cells:
+            return self.lines_of_diff(self.text, after or self.text)
+        lines = []
+        again = source_of(after, self.name, is_notebook=True)
+        for old, new in zip(self.source.cells, again.cells, strict=True):
+            lines += self.lines_of_diff(old.text, new.text, f" cell {old.number}")
+        return lines
+
+    def by_hand(self, changes: Mapping[str, Any]) -> list[str]:
+        """The changes as arguments of the calls that take them, with their lines."""
+        lines = []
+        for key, value in changes.items():
+            keyword, call = self._taker(key)
+            sign = "-" if value is None else "+"
+            if call is None:
+                lines.append(f"{sign} {key}={value!r}")
+            else:
+                place = self.source.words(call.lineno)
+                lines.append(f"{sign} {Code.last_name(call.func)}({keyword}={value!r})  # {place}")
+        return lines
+
+
+@cache
+def table() -> Mapping[str, Any]:
+    """rules/tools/scripts.yaml."""
+    data: Mapping[str, Any] = read_shipped(
+        rules_dir() / "tools" / "scripts.yaml", shape=SCRIPTS_FILE
+    ).data
+    return data
+
+
+@cache
+def library_tool(library: str, is_notebook: bool = False) -> Tool:
+    """TRL as a tool, under the name of the library that trains."""
+    base, (name, _) = tool_named("trl"), LIBRARIES[library]
+    release = {"trl": base.release, "unsloth": "2026.8"}.get(
+        library, base.made_with["transformers"]
+    )
+    objectives = [
+        {"ours": {"objective": ours}, "theirs": {"command": theirs}, "read_only": True}
+        for theirs, ours in table().get("objectives", {}).items()
+    ]
+    mapping = [
+        {**one, "either": [*one["either"], *objectives]} if one.get("about") == "objective" else one
+        for one in base.mapping
+    ]
+    return Tool(
+        **{
+            **vars(base),
+            "name": name,
+            "release": release,
+            "start": "jupyter execute {file}" if is_notebook else "python {file}",
+            "mapping": mapping,
+            "made_with": {**base.made_with, "trl": base.release},
+            "refuses_unknown": False,
+        }
+    )
+
+
+def read_any(
+    path: str | os.PathLike[str], text: str | None = None, *, bfloat16: bool | None = None
+) -> ToolFile:
+    """A script, a notebook or a configuration, as it would be with another `text`, on a GPU with
+    bfloat16 or without. Raises InputError for what is none of them, or trains nothing.
+    """
+    where, name = Path(path), os.fspath(path)
+    most = CODE.get(where.suffix.lower())
+    if most is None:
+        return read_file(path, text)
+    text = read_text(where, name=name, most_bytes=most) if text is None else text
+    found = read_script(where, name, text, bfloat16=bfloat16)
+    return found if isinstance(found, ToolFile) else read_file(path, found)
+
+
+def read_script(
+    path: Path, name: str, text: str, *, bfloat16: bool | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> ScriptFile | str:  # fmt: skip
+    """The script; its lines for a shell if it builds no trainer. Raises InputError for what is no
+    Python, unless a command in it starts a tool.
+    """
+    is_notebook = path.suffix.lower() == ".ipynb"
+    try:
+        source = source_of(text, name, is_notebook=is_notebook)
+        code, trainers = Code(source.tree, bfloat16, flags), table()["trainers"]
+        built = [
+            (of, call, at)
+            for by, call, at in code.calls
+            if (of := code.base_of(by, trainers)) in trainers
+            or (of.endswith("Trainer") and of in code.imported)
+        ]
+        built = [one for one in built if code.holds(one[2].conditions, one[2]) is not False]
+        if not built:
+            return source.commands if is_notebook else text
+        return _Reading(source, code, built).file(path, name, text)
+    except RecursionError:
+        raise InputError("its code is nested too deep to be read", where=name) from None
+    except InputError:
+        if not is_notebook and command_line(text) is not None:
+            return text  # lines for a shell under the name of a script
+        raise
+
+
+class _Reading:
+    """The settings of the first trainer that is built."""
+
+    def __init__(
+        self, source: Source, code: Code, built: Sequence[tuple[str, ast.Call, At]]
+    ) -> None:
+        self.source, self.code = source, code
+        self.trainer, call, at = built[0]
+        foreign = {"why": f"what {self.trainer} trains is not estimated"}
+        self.entry = table()["trainers"].get(self.trainer, foreign)
+        self.values: dict[str, Any] = {}
+        self.settings: dict[str, Setting] = {}
+        self.calls: dict[str, ast.Call] = {"trainer": call}
+        self.unknown: dict[str, Found] = {}
+        self.notes: list[str] = list(source.notes)
+        self.stated: dict[str, Any] = {}
+        self.why = self.entry.get("why", "")
+        self.library, self.used = "trl", list[str]()  # whose defaults count
+        self.given, self.open = code.keywords(
+            Made(self.trainer, call, at), self.entry.get("takes", ())
+        )
+        if len(built) > 1:
+            lines = ", ".join(self._line(one) for _, one, _ in built[1:])
+            several = "another trainer is" if len(built) == 2 else f"{len(built) - 1} more are"
+            self.notes.append(f"read is the first trainer; {several} built ({lines})")
+        self._config()
+        self._model()
+        self._adapter()
+        self._trainer_itself()
+        self._data()
+        self._rest()
+
+    def _line(self, node: ast.AST) -> str:
+        return self.source.words(getattr(node, "lineno", 0))
+
+    # ------------------------------------------------------------------- one setting
+
+    def put(self, key: str, found: Found, call: ast.Call | None, keyword: str) -> None:
+        """Take one value, the first that is given; or that it is not known."""
+        if key in self.values or key in self.unknown:
+            return
+        value = found.plain()
+        if value is None and keyword == LENGTH:
+            found, value = Found(UNKNOWN, found.node, (), NO_LENGTH), UNKNOWN
+        if value is UNKNOWN:
+            why = found.why or "it is an object that the code makes"
+            self.unknown[key] = Found(UNKNOWN, found.node, (), why, found.options)
+            self.settings[key] = Setting(found.node, call, keyword)
+            return
+        if isinstance(value, str | int | float | list | dict) or value is None:
+            self.values[key] = value
+            self.settings[key] = Setting(found.node, call, keyword)
+            place = self._line(found.node)
+            self.notes += [f"{key}: {note} ({place})" for note in found.notes]
+
+    def lack(self, key: str, why: str, node: ast.expr, options: Sequence[Any] = ()) -> None:
+        """Say that a setting is not known."""
+        if key not in self.values and key not in self.unknown:
+            self.unknown[key] = Found(UNKNOWN, node, (), why, tuple(options))
+
+    def take(self, by: str, made: Made, takes: Sequence[str] = ()) -> dict[str, Found]:
+        """Take what a call of scripts.yaml says. Returns its arguments by name."""
+        given, open_ = self.code.keywords(made, takes)
+        names = table()["calls"][by]
+        self.calls.setdefault(by, made.call)
+        for keyword, found in given.items():
+            if keyword in names:
+                self.put(names[keyword], found, made.call, keyword)
+        if open_:
+            for key in names.values():
+                self.lack(key, open_, made.call)
+        return given
+
+    # ------------------------------------------------------------------- the object of settings
+
+    def _config(self) -> None:
+        configs, node = table()["configs"], self.calls["trainer"]
+        found = self.given.get("args")
+        made = found.value if found is not None else None
+        if not isinstance(made, Made) or not self.code.base_of(made.name, configs).endswith(
+            ("Config", "Arguments", "Args")
+        ):
+            several = [
+                Made(name, call, at)
+                for name, call, at in self.code.calls
+                if self.code.base_of(name, configs) in configs
+                and self.code.holds(at.conditions, at) is not False
+            ]
+            if len(several) != 1:
+                if found is not None and found.plain() is not None:
+                    why = found.why or "what `args` is cannot be followed"
+                    for key in DECIDING:
+                        self.lack(key, why, node)
+                elif found is None:
+                    self.library = "trl" if self.trainer != "Trainer" else "transformers"
+                return
+            made = several[0]
+            if not made.root:
+                made = Made(made.name, made.call, made.at, self._root_of(made))
+        base = self.code.base_of(made.name, configs)
+        self.library = configs.get(base, "trl")
+        given, open_ = self.code.keywords(made, ("output_dir",))
+        for name in self.code.fields(made.name):
+            if name not in given:
+                given[name] = self.code.field_of(made, name, made.call)
+        self.calls["config"] = made.call
+        tool = tool_named("trl")
+        for keyword, one in given.items():
+            if keyword == "model_init_kwargs":
+                self._init_kwargs(one)
+                continue
+            key = tool.renamed.get(keyword, keyword)
+            if key in known_names("trl") or one.plain() is not UNKNOWN:
+                self.put(key, one, made.call, keyword)
+        if made.root == PARSED:
+            open_ = "a flag of the command line gives it"
+            for name, value in self.code.flags.items():
+                if (key := tool.renamed.get(name, name)) in known_names("trl"):
+                    self.put(key, Found(value, made.call), made.call, name)
+        if open_:
+            for key in DECIDING:
+                self.lack(key, open_, made.call)
+
+    def _root_of(self, made: Made) -> str:
+        for name, several in made.at.scope.names.items():
+            if any(one.value is made.call for one in several):
+                return name
+        return ""
+
+    def _init_kwargs(self, found: Found) -> None:
+        if isinstance(found.value, dict):
+            self._loaded(found.value, None)
+
+    # ------------------------------------------------------------------- the model
+
+    def _model(self) -> None:
+        found = self.given.get("model") or self.given.get("model_name")
+        if (later := self.given.get("model_init")) is not None and found is None:
+            found = later
+        last = self._follow(found) if found is not None else None
+        if last is None:
+            loads = [
+                Made(name, call, at)
+                for name, call, at in self.code.calls
+                if name.endswith(".from_pretrained")
+                and _is_model(name.partition(".")[0])
+                and self.code.holds(at.conditions, at) is not False
+            ]
+            if len({one.name for one in loads}) == 1 and len(loads) == 1:
+                last = loads[0]
+                adapters = [one for one in self.code.calls if one[0].endswith("get_peft_model")]
+                if adapters:
+                    self.adapters = [Made(*adapters[0])]
+        if last is None:
+            why = found.why if found is not None else "no model is handed to the trainer"
+            options = found.options if found is not None else ()
+            self.lack(MODEL, why or "the code that loads it cannot be followed",
+                      self.calls["trainer"], options)  # fmt: skip
+            return
+        if isinstance(last, Found):
+            self.put(MODEL, last, self.calls["trainer"], "model")
+            return
+        owner = last.name.partition(".")[0]
+        for start, why in table()["not_estimated"]:
+            if owner.startswith(start) and not (
+                self.trainer == "RewardTrainer" and start == "AutoModelForSequenceClassification"
+            ):
+                self.why = self.why or f"{owner}: {why}"
+        if owner in FAST:
+            self.used.append("unsloth")
+            takes = ("model_name", "max_seq_length", "dtype", "load_in_4bit")
+            self.take("FastLanguageModel.from_pretrained", last, takes)
+        else:
+            given = self.take("from_pretrained", last, ("pretrained_model_name_or_path",))
+            self._loaded(given, last.call)
+        if MODEL not in self.values and MODEL not in self.unknown:
+            self.lack(MODEL, "it is not named where it is loaded", last.call)
+
+    adapters: Sequence[Made] = ()
+
+    def _follow(self, found: Found) -> Made | Found | None:
+        """The call that loads the trained model, or its name; on the way what wraps it."""
+        wraps: list[Made] = []
+        for _ in range(20):
+            made = found.value
+            if isinstance(made, str):
+                self.adapters = wraps
+                return found
+            if not found.known:  # whichever way leads to a model
+                ways = (
+                    self._follow(Found(one, found.node))
+                    for one in found.options
+                    if isinstance(one, Made)
+                )
+                first = next((one for one in ways if one is not None), None)
+                self.adapters = [*wraps, *self.adapters]
+                return first
+            if not isinstance(made, Made):
+                return None
+            owner, _, last = made.name.rpartition(".")
+            given, _ = self.code.keywords(made, ("model", "peft_config"))
+            if last == "from_pretrained" and not owner.startswith(OF_ADAPTERS):
+                self.adapters = wraps
+                return made if _is_model(owner) else None
+            if last == "from_pretrained":
+                self.lack("lora_r", "the adapter that is loaded says it", made.call)
+                self.values["use_peft"] = True
+                if owner == "AutoPeftModel" or "model" not in given or owner.startswith("Auto"):
+                    return None
+            wraps.append(made)
+            if last.startswith("prepare_model_for"):
+                on = given.get("use_gradient_checkpointing")
+                if on is None or on.known:
+                    kept = Found(on is None or bool(on.value), on.node if on else made.call)
+                    self.put(
+                        "gradient_checkpointing", kept, made.call, "use_gradient_checkpointing"
+                    )
+            inner = given.get("model") or next(iter(given.values()), None)
+            if inner is None:
+                return None
+            found = inner
+        return None
+
+    def _loaded(self, given: Mapping[str, Found], call: ast.Call | None) -> None:
+        """What a loaded model's other keywords say."""
+        names = table()["calls"]["from_pretrained"]
+        for keyword, one in given.items():
+            if keyword in names and call is None:
+                self.put(names[keyword], one, call, keyword)
+        flash = given.get("use_flash_attention_2")
+        if flash is not None and flash.plain() is True:
+            self.put("attn_implementation", Found("flash_attention_2", flash.node), call, "")
+        found = given.get("quantization_config")
+        if found is not None:
+            made = found.value
+            if isinstance(made, Made) and made.name == "BitsAndBytesConfig":
+                self.take("BitsAndBytesConfig", made)
+                self.used.append("bitsandbytes")
+            elif isinstance(made, Made):
+                self.why = self.why or f"{made.name}: this kind of quantisation is not estimated"
+            elif not found.known:
+                self.lack("load_in_4bit", found.why, found.node, (True, False))
+        self.used.append("model")
+        if not {"dtype", "load_in_4bit", "load_in_8bit"} & {*self.values, *self.unknown}:
+            self.lack("dtype", NO_DTYPE, call or self.calls["trainer"], ("auto", "float32"))
+
+    # ------------------------------------------------------------------- the adapter
+
+    def _adapter(self) -> None:
+        found, call = self.given.get("peft_config"), self.calls["trainer"]
+        for made in self.adapters:
+            owner, _, last = made.name.rpartition(".")
+            if last != "get_peft_model":
+                continue
+            call = made.call
+            if owner in FAST:
+                self.used.append("unsloth")
+                self.values["use_peft"] = True
+                self.settings["use_peft"] = Setting(call, call, "")
+                given = self.take("FastLanguageModel.get_peft_model", made, ("model", "r"))
+                return
+            given, _ = self.code.keywords(made, ("model", "peft_config"))
+            found = given.get("peft_config")
+        if found is None:
+            for name, one, at in self.code.calls:
+                if name == "add_adapter" and one.args:
+                    found = self.code.value(one.args[0], at)
+                    call = one
+        if found is None or (found.known and found.value is None):
+            if "use_peft" not in self.values:
+                self.values["use_peft"] = False
+            return
+        made = found.value
+        if isinstance(made, Made) and made.name == "LoraConfig":
+            self.values["use_peft"] = True
+            self.settings["use_peft"] = Setting(made.call, call, "peft_config")
+            self.take("LoraConfig", made)
+            self.used.append("peft")
+        elif isinstance(made, Made) and made.name.endswith("Config"):
+            self.values["use_peft"] = True
+            self.why = self.why or f"{made.name}: of adapters only LoRA is estimated from Python"
+        else:
+            self.lack("use_peft", found.why or "what the adapter is cannot be followed", found.node)
+            self.lack("lora_r", found.why or "what the adapter is cannot be followed", found.node)
+
+    # ------------------------------------------------------------------- the rest
+
+    def _trainer_itself(self) -> None:
+        """Settings that earlier releases took as arguments of the trainer."""
+        tool = tool_named("trl")
+        for keyword, found in self.given.items():
+            key = tool.renamed.get(keyword, keyword)
+            if keyword == "model_init_kwargs":
+                self._init_kwargs(found)
+            elif key in known_names("trl") and keyword not in self.entry.get("takes", ()):
+                if keyword in ("max_seq_length", "max_length"):
+                    self.values.pop(LENGTH, None)
+                self.put(key, found, self.calls["trainer"], keyword)
+
+    def _data(self) -> None:
+        found = self.given.get("train_dataset")
+        made = found.value if found is not None else None
+        for _ in range(20):
+            if not isinstance(made, Made) or made.name.rpartition(".")[2] in LOADS:
+                break
+            given, _ = self.code.keywords(made, ("model",))
+            inner = [one.value for one in given.values() if isinstance(one.value, Made)]
+            if isinstance(made.call.func, ast.Attribute):
+                owner = self.code.value(made.call.func.value, made.at)
+                inner.insert(0, owner.value)
+            made = next((one for one in inner if isinstance(one, Made)), None)
+        if not isinstance(made, Made) or made.name.rpartition(".")[2] not in LOADS:
+            several = [one for one in self.code.calls if one[0].rpartition(".")[2] in LOADS]
+            made = Made(*several[0]) if len(several) == 1 else None
+        if made is None:
+            why = (
+                found.why
+                if found is not None and found.why
+                else "what loads the rows is not followed"
+            )
+            self.lack(
+                "dataset_name", why, found.node if found is not None else self.calls["trainer"]
+            )
+            return
+        by = made.name.rpartition(".")[2]
+        given, _ = self.code.keywords(made, ("path", "name") if by == "load_dataset" else ("path",))
+        given = {key: one for key, one in given.items() if key in OF_DATA}
+        named = given.get("path") or given.get("path_or_paths") or given.get("dataset_path")
+        if named is None or named.plain() is UNKNOWN:
+            why = named.why if named is not None else "it is not named where it is loaded"
+            self.lack("dataset_name", why, made.call)
+            return
+        plain = {key: one.plain() for key, one in given.items() if one.plain() is not UNKNOWN}
+        files = plain.get("data_files")
+        if isinstance(files, dict):
+            plain["data_files"] = files.get("train", next(iter(files.values()), None))
+        if isinstance(plain.get("path"), list):
+            plain = {"path": "json", "data_files": plain["path"]}
+        if by == "load_dataset" and not plain.keys() & {"data_files", "data_dir"}:
+            self.put("dataset_name", named, made.call, "path")
+            for keyword, key in (("name", "dataset_config"), ("split", "dataset_train_split")):
+                if keyword in given:
+                    self.put(key, given[keyword], made.call, keyword)
+            return
+        plain = {key: value for key, value in plain.items() if value is not None}
+        self.values["datasets"] = [plain]
+        self.settings["datasets"] = Setting(made.call, made.call, "path")
+
+    def _rest(self) -> None:
+        names = {name.rpartition(".")[2] for name, _, _ in self.code.calls}
+        for name, call, at in self.code.calls:
+            last = name.rpartition(".")[2]
+            if last == "gradient_checkpointing_enable" and self.code.holds(at.conditions, at):
+                self.values["gradient_checkpointing"] = True
+                self.unknown.pop("gradient_checkpointing", None)
+                self.settings["gradient_checkpointing"] = Setting(call, None, "")
+        if names & {"train_on_responses_only", "DataCollatorForCompletionOnlyLM"}:
+            self.values.setdefault("completion_only_loss", True)
+        if self.library == "transformers" and self.trainer in ("Trainer", "Seq2SeqTrainer"):
+            self._tokenized_length()
+        kept = self.values.get("gradient_checkpointing")
+        if isinstance(kept, str):
+            self.values["gradient_checkpointing"] = kept.lower() not in ("false", "none", "")
+        if kept == "unsloth" or (kept is None and "unsloth" in self.used):
+            self.stated["checkpointing"] = "offload"
+        if self.values.pop("full_finetuning", False) is True:
+            self.values["load_in_4bit"] = False
+        if self.values.get("bnb_4bit_quant_type") == "fp4":
+            self.values["bnb_4bit_quant_type"] = "nf4"
+            self.notes.append("fp4 is counted as nf4, which takes the same memory")
+        model = self.values.get(MODEL)
+        if isinstance(model, str) and model.lower().endswith("-bnb-4bit"):
+            if self.values.get("load_in_4bit") is not True:
+                self.notes.append(f"{model} is stored in 4 bit, and loaded so")
+            self.values["load_in_4bit"] = True
+
+    def _tokenized_length(self) -> None:
+        """The length that the code's own tokenizer calls cut rows to."""
+        found: list[tuple[Found, ast.Call | None, str]] = []
+        for name, call, at in self.code.calls:
+            given = {one.arg: one.value for one in call.keywords}
+            if "max_length" in given and {"truncation", "padding"} & given.keys():
+                found.append((self.code.value(given["max_length"], at), call, "max_length"))
+            elif "model_max_length" in given and name.endswith(".from_pretrained"):
+                one = self.code.value(given["model_max_length"], at)
+                found.append((one, call, "model_max_length"))
+        for node, at in self.code.slices if not found else ():
+            if LENGTH_NAME.search(Code.last_name(node)):
+                found.append((self.code.value(node, at), None, ""))
+        plain = [one.plain() for one, _, _ in found]
+        if found and all(one == plain[0] for one in plain):
+            self.put(LENGTH, *found[0])
+        elif found:
+            options = [one for one in plain if isinstance(one, int)]
+            why = next(
+                (one.why for one, _, _ in found if one.why), "rows are cut to several lengths"
+            )
+            self.lack(LENGTH, why, found[0][0].node, tuple(dict.fromkeys(options)))
+        else:
+            self.lack(LENGTH, "no call of the tokenizer says it", self.calls["trainer"])
+
+    def file(self, path: Path, name: str, text: str) -> ScriptFile:
+        """What was read, as a file of TRL."""
+        is_plain = self.trainer in PLAIN_TRAINERS
+        library = "transformers" if is_plain else "trl"
+        library = "unsloth" if "unsloth" in self.used else library
+        if library == "unsloth" and self.entry.get("command") in ("sft", "grpo"):
+            self.stated["loss"] = "chunked"
+        about, defaults = library_tool(library, path.suffix.lower() == ".ipynb"), dict[str, Any]()
+        for layer in (self.library, *dict.fromkeys(self.used), *["trainer"] * is_plain):
+            defaults |= table()["defaults"][layer]
+        said = "transformers' Trainer is read as `trl sft`, which is nearest" if is_plain else ""
+        for key, one in self.unknown.items():  # one of those that the code chooses between
+            plain = [option for option in one.options if not isinstance(option, Made)]
+            defaults |= {key: plain[0]} if plain else {}
+        values = {key: value for key, value in self.values.items() if value is not None}
+        values = {key: value for key, value in values.items() if key not in self.unknown}
+        first = f"judged by what {about.name} does in the release known here ({about.release})"
+        secrets = take_secrets(values)
+        return ScriptFile(
+            path=path, name=name, text=text, about=about, values=values, secrets=secrets, marks={},
+            command=Command(self.entry.get("command", "sft"), said), meant=dict(values),
+            notes=[first, *dict.fromkeys(self.notes)], source=self.source, settings=self.settings,
+            calls=self.calls, left_out=self.unknown, own_defaults=defaults, stated=self.stated,
+            unsaid=table()["unsaid"].get(library, ()), judged_as="trainer" if is_plain else "",
+            not_estimated=self.why, bfloat16=self.code.bfloat16, flags=self.code.flags,
+        )  # fmt: skip
+
+
+LENGTH_NAME = re.compile(r"(?i)(max|cut|block|seq|context).*(len|size|off)")
+PLAIN_TRAINERS = ("Trainer", "Seq2SeqTrainer")
+LOADS = ("load_dataset", "load_from_disk", "from_json", "from_csv", "from_parquet", "read_csv",
+         "read_json", "read_parquet")  # fmt: skip
+OF_DATA = ("path", "name", "data_files", "data_dir", "split", "path_or_paths", "dataset_path")
+
+
+def _is_model(owner: str) -> bool:
+    """Whether a class loads a model, not a tokenizer or a configuration."""
+    return not owner.endswith(("Tokenizer", "TokenizerFast", "Processor", "Config", "Extractor"))

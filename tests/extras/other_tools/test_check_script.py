@@ -1,0 +1,272 @@
+"""`advise check` of Python code that trains: what it says literally, what it leaves open, and what
+to change in it. Nothing of it is run.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+HEAD = """\
+import os, torch
+from datasets import load_dataset
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, Trainer, TrainingArguments
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+"""
+SFT = (
+    HEAD
+    + """\
+MODEL = "Qwen/Qwen2.5-7B-Instruct"
+BATCH = 4
+bnb = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+model = AutoModelForCausalLM.from_pretrained(MODEL, quantization_config=bnb)
+args = SFTConfig(
+    output_dir="out",
+    per_device_train_batch_size=BATCH,
+    gradient_accumulation_steps=16 // BATCH,
+    learning_rate=2e-4,  # as in the paper
+    max_length=2048,
+    bf16=True,
+)
+trainer = SFTTrainer(
+    model=model,
+    args=args,
+    train_dataset=load_dataset("acme/tickets", split="train"),
+    peft_config=LoraConfig(r=32, target_modules="all-linear"),
+)
+trainer.train()
+"""
+)
+UNSLOTH = [
+    "%%capture\n!pip install unsloth",
+    'from unsloth import FastLanguageModel\nmax_seq_length = 2048\nmodel, tokenizer = FastLanguageModel.from_pretrained(\n    model_name = "unsloth/Qwen2.5-7B-Instruct",\n    max_seq_length = max_seq_length,\n    load_in_4bit = True,\n)',
+    'model = FastLanguageModel.get_peft_model(model, r = 16, lora_alpha = 16, use_gradient_checkpointing = "unsloth")',
+    "# Training\ngpu = torch.cuda.get_device_properties(0)\n!nvidia-smi",
+    "from trl import SFTTrainer, SFTConfig\nfrom unsloth import is_bfloat16_supported\ntrainer = SFTTrainer(\n    model = model,\n    tokenizer = tokenizer,\n    train_dataset = dataset,\n    args = SFTConfig(\n        per_device_train_batch_size = 16,\n        gradient_accumulation_steps = 1,\n        max_steps = 60,\n        bf16 = is_bfloat16_supported(),\n        fp16 = not is_bfloat16_supported(),\n    ),\n)",
+]
+
+
+def notebook(cells):
+    """Code cells, each with an output."""
+    output = {"output_type": "stream", "name": "stdout", "text": ["größer\n"]}
+    made = [
+        {
+            "cell_type": "code", "execution_count": 1, "metadata": {"id": str(place)},
+            "outputs": [output], "source": cell.splitlines(keepends=True),
+        }
+        for place, cell in enumerate(cells)
+    ]  # fmt: skip
+    title = {"cell_type": "markdown", "metadata": {}, "source": ["# SFTTrainer(model='no')"]}
+    top = {"cells": [title, *made], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(top, indent=1, ensure_ascii=False) + "\n"
+
+
+@pytest.fixture
+def check(call):
+    """Writes a file, and runs `advise check FILE --json ...` -> exit code, document."""
+
+    def run(text, *arguments, name="train.py", gpu="RTX 4090"):
+        Path(name).write_text(text, "utf-8")
+        code, out, err = call("check", name, "--gpu", gpu, "--json", *arguments)
+        return code, json.loads(out or err)
+
+    return run
+
+
+def values(document):
+    """Key -> value of what was found."""
+    return {key: one["value"] for key, one in document["found"].items()}
+
+
+def test_a_script_is_judged_as_a_configuration_with_the_line_of_each_value(check):
+    """Names, calls in calls, arithmetic: value and line. The change that fits is a diff, and what
+    `--fix` writes fits."""
+    code, found = check(SFT)
+    assert (code, found["checked"], found["verdict"]) == (3, "script", "too_big")
+    lines = {key: one["line"] for key, one in found["found"].items()}
+    expected = {
+        "model_name_or_path": ("Qwen/Qwen2.5-7B-Instruct", 6),
+        "per_device_train_batch_size": (4, 7),
+        "gradient_accumulation_steps": (4, 13),
+        "max_length": (2048, 15),
+        "bf16": (True, 16),
+        "load_in_4bit": (True, 8),
+        "lora_r": (32, 22),
+        "lora_target_modules": ("all-linear", 22),
+        "dataset_name": ("acme/tickets", 21),
+    }
+    assert {key: (values(found)[key], lines[key]) for key in expected} == expected
+    assert found["unknown"] == []
+    assert (found["plan"]["quantization"], found["plan"]["rank"]) == ("nf4", 32)
+    assert found["plan"]["alpha"] == 8  # PEFT's default, not that of TRL's command line
+    assert {"-BATCH = 4", "+BATCH = 2"} <= set(found["diff"])
+    code, fixed = check(SFT, "--fix", "fixed.py")
+    assert (code, fixed["fits_after"]) == (0, "fits")
+    assert Path("fixed.py").read_text() == SFT.replace("BATCH = 4", "BATCH = 2").replace(
+        "16 // BATCH", "8"
+    )
+
+
+def test_a_notebook_is_read_cell_by_cell_and_written_back_with_its_outputs(check):
+    """Magics and shell lines are left out; a place is a cell and a line in it; Unsloth's own way
+    to keep activations and its loss count."""
+    code, found = check(notebook(UNSLOTH), name="train.ipynb", gpu="RTX 3060")
+    assert (code, found["unknown"][0]["key"]) == (3, "dataset_name")
+    assert found["found"]["per_device_train_batch_size"] == {"value": 16, "line": 8, "cell": 6}
+    assert found["found"]["model_name_or_path"]["cell"] == 3
+    assert values(found)["max_length"] == 2048
+    assert (values(found)["bf16"], values(found)["fp16"]) == (True, False)
+    assert found["release"] == "2026.8"
+    assert found["diff"][0] == "--- train.ipynb cell 6"
+    code, _ = check(notebook(UNSLOTH), "--fix", "fixed.ipynb", name="train.ipynb", gpu="RTX 3060")
+    assert code == 0
+    before, after = (
+        json.loads(Path(name).read_text("utf-8")) for name in ("train.ipynb", "fixed.ipynb")
+    )
+    changed = [
+        place
+        for place, (old, new) in enumerate(zip(before["cells"], after["cells"], strict=True))
+        if old != new
+    ]
+    assert changed == [5]
+    assert after["cells"][5] == before["cells"][5] | {"source": after["cells"][5]["source"]}
+    assert "        gradient_accumulation_steps = 4,\n" in after["cells"][5]["source"]
+
+
+ARGS = "SFTTrainer(model='Qwen/Qwen3-0.6B', args=SFTConfig(output_dir='o', {}))"
+KEY = "per_device_train_batch_size"
+SHAPES = {  # code before `per_device_train_batch_size=N` -> what N is found to be
+    "sum": ("N = 2 + 3 * 2", 8),
+    "dictionary": ("C = {'a': {'n': 3}}\nN = C['a']['n']", 3),
+    "get": ("C = dict(n=3)\nN = C.get('n', 1)", 3),
+    "later-key": ("C = {'n': 1}\nC['n'] = 5\nN = C['n']", 5),
+    "class": ("class C:\n    n = 6\nN = C.n", 6),
+    "object": ("class C:\n    def __init__(self, n=6):\n        self.n = n\nN = C(n=7).n", 7),
+    "dataclass": ("@dataclass\nclass C:\n    n: int = 6\nc = C()\nN = c.n", 6),
+    "flag": ("p = argparse.ArgumentParser()\np.add_argument('--n', type=int, default=9)\na = p.parse_args()\nN = a.n", 9),
+    "environment": ("N = int(os.environ.get('N', '12'))", 12),
+    "branch": ("BIG = False\nif BIG:\n    N = 4\nelse:\n    N = 2", 2),
+    "either": ("N = 4 if torch.cuda.is_bf16_supported() else 2", 4),
+    "last": ("N = 4\nN = 2", 2),
+    "function": ("def f(n=2):\n    return n\nN = f(n=5)", 5),
+    "unpacked": ("N, M = 3, 4", 3),
+    "text": ("N = int(f'{1}{2}')", 12),
+}  # fmt: skip
+OPEN = {  # the same, where it is not known -> a part of the reason
+    "several": ("if cond():\n    N = 4\nelse:\n    N = 2", "chooses between 2 or 4 (lines 7, 9)"),
+    "read": ("N = int(open('n').read())", "is not computed"),
+    "loop": ("for N in (1, 2):\n    pass", "a loop"),
+    "required": ("p = argparse.ArgumentParser()\np.add_argument('--n', required=True)\nN = p.parse_args().n", "--n"),
+    "imported": ("from settings import N", "comes from settings.N"),
+    "power": ("N = 10 ** 10 ** 10", "is not computed"),
+    "itself": ("N = N + 1", "no further|assigned nowhere"),
+    "deep": ("N = " + "-" * 300 + "1", "no further"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "wanted"), SHAPES.values(), ids=SHAPES)
+def test_a_value_is_followed_to_where_it_stands(check, before, wanted):
+    """Through names, maps, classes, functions, flags and branches that the code decides."""
+    _, found = check(f"{HEAD}{before}\n{ARGS.format(f'{KEY}=N')}\n")
+    assert values(found)[KEY] == wanted
+    assert KEY not in {one["key"] for one in found["unknown"]}
+
+
+@pytest.mark.parametrize(("before", "why"), OPEN.values(), ids=OPEN)
+def test_what_is_not_literal_is_named_and_widens_the_band(check, before, why):
+    """With its line and the reason. It is not taken for the default: the band holds both ends."""
+    text = f"{HEAD}{before}\n{ARGS.format(f'{KEY}=N')}\n"
+    _, found = check(text)
+    _, plain = check(text.replace(f"{KEY}=N", f"{KEY}=8"))
+    unknown = {one["key"]: one for one in found["unknown"]}
+    assert any(part in unknown[KEY]["why"] for part in why.split("|"))
+    assert unknown[KEY]["line"] is not None
+    assert KEY not in found["found"]
+    assert found["memory"]["need_low_gib"] < plain["memory"]["need_low_gib"]
+
+
+def test_whether_it_fits_may_hang_on_what_is_not_known(check, call):
+    """Then it is not known whether it fits, and the page says with which values it does."""
+    text = SFT.replace("BATCH = 4", "BATCH = int(input())")
+    code, found = check(text)
+    assert (code, found["verdict"]) == (0, "unknown")
+    assert "with per_device_train_batch_size: 1 it needs about" in found["summary"]
+    _, page, _ = call("check", "train.py", "--gpu", "RTX 4090")
+    assert "per_device_train_batch_size (line 7): `int(input())` is not computed" in page
+
+
+TRAINERS = {
+    "dpo": ("DPOTrainer(model=m, args=DPOConfig(output_dir='o', max_length=512))", "dpo", "dpo"),
+    "grpo": ("GRPOTrainer(model=m, reward_funcs=[f], args=GRPOConfig(num_generations=4))", "grpo", "grpo"),
+    "plain": ("Trainer(m, TrainingArguments('o', per_device_train_batch_size=2))", "sft", "sft"),
+    "own": ("class Mine(SFTTrainer):\n    pass\nMine(model=m, args=SFTConfig())", "sft", "sft"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("built", "command", "objective"), TRAINERS.values(), ids=TRAINERS)
+def test_the_trainer_that_is_built_decides_the_method(check, built, command, objective):
+    """Also a class of the code's own; of several the first, and the others are counted."""
+    text = f"{HEAD}m = AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-0.6B', dtype='bfloat16')\n{built}\n"
+    _, found = check(text)
+    assert (found["command"], found["plan"]["objective"]) == (command, objective)
+    assert found["plan"]["update"] == "full"
+    _, more = check(text + "SFTTrainer(model=m)\n")
+    assert any("another trainer is built (line " in note for note in more["notes"])
+
+
+def test_adapters_are_followed_around_the_model(check):
+    """get_peft_model, prepare_model_for_kbit_training, and what is set on the settings later."""
+    text = (
+        HEAD
+        + """\
+def load(name):
+    model = AutoModelForCausalLM.from_pretrained(name, load_in_8bit=True)
+    model = prepare_model_for_kbit_training(model)
+    return get_peft_model(model, LoraConfig(r=64))
+
+def main():
+    model = load("meta-llama/Llama-3.1-8B")
+    options = dict(per_device_train_batch_size=1, fp16=True)
+    args = TrainingArguments("out", **options)
+    args.gradient_accumulation_steps = 32
+    rows = load_dataset("json", data_files="rows.jsonl")["train"].map(
+        lambda row: tok(row["text"], truncation=True, max_length=768)
+    )
+    Trainer(model=model, args=args, train_dataset=rows).train()
+
+if __name__ == "__main__":
+    main()
+"""
+    )
+    _, found = check(text)
+    wanted = {
+        "model_name_or_path": "meta-llama/Llama-3.1-8B", "load_in_8bit": True, "lora_r": 64,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 32, "fp16": True,
+        "max_length": 768, "gradient_checkpointing": True,
+        "datasets": [{"path": "json", "data_files": "rows.jsonl"}],
+    }  # fmt: skip
+    assert {key: values(found).get(key) for key in wanted} == wanted
+    assert found["unknown"] == []
+
+
+REFUSED = {
+    "python2": ("print 'hello'\n", "train.py:1", "Python 2"),
+    "broken": ("x = (1,\n", "train.py:1", "no Python code"),
+    "zero": ("x = 1\0\n", "train.py:1", "contains a NUL byte"),
+    "nothing": ("print('hello')\n", "train.py", "nothing in it starts a tool"),
+    "deep": ("(" * 500 + ")" * 500, "train.py:1", "no Python code"),
+    "chain": ("x = a" + ".b" * 5000, "train.py", "nothing in it starts|nested too deep"),
+    "elifs": ("if a: pass\n" + "elif b: pass\n" * 3000, "train.py", "nested too deep"),
+}
+
+
+@pytest.mark.parametrize(("text", "where", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_training_in_python_is_refused_with_its_place(check, text, where, said):
+    """Exit code 2, never a traceback."""
+    code, found = check(text)
+    (error,) = found["error"]["faults"] if "faults" in found["error"] else [found["error"]]
+    shown = json.dumps(error)
+    assert code == 2
+    assert where in shown
+    assert any(part in shown for part in said.split("|"))
