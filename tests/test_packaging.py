@@ -1,5 +1,6 @@
 """The wheel: one package with rules and trainers inside; a user's `trainers/` is not in its way."""
 
+import asyncio
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from advisor.schema.build import SUFFIX, schemas
 from tests.conftest import PAIRS, ROOT
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG
+from tools.generate.agent_files import MANIFESTS
 
 pytestmark = pytest.mark.smoke
 HERE = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
@@ -133,6 +135,30 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
     advise(installed, "run", *asked, *short, cwd=tmp_path)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "done"
     assert list((tmp_path / "out" / "stages" / "sft").glob("adapter_model.safetensors"))
+
+
+SERVERS = [name for name, value in MANIFESTS.items() if "mcpServers" in value]
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_command_of_each_manifest_starts_the_server(light, tmp_path, name):
+    """Cold, from the wheel alone: the protocol's own client gets an answer and a resource."""
+    mcp = pytest.importorskip("mcp")
+    (server,) = json.loads((ROOT / name).read_text())["mcpServers"].values()
+    path = f"{light / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin"
+    started = mcp.StdioServerParameters(
+        command=server["command"], args=server["args"], cwd=tmp_path, env={"PATH": path}
+    )
+
+    async def talk():
+        async with mcp.Client(started, mode="auto", read_timeout_seconds=60) as client:
+            answers = {"answers": {"task": "qa", "gpu": "unknown"}}
+            page = await client.read_resource("advise://glossary")
+            return await client.call_tool("advise", answers), page.contents[0].text
+
+    answer, glossary = asyncio.run(talk())
+    assert "| word | means |" in glossary
+    assert answer.structured_content["recommendation"]["composition"] == "sft+lora"
 
 
 def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_path):

@@ -240,11 +240,14 @@ class Server:
             if call.with_errors:
                 os.dup2(end, 2)
             sys.stdin = io.TextIOWrapper(io.BytesIO(call.given), "utf-8")
-            sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+            for stream in (sys.stdout, sys.stderr):  # whatever the locale is
+                stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
             call.work()
             code = 0
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else 1
+        except Exception as error:  # of a list: commands end by themselves
+            print_message(str(error))
         finally:
             with suppress(OSError):
                 sys.stdout.flush()

@@ -90,12 +90,12 @@ TOOLS = {
 
 def tool_list() -> list[Result]:
     """The tools, with the schemas of their arguments and of the answer."""
-    from advisor.ruleset.facts import load_facts
+    from advisor.commands.session import load_known_facts
     from advisor.schema.build import advice_schema, specs_schema
     from advisor.schema.parts import TEXT, closed
     from advisor.schema.rules import answers_schema
 
-    answers, output = answers_schema(load_facts()), advice_schema()
+    answers, output = answers_schema(load_known_facts(())), advice_schema()
     shared = answers.pop("$defs")  # pointers start at the root of the whole schema
     for schema in (answers, output):  # a draft that a client need not know
         del schema["$schema"]
@@ -115,9 +115,9 @@ def tool_list() -> list[Result]:
 
 def resource_list() -> list[Result]:
     """The glossary and every rule."""
-    from advisor.ruleset.load import load_rules
+    from advisor.commands.session import load_rule_set
 
-    rules = [rule.id for table in load_rules().rules.values() for rule in table]
+    rules = [rule.id for table in load_rule_set(())[0].rules.values() for rule in table]
     return [
         {"uri": GLOSSARY, "name": "glossary", "mimeType": "text/markdown"},
         *({"uri": f"{RULES}{name}", "name": name, "mimeType": "text/plain"} for name in rules),

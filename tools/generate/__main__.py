@@ -3,10 +3,10 @@ are committed.
 
 Committed are the reference pages, docs/accuracy.md and docs/accuracy-time.md (how wrong the
 estimates are), docs/scale.md (what they say of 1 to 64 GPUs), docs/decision.svg (questions, and
-what each answer leads to) and docs/steps.svg (the steps of the decision). No rule and no method
-changes them, save that docs/decision.svg and docs/scale.md show the answers that the rules give.
-One page for each step, with all its rules, and one for the keys of methods go to docs/rules/ and
-are not committed: they say what `advise rules` says.
+what each answer leads to), docs/steps.svg (the steps of the decision) and what coding agents read.
+No rule and no method changes them, save that docs/decision.svg and docs/scale.md show the answers
+that the rules give. One page for each step, with all its rules, and one for the keys of methods go
+to docs/rules/ and are not committed: they say what `advise rules` says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from advisor.ruleset.load import load_rules
 from tools.generate import (
     accuracy_page,
     accuracy_time,
+    agent_files,
     answers_page,
     cases_table,
     exit_codes_page,
@@ -50,6 +51,7 @@ def committed() -> dict[Path, str]:
         DOCS / "plan.md": plan_page.page(),
         DOCS / "run.md": run_record.run_page(),
         DOCS / "scale.md": scale_page.page(),
+        **agent_files.files(ROOT),
     }
 
 
