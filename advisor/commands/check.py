@@ -158,8 +158,13 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
     """
     for line in all_extras().warnings():
         say(f"warning: {line}")
-    given = CheckOptions(**options)
-    context.exit(check_each([*map(typed_path, data)], lambda path: _check(path, given), given))
+    given, files = CheckOptions(**options), [*map(typed_path, data)]
+    if len(files) == 2:
+        for path, other in (files, reversed(files)):
+            for extra in extras().values():
+                if check_both := extra.recognise_beside(path, other):
+                    context.exit(int(check_both(path, given)))
+    context.exit(check_each(files, lambda path: _check(path, given), given))
 
 
 def _check(path: str, options: CheckOptions) -> int:

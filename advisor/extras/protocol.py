@@ -111,3 +111,7 @@ class Extra(Protocol):
         advisor/commands/options.py); it prints the answer and returns the exit code.
         """
         return None
+
+    def recognise_beside(self, path: str, other: str) -> Callable[..., int] | None:
+        """The same for a file that another one says more about; it is called with the path."""
+        return None

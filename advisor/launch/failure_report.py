@@ -24,6 +24,7 @@ from advisor.ground.errors import (
     TrainingFailed,
 )
 from advisor.ground.files import free_bytes
+from advisor.ground.memory_errors import memory_error
 from advisor.launch.folder import last_logged
 from advisor.plan.entries import Entry
 from advisor.plan.model import Stage
@@ -178,7 +179,7 @@ def _told(
         return _disk_full(entry, folder)
     stage = f"stage {entry.name}"
     kind, hint = KINDS.get(told.exit_code or code, TrainingFailed), told.hint
-    if told.kind == OutOfMemory.__name__ or "out of memory" in text:
+    if told.kind == OutOfMemory.__name__ or "out of memory" in text or memory_error(told.what):
         kind, hint = OutOfMemory, smaller(doing_of(folder))
     return kind(told.what.removeprefix(f"{stage}: "), told.allowed, hint, where=stage)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from advisor.extras.protocol import Catalogue, Extra, Form
 
 TOOLS = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "axolotl": "Axolotl"}
-DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md", "")  # data, without a look
+DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".md", "")  # data, without a look
 
 
 class OtherTools(Extra):
@@ -37,7 +37,13 @@ class OtherTools(Extra):
     )
 
     def recognise(self, path: str) -> Callable[..., int] | None:
-        if Path(path).suffix.lower() in DATA:
+        ending = Path(path).suffix.lower()
+        if ending in (".txt", ".log", ".out", ".err"):
+            from advisor.extras.other_tools import out_of_memory
+
+            is_error = out_of_memory.looks_like_memory_error(Path(path))
+            return out_of_memory.check_memory_error if is_error else None
+        if ending in DATA:
             return None
         from advisor.extras.other_tools.file import looks_like_configuration
 
@@ -46,6 +52,16 @@ class OtherTools(Extra):
         from advisor.extras.other_tools.page import check_configuration
 
         return check_configuration
+
+    def recognise_beside(self, path: str, other: str) -> Callable[..., int] | None:
+        from advisor.extras.other_tools.page import check_configuration
+
+        if self.recognise(path) is not check_configuration:
+            return None
+        from advisor.extras.other_tools.out_of_memory import looks_like_memory_error
+
+        is_error = looks_like_memory_error(Path(other))
+        return partial(check_configuration, beside=other) if is_error else None
 
     def catalogues(self) -> Iterable[Catalogue]:
         from advisor.extras.other_tools.findings import FINDINGS_FILE, general_rules

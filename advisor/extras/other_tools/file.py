@@ -24,6 +24,7 @@ from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key,
 from advisor.extras.other_tools.yaml_text import PlainData, edited, parsed, read_word, steps
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import read_at_most
+from advisor.ground.memory_errors import MemoryRanOut
 from advisor.ground.shape import Path_
 from advisor.ground.terminal import MASK, find_secrets, is_secret_key, mask_secrets
 from advisor.ground.yaml_files import decode_utf8
@@ -183,6 +184,7 @@ class ToolFile(Struct, kw_only=True):
     faults: list[ToolFinding] = field(
         default_factory=list
     )  # of keys, and of the data that they name
+    ran_out: MemoryRanOut | None = None  # what its own output says, of a notebook
     not_estimated: str = ""  # why, of a training that is none of ours
     judged_as: str = ""  # the command whose findings count; empty: its own
     unsaid: Sequence[str] = ()  # findings that do not hold for it

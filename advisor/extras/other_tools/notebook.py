@@ -73,6 +73,7 @@ class Source(NamedTuple):
     cells: Sequence[Cell] = ()  # of a notebook
     commands: str = ""  # its lines for a shell
     notes: Sequence[str] = ()
+    outputs: str = ""  # of its cells, if they speak of memory
 
     def place(self, line: int) -> dict[str, int | None]:
         """{"line", "cell"} of a line, for the document."""
@@ -158,6 +159,7 @@ def _without_magic(text: str) -> tuple[str, str]:
 
 
 def _notebook(text: str, name: str) -> Source:
+    raw_text = text
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -189,7 +191,19 @@ def _notebook(text: str, name: str) -> Source:
             notes.append(f"cell {number}{at} is no Python and was left out: {said[:80]}")
         line += source.count("\n") + 2
     text = "\n\n".join(cell.text for cell in cells)
-    return Source(ast.Module(body, []), text, tuple(cells), "\n".join(commands), tuple(notes))
+    said = "\n".join(map(_outputs, listed)) if "out of memory" in raw_text else ""
+    return Source(ast.Module(body, []), text, tuple(cells), "\n".join(commands), tuple(notes), said)
+
+
+def _outputs(cell: Any) -> str:
+    """What a cell wrote as text: streams and tracebacks."""
+    found = list[str]()
+    several = cell.get("outputs") if isinstance(cell, dict) else None
+    for one in several if isinstance(several, list) else ():
+        for key in ("text", "traceback", "evalue") if isinstance(one, dict) else ():
+            lines = one.get(key, "")
+            found += map(str, lines) if isinstance(lines, list) else [f"{lines}\n"]
+    return "\n".join(one.rstrip("\n") for one in found)
 
 
 def _cells_of(data: Any) -> list[Any] | None:

@@ -16,6 +16,7 @@ from advisor.commands.check_options import CheckOptions
 from advisor.commands.output import console, print_json, put
 from advisor.extras.other_tools.findings import SEVERITIES
 from advisor.extras.other_tools.mapping import ABSENT, NO_DATA, at_key
+from advisor.extras.other_tools.out_of_memory import read_memory_error
 from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.extras.other_tools.script import read_any
 from advisor.ground.errors import InputError
@@ -46,13 +47,22 @@ OF_DATA = {
 Line = tuple[str, str]  # text, style
 
 
-def check_configuration(path: str, options: CheckOptions) -> int:
-    """Check one configuration and print what was found. Returns the exit code."""
+def check_configuration(path: str, options: CheckOptions, beside: str | None = None) -> int:
+    """Check one configuration and print what was found, after what an error text beside it says.
+    Returns the exit code.
+    """
     gpu, plan_file = options.gpu, options.plan_file
     options.refuse(OF_DATA, "a configuration", "it names its own model, data and lengths")
-    hardware, notes = (probe(), ()) if gpu is None else stated_hardware(gpu, from_flag=True)
-    file = read_any(path, bfloat16=_bfloat16(hardware))
-    report = ConfigurationReport(file, hardware, notes)
+    file = read_any(path)
+    ran_out = file.ran_out if beside is None else read_memory_error(beside)
+    total = ran_out.total_gib if ran_out is not None and ran_out.kind == "torch" else None
+    if gpu is None and total is None:
+        hardware, notes = probe(), tuple[str, ...]()
+    else:
+        hardware, notes = stated_hardware(gpu, memory_gib=None if gpu else total, from_flag=True)
+    if file.checked == "script" and (has := _bfloat16(hardware)) is not None:
+        file = read_any(path, bfloat16=has)
+    report = ConfigurationReport(file, hardware, notes, ran_out)
     document, mended, told = report.document, report, list[dict[str, Any]]()
     if options.fix_to is not None or (plan_file is not None and not options.as_is):
         mended, told = with_changes(report, notes)
@@ -179,6 +189,10 @@ def print_configuration(
 
 def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
     document = report.document
+    if (ran_out := document.get("out_of_memory")) is not None:
+        for place, text in enumerate(ran_out["words"]):
+            yield text, "bold red" if place == 0 else ""
+        yield "", ""
     yield document["summary"], STYLES.get(document["verdict"], "bold yellow")
     yield "", ""
     for text in (*document["what"], *document["takes"]):

@@ -48,6 +48,7 @@ PLAIN: Mapping[str, Callable[..., Any]] = {
 OF_TEXT = ("lower", "upper", "strip", "replace", "split", "rstrip", "lstrip")
 PARSERS = ("parse_args_into_dataclasses", "parse_args_and_config", "parse_yaml_file")
 FLAGS = ("parse_args", "parse_known_args")
+BY_GPU = "decided by the GPU that is asked about"
 BRAIN_FLOAT = ("is_bfloat16_supported", "is_bf16_supported", "is_torch_bf16_gpu_available")
 
 
@@ -536,7 +537,8 @@ class Code:
         if isinstance(node, ast.IfExp):
             holds = self.holds(((node.test, True),), at)
             if holds is not None:
-                return self.value(node.body if holds else node.orelse, at)
+                notes = self.value(node.test, at).notes
+                return _noted(self.value(node.body if holds else node.orelse, at), *notes)
             return _agreed([self.value(node.body, at), self.value(node.orelse, at)], node)
         if isinstance(node, ast.Await | ast.NamedExpr):
             return self.value(node.value, at)
@@ -623,12 +625,10 @@ class Code:
         name = self.called(node.func)
         last = name.rsplit(".", 1)[-1]
         if last in BRAIN_FLOAT:
-            if self.bfloat16 is None:
-                return _unknown(node, "the GPU decides it, and none is known", (True, False))
-            return Found(self.bfloat16, node, ("decided by the GPU that is asked about",))
+            return self.on_bfloat16(node, True, False)
         if last == "get_device_capability" and self.bfloat16 is not None:
             known = [8, 0] if self.bfloat16 else [7, 5]
-            return Found([Found(one, node) for one in known], node, ("decided by the GPU",))
+            return Found([Found(one, node, (BY_GPU,)) for one in known], node)
         if _shown(node.func) in ("torch.cuda.is_available", "cuda.is_available"):
             return Found(True, node)
         if name in ("dict", "SimpleNamespace", "Namespace", "EasyDict", "OmegaConf.create", "Box"):
@@ -662,6 +662,12 @@ class Code:
         if isinstance(node.func, ast.Attribute) and last in self.functions:
             return self._returned(last, node)
         return Found(Made(name, node, at), node)
+
+    def on_bfloat16(self, node: ast.expr, with_it: Any, without: Any) -> Found:
+        """What holds on a GPU with bfloat16, or without it."""
+        if self.bfloat16 is None:
+            return _unknown(node, "the GPU decides it, and none is known", (with_it, without))
+        return Found(with_it if self.bfloat16 else without, node, (BY_GPU,))
 
     def _got(self, node: ast.Call, name: str, at: At) -> Found:
         """What `.get(key, default)` gives, of a map or of the environment."""
@@ -764,10 +770,10 @@ def _unknown(node: ast.expr, why: str, options: Sequence[Any] = ()) -> Found:
     return Found(UNKNOWN, node, (), why, tuple(options))
 
 
-def _noted(found: Found, note: str) -> Found:
-    if not found.known:
+def _noted(found: Found, *notes: str) -> Found:
+    if not found.known or not notes:
         return found
-    return Found(found.value, found.node, (*found.notes, note))
+    return Found(found.value, found.node, (*found.notes, *notes))
 
 
 def _shown(node: ast.AST) -> str:

@@ -44,8 +44,10 @@ from advisor.extras.other_tools.mapping import (
     usual_values,
     write,
 )
+from advisor.extras.other_tools.out_of_memory import document_of as document_of_error
 from advisor.extras.other_tools.tool import Context, deepspeed_offloads
 from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.memory_errors import MemoryRanOut
 from advisor.ground.types import Hardware, ModelShape
 from advisor.ground.units import GIB, format_count, format_duration, format_usd
 from advisor.methods import methods
@@ -66,6 +68,10 @@ MENDED = ("error", "warning")  # the severities whose changes stand in the diff
 # A configuration names its model itself: its size cannot be said beside it.
 BY_FLAG, BY_FOLDER = "; say --model-params-b", "; a folder that holds its config.json would"
 OURS = "plan."  # before a key of a plan, in `instead`
+AND_YET = (
+    "the estimate says that it fits, and the error text that it did not: that run had other values,"
+    " other processes held memory, or its rows are longer than counted here"
+)
 SHOWN_CARDS, SHOWN_TERMS, SHOWN_CHANGES = 3, 3, 5
 QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
 
@@ -111,7 +117,14 @@ class ConfigurationReport:
     # What settings that are not known lead to: the values that need least and most, and the bytes.
     between: Sequence[tuple[Mapping[str, Any], int]] = ()
 
-    def __init__(self, file: ToolFile, hardware: Hardware, said: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        file: ToolFile,
+        hardware: Hardware,
+        said: Sequence[str] = (),
+        ran_out: MemoryRanOut | None = None,
+    ) -> None:
+        self.ran_out = ran_out or file.ran_out
         self.file, self.hardware, self.data = file, hardware, measure_data(file)
         self.profile = self.data.profile
         self.known = {**file.defaults, **file.values}
@@ -143,6 +156,8 @@ class ConfigurationReport:
                     **dict.fromkeys(self._fills_up(self.carried.plan.stages[0]), False),
                     **changed,
                 }
+        if self.ran_out is not None and self.fit is not None and self.fit.fits in ("fits", "tight"):
+            self.notes.append(AND_YET)
         self.findings = worst_first([*file.faults, *self._by_rules()])
         self.document = self._document()
 
@@ -178,6 +193,7 @@ class ConfigurationReport:
             "no_effect_on_training": reading.no_effect,
             "notes": list(filter(None, self.notes)),
             **file.told(),
+            **({} if self.ran_out is None else {"out_of_memory": document_of_error(self.ran_out)}),
         }
 
     def _shape(self, name: str) -> ModelShape | None:
@@ -446,6 +462,7 @@ class ConfigurationReport:
         device, gpus = "this machine", hardware.gpus
         if gpus:
             name = gpus[0].spec.name if gpus[0].spec is not None else gpus[0].name
+            name = name if gpus[0].spec is not None else name.removeprefix("a ")
             device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
         has, but = f"{device} has {limit:.3g}", ""
         if fit.fits == "unknown" and self.between:

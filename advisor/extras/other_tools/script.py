@@ -29,6 +29,7 @@ from advisor.extras.other_tools.notebook import Edit, Source, inserted, replaced
 from advisor.extras.other_tools.python_values import FORMATS, PARSED, UNKNOWN, At, Code, Found, Made
 from advisor.extras.other_tools.tool import ANY, VALUES, Tool, known_names, tool_named
 from advisor.ground.errors import InputError
+from advisor.ground.memory_errors import memory_error
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.yaml_files import LINK, read_shipped
@@ -75,7 +76,7 @@ READ = (
 )
 # Settings that a call with unknown keywords may hold, and that decide memory.
 DECIDING = (BATCH, LENGTH, "gradient_accumulation_steps", "bf16", "fp16", "optim",
-            "gradient_checkpointing", "learning_rate")  # fmt: skip
+            "gradient_checkpointing", "learning_rate", "num_train_epochs", "max_steps")  # fmt: skip
 NO_DTYPE = (
     "no dtype is given: transformers 5 loads the format of the checkpoint, earlier ones float32"
 )
@@ -98,6 +99,7 @@ class ScriptFile(ToolFile, kw_only=True):
     settings: dict[str, Setting]
     calls: dict[str, ast.Call]  # name of a call in scripts.yaml -> the one that counts
     own_defaults: dict[str, Any]
+    given: dict[str, Any]  # `values`, and what is None
     bfloat16: bool | None
     flags: Mapping[str, Any]
 
@@ -121,10 +123,15 @@ class ScriptFile(ToolFile, kw_only=True):
     def told(self) -> dict[str, Any]:
         """`found` and `unknown` of the document."""
         found = {
-            key: {"value": self.values[key], **self.place(one.node)}
-            for key, one in self.settings.items()
-            if key in self.values
+            key: {"value": self.given[key], **self.place(self.settings[key].node)}
+            for key in self.settings
+            if key in self.given
         }
+        files: Mapping[str, Any] = next(iter(self.values.get("datasets", ())), {})
+        if "data_files" in files:  # a file is found by what reads it
+            found["dataset_name"] = {**found["datasets"], "value": files["path"]}
+        trained = {"value": self.judged_as or self.command.name}
+        found["command"] = {**trained, **self.place(self.calls["trainer"])}
         unknown = [
             {"key": key, **self.place(one.node), "why": one.why}
             for key, one in self.left_out.items()
@@ -293,7 +300,9 @@ class _Reading:
     ) -> None:
         self.source, self.code = source, code
         self.trainer, call, at = built[0]
-        foreign = {"why": f"what {self.trainer} trains is not estimated"}
+        alike = [one for one in table()["trainers"] if self.trainer.endswith(one)]
+        foreign = {**table()["trainers"][max(alike, key=len, default="Trainer")]}
+        foreign["why"] = f"what {self.trainer} trains is not estimated"
         self.entry = table()["trainers"].get(self.trainer, foreign)
         self.values: dict[str, Any] = {}
         self.settings: dict[str, Setting] = {}
@@ -643,8 +652,18 @@ class _Reading:
                 self.settings["gradient_checkpointing"] = Setting(call, None, "")
         if names & {"train_on_responses_only", "DataCollatorForCompletionOnlyLM"}:
             self.values.setdefault("completion_only_loss", True)
-        if self.library == "transformers" and self.trainer in ("Trainer", "Seq2SeqTrainer"):
-            self._tokenized_length()
+        self._tokenized_length(self.trainer in PLAIN_TRAINERS)
+        formats = {"dtype", "bf16", "fp16"} & {*self.values, *self.unknown}
+        if (
+            "unsloth" in self.used
+            and formats
+            and not any(self.values.get(one) is not None for one in formats)
+        ):
+            loaded = self.calls.get("FastLanguageModel.from_pretrained", self.calls["trainer"])
+            found = self.code.on_bfloat16(loaded, "bfloat16", "float16")
+            for one in formats:
+                self.values.pop(one, None)
+            self.put("dtype", found, None, "")
         kept = self.values.get("gradient_checkpointing")
         if isinstance(kept, str):
             self.values["gradient_checkpointing"] = kept.lower() not in ("false", "none", "")
@@ -661,16 +680,30 @@ class _Reading:
                 self.notes.append(f"{model} is stored in 4 bit, and loaded so")
             self.values["load_in_4bit"] = True
 
-    def _tokenized_length(self) -> None:
-        """The length that the code's own tokenizer calls cut rows to."""
+    def _tokenized_length(self, is_plain: bool) -> None:
+        """The length that the code's own tokenizer calls cut rows to: TRL's trainers have one of
+        their own, and only what `.map` calls is before them.
+        """
+        if LENGTH in self.values or LENGTH in self.unknown:
+            return
+        mapped = {
+            Code.last_name(one)
+            for name, call, _ in self.code.calls
+            if name.rpartition(".")[2] == "map"
+            for one in [*call.args[:1], *(k.value for k in call.keywords if k.arg == "function")]
+        }
         found: list[tuple[Found, ast.Call | None, str]] = []
         for name, call, at in self.code.calls:
             given = {one.arg: one.value for one in call.keywords}
+            if not is_plain and getattr(at.scope.node, "name", "") not in mapped:
+                continue
             if "max_length" in given and {"truncation", "padding"} & given.keys():
                 found.append((self.code.value(given["max_length"], at), call, "max_length"))
             elif "model_max_length" in given and name.endswith(".from_pretrained"):
                 one = self.code.value(given["model_max_length"], at)
                 found.append((one, call, "model_max_length"))
+        if not is_plain and not found:
+            return
         for node, at in self.code.slices if not found else ():
             if LENGTH_NAME.search(Code.last_name(node)):
                 found.append((self.code.value(node, at), None, ""))
@@ -700,17 +733,18 @@ class _Reading:
         for key, one in self.unknown.items():  # one of those that the code chooses between
             plain = [option for option in one.options if not isinstance(option, Made)]
             defaults |= {key: plain[0]} if plain else {}
-        values = {key: value for key, value in self.values.items() if value is not None}
-        values = {key: value for key, value in values.items() if key not in self.unknown}
+        given = {key: value for key, value in self.values.items() if key not in self.unknown}
+        secrets = take_secrets(given)
+        values = {key: value for key, value in given.items() if value is not None}
         first = f"judged by what {about.name} does in the release known here ({about.release})"
-        secrets = take_secrets(values)
         return ScriptFile(
             path=path, name=name, text=text, about=about, values=values, secrets=secrets, marks={},
             command=Command(self.entry.get("command", "sft"), said), meant=dict(values),
             notes=[first, *dict.fromkeys(self.notes)], source=self.source, settings=self.settings,
-            calls=self.calls, left_out=self.unknown, own_defaults=defaults, stated=self.stated,
+            calls=self.calls, left_out=self.unknown, own_defaults=defaults, given=given,
             unsaid=table()["unsaid"].get(library, ()), judged_as="trainer" if is_plain else "",
             not_estimated=self.why, bfloat16=self.code.bfloat16, flags=self.code.flags,
+            stated=self.stated, ran_out=memory_error(self.source.outputs),
         )  # fmt: skip
 
 
