@@ -18,7 +18,7 @@ class OtherTools(Extra):
     """`advise check` of such a file, and the forms that write one."""
 
     NAME = "other_tools"
-    HELP = "checks and writes configurations of TRL, LLaMA-Factory and Axolotl"
+    HELP = "checks configurations and runs of other trainers, and writes configurations"
     EXPORTERS = tuple(
         Form(
             NAME=name,
@@ -37,6 +37,12 @@ class OtherTools(Extra):
     )
 
     def recognise(self, path: str) -> Callable[..., int] | None:
+        from advisor.extras.other_tools.run_state import kind_of_run
+
+        if kind_of_run(Path(path)) is not None:
+            from advisor.extras.other_tools.run_page import check_run
+
+            return check_run
         ending = Path(path).suffix.lower()
         if ending in (".txt", ".log", ".out", ".err"):
             from advisor.extras.other_tools import out_of_memory
@@ -64,13 +70,17 @@ class OtherTools(Extra):
         return partial(check_configuration, beside=other) if is_error else None
 
     def catalogues(self) -> Iterable[Catalogue]:
-        from advisor.extras.other_tools.findings import FINDINGS_FILE, general_rules
+        from advisor.extras.other_tools.findings import FINDINGS_FILE, shipped_rules
         from advisor.extras.other_tools.script import SCRIPTS_FILE, table
         from advisor.extras.other_tools.tool import TOOL_FILE, tool_named
 
         return [
             Catalogue("tool", TOOL_FILE, [partial(tool_named, tool) for tool in TOOLS]),
-            Catalogue("findings", FINDINGS_FILE, [general_rules]),
+            Catalogue(
+                "findings",
+                FINDINGS_FILE,
+                [partial(shipped_rules, name) for name in ("findings", "runs")],
+            ),
             Catalogue("scripts", SCRIPTS_FILE, [table]),
         ]
 

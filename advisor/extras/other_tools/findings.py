@@ -9,7 +9,7 @@ words), `data.X`, `model.X`, `machine.X`, `rate.X`. `a | b` holds if one of the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import chain
@@ -101,13 +101,19 @@ class Known(Struct, frozen=True):
 @cache
 def general_rules() -> Sequence[Mapping[str, Any]]:
     """Those of every tool."""
-    path = rules_dir() / "tools" / "findings.yaml"
+    return shipped_rules("findings")
+
+
+@cache
+def shipped_rules(name: str) -> Sequence[Mapping[str, Any]]:
+    """Those of a file below rules/tools/."""
+    path = rules_dir() / "tools" / f"{name}.yaml"
     return tuple(read_shipped(path, shape=FINDINGS_FILE).data["findings"])
 
 
-def by_rules(tool: Tool, known: Known) -> Iterator[ToolFinding]:
-    """What the rules of the tool and those of every tool say."""
-    for rule in (*tool.findings, *general_rules()):
+def by_rules(rules: Iterable[Mapping[str, Any]], known: Known) -> Iterator[ToolFinding]:
+    """What the rules say whose conditions all hold."""
+    for rule in rules:
         if all(holds(known, name, wanted) for name, wanted in rule["when"].items()):
             named = [_fact_or_same(name, known) for name in rule["sources"]]
             named = [one if isinstance(one, list) else [one] for one in named]
@@ -128,8 +134,9 @@ def by_rules(tool: Tool, known: Known) -> Iterator[ToolFinding]:
 
 def holds(known: Known, name: str, wanted: Any) -> bool:
     """Whether one condition holds: a value, a list of values, `set` or `unset` (whether the file
-    names it), `given`, bounds such as `{gt: N}`, `{not: wanted}`, `{like: pattern}`, or
-    `{written: wanted}` of what the file itself names. What is not known satisfies only a null.
+    names it), `given`, bounds such as `{gt: N}` or `{gt: name of a fact}`, `{not: wanted}`,
+    `{like: pattern}`, or `{written: wanted}` of what the file itself names. What is not known
+    satisfies only a null.
     """
     if EITHER in name:
         return any(holds(known, one, wanted) for one in name.split(EITHER))
@@ -140,11 +147,11 @@ def holds(known: Known, name: str, wanted: Any) -> bool:
     if wanted in (UNSET, SET):
         return known.is_set(name) is (wanted == SET)
     if ANY_ITEM in name.split("."):
-        return any(_fits(item, wanted) for item in known.items(name))
-    return _fits(known.value(name), wanted)
+        return any(_fits(known, item, wanted) for item in known.items(name))
+    return _fits(known, known.value(name), wanted)
 
 
-def _fits(value: Any, wanted: Any) -> bool:
+def _fits(known: Known, value: Any, wanted: Any) -> bool:
     if isinstance(wanted, str) and wanted == GIVEN:
         return bool(value)
     if not isinstance(wanted, Mapping):
@@ -154,7 +161,11 @@ def _fits(value: Any, wanted: Any) -> bool:
         return isinstance(value, str) and any(fnmatchcase(value.lower(), one) for one in patterns)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return all(BOUNDS[key](value, bound) for key, bound in wanted.items())
+    bounds = {
+        key: known.value(bound) if isinstance(bound, str) else bound
+        for key, bound in wanted.items()
+    }
+    return all(bound is not None and BOUNDS[key](value, bound) for key, bound in bounds.items())
 
 
 def fill_values(text: str, known: Known) -> str:

@@ -6,7 +6,7 @@ import os
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -168,10 +168,15 @@ def _on(gpu: str | None) -> str:
 def print_configuration(
     report: ConfigurationReport, console: Console, gpu: str | None = None
 ) -> None:
-    """Print the page, wrapped to the console's width; its commands name the GPU, too."""
+    """Print the page; its commands name the GPU, too."""
+    print_lines(_lines(report, _on(gpu)), console)
+
+
+def print_lines(lines: Iterable[Line], console: Console) -> None:
+    """Print a page, wrapped to the console's width, but for what is pasted."""
     from rich.text import Text
 
-    for text, style in _lines(report, _on(gpu)):
+    for text, style in lines:
         if style in ("diff", "whole"):
             # Whole lines: a diff that is cut cannot be applied, nor a command be pasted.
             styled = Text(shown(text), STYLES.get(text.strip()[:1], "") if style == "diff" else "")
@@ -199,7 +204,7 @@ def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
         yield text, ""
     if document["findings"]:
         yield "", ""
-        yield from _findings(report)
+        yield from finding_lines(document["findings"], report.file.name)
     if document.get("unknown"):
         yield "", ""
         yield "Not known", "bold"
@@ -229,15 +234,15 @@ def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
         yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'", "whole"
 
 
-def _findings(report: ConfigurationReport) -> Iterator[Line]:
-    found = report.document["findings"]
+def finding_lines(found: Sequence[Mapping[str, Any]], name: str) -> Iterator[Line]:
+    """What was found, worst first, each with its place in the file of this name and its source."""
     counts = Counter(one["severity"] for one in found)
     words = [f"{counts[word]} {word}{'' if counts[word] == 1 else 's'}" for word in SEVERITIES]
     yield f"Findings: {', '.join(one for one in words if not one.startswith('0 '))}", "bold"
     more_notes = max(0, counts["note"] - SHOWN_NOTES)  # they are the last
     for one in found[: len(found) - more_notes]:
         word = "ERROR" if one["severity"] == "error" else one["severity"]
-        own, where = f"{report.file.name}:", one["where"]
+        own, where = f"{name}:", one["where"]
         line = where.removeprefix(own).partition(":")[0]
         if where.startswith(own) and (line.isdigit() or line.startswith(" cell")):
             where = f"line {line}" if line.isdigit() else line.strip()

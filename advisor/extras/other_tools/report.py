@@ -27,6 +27,7 @@ from advisor.extras.other_tools.findings import (
     ToolFinding,
     by_rules,
     facts_of,
+    general_rules,
     generation_facts,
     template_facts,
     worst_first,
@@ -362,7 +363,7 @@ class ConfigurationReport:
     def _by_rules(self) -> Iterator[ToolFinding]:
         """What rules say, at the first key of the file that is to be changed or was asked for."""
         known = Known(self.file.values, self.file.defaults, self._facts())
-        for one in by_rules(self.file.about, known):
+        for one in by_rules((*self.file.about.findings, *general_rules()), known):
             asked = [key.split(".*")[0] for name in one.asked for key in name.split(EITHER)]
             keys: list[str] = []
             for name in (*(one.instead or {}), *asked):
