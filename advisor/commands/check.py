@@ -151,10 +151,11 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
-    """Check data or a trainer's configuration, and say what is wrong with it.
+    """Check data, a trainer's configuration or a run, and say what is wrong with it.
 
     Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
-    the GPU, how long it takes, and what to change.
+    the GPU, how long it takes, and what to change. A run, of any trainer that writes
+    trainer_state.json, or ours: whether it learned.
     """
     for line in all_extras().warnings():
         say(f"warning: {line}")

@@ -376,4 +376,4 @@ def print_row(shown: dict[str, Any], console: Console) -> None:
 
 def row_json(shown: dict[str, Any]) -> dict[str, Any]:
     """The row as one JSON document."""
-    return {"schema_version": 1, **shown}
+    return {"schema_version": 1, "checked": "data", **shown}

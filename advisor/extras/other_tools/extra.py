@@ -11,6 +11,7 @@ from pathlib import Path
 from advisor.extras.protocol import Catalogue, Extra, Form
 
 TOOLS = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "axolotl": "Axolotl"}
+RULES = ("findings", "runs")  # files of rules/tools that are about every tool
 DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".md", "")  # data, without a look
 
 
@@ -76,11 +77,7 @@ class OtherTools(Extra):
 
         return [
             Catalogue("tool", TOOL_FILE, [partial(tool_named, tool) for tool in TOOLS]),
-            Catalogue(
-                "findings",
-                FINDINGS_FILE,
-                [partial(shipped_rules, name) for name in ("findings", "runs")],
-            ),
+            Catalogue("findings", FINDINGS_FILE, [partial(shipped_rules, one) for one in RULES]),
             Catalogue("scripts", SCRIPTS_FILE, [table]),
         ]
 

@@ -172,11 +172,11 @@ def print_configuration(
     print_lines(_lines(report, _on(gpu)), console)
 
 
-def print_lines(lines: Iterable[Line], console: Console) -> None:
+def print_lines(page: Iterable[Line], console: Console) -> None:
     """Print a page, wrapped to the console's width, but for what is pasted."""
     from rich.text import Text
 
-    for text, style in lines:
+    for text, style in page:
         if style in ("diff", "whole"):
             # Whole lines: a diff that is cut cannot be applied, nor a command be pasted.
             styled = Text(shown(text), STYLES.get(text.strip()[:1], "") if style == "diff" else "")

@@ -16,6 +16,7 @@ from advisor.commands.check_options import CheckOptions
 from advisor.commands.output import console, print_json
 from advisor.extras.other_tools.file import looks_like_configuration
 from advisor.extras.other_tools.findings import (
+    SEVERITIES,
     Known,
     ToolFinding,
     by_rules,
@@ -95,7 +96,7 @@ def _other(path: str) -> tuple[dict[str, Any], Iterator[Line]]:
         for one in worst_first([*by_rules(shipped_rules("runs"), Known({}, {}, signs.facts))])
     ]
     checkpoint, why = _best_checkpoint(log, signs)
-    if why:
+    if why and signs.word in (BETTER, WORSE):
         keep = {"keep": "best"} if signs["best.step"] != signs["steps.done"] else None
         gone = {"id": "run/best-is-gone", "severity": "note", "text": why, "set": keep}
         found.append({**gone, "sources": ["product"]})
@@ -135,7 +136,7 @@ def _numbers(signs: Signs) -> Iterator[tuple[str, str]]:
     """(what was measured, from where to where), as far as it was logged."""
     if signs.reward is not None:
         yield "Reward", _from_to(signs.reward)
-    if signs.loss is not None and not signs["broken.at_once"]:
+    if signs.loss is not None and any(signs.loss.values):
         yield "Training loss", _from_to(signs.loss)
     if signs.held_out is not None:
         best, last = signs["eval.best"], signs["eval.last"]
@@ -168,9 +169,9 @@ def _page(
     yield "", ""
     steps = learned["steps"]
     planned = f" of {steps['planned']:,}" if steps["planned"] else ""
-    epochs = f", {steps['epochs']:g} epochs" if steps["epochs"] else ""
-    of = f" of {steps['planned_epochs']:g}" if epochs and steps["planned_epochs"] else ""
-    rows = [*numbers, ("Steps", f"{steps['done']:,}{planned}{epochs}{of}")]
+    of = f" of {steps['planned_epochs']:g}" if steps["planned_epochs"] else ""
+    epochs = f"; epochs: {steps['epochs']:g}{of}" if steps["epochs"] else ""
+    rows = [*numbers, ("Steps", f"{steps['done']:,}{planned}{epochs}")]
     if learned["best_step"] is not None:
         where = learned["best_checkpoint"] or "its checkpoint is not here"
         rows.append(("Best", f"step {learned['best_step']} by {signs['best.by']}: {where}"))
@@ -274,7 +275,9 @@ def _ours(path: str) -> tuple[dict[str, Any], Iterator[Line]]:
             "planned": curve.planned_steps if curve is not None else None,
             "epochs": None, "planned_epochs": None,
         },
-        "findings": [*_own_findings(record, folder)],
+        "findings": sorted(
+            _own_findings(record, folder), key=lambda one: SEVERITIES.index(one["severity"])
+        ),
     }  # fmt: skip
     return _document(path, "ours", learned, notes=[], next=next_line), _own_page(
         path, words, learned, verdict_lines(record, folder), next_line
@@ -317,11 +320,11 @@ def _own_page(
 ) -> Iterator[Line]:
     style = HEAD_STYLES.get(learned["verdict"], "bold yellow")
     yield f"{path}: {words}", style
-    yield "", ""
-    for line in verdict:
+    for line in ("", *verdict) if verdict else ():
         yield line, "whole"
+    said = ("run/next-step", "run/general-lost")  # by the verdict
     yield from _findings_and_changes(
-        [one for one in learned["findings"] if one["id"] != "run/next-step"], path
+        [one for one in learned["findings"] if one["id"] not in said], path
     )
     if command is not None and command not in "\n".join(verdict):
         yield "", ""

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from statistics import fmean, median
 from typing import Any
 
 from msgspec import Struct
 
 from advisor.advice.search.settings import RATE, axes_of, settings_by_rule
-from advisor.extras.other_tools.run_state import ABSENT_EPOCHS, RunLog, Series
+from advisor.extras.other_tools.run_state import RunLog, Series
 from advisor.methods import objective
 from advisor.methods.families import DECODER
 from advisor.record.verdict import BETTER, NOT_MEASURED, UNCLEAR, WORSE, limits
@@ -79,6 +79,8 @@ def curve(points: Series, known: Mapping[str, float]) -> Curve | None:
     for change, error in ends:
         if count > 1 and abs(change) > max(seen, known["noise_times"] * error):
             moved = moved or (1 if change > 0 else -1)
+    if moved * (last - first) < 0:  # it went away from its first value, and half way back
+        moved = 0
     smooth = _smooth(values, tail)
     lowest = min(range(len(smooth)), key=smooth.__getitem__)
     return Curve(
@@ -109,7 +111,10 @@ class Signs:
         self.curve: Callable[[Series], Curve | None] = partial(curve, known=self.limits)
         series = log.series
         self.objective = _objective_of(series)
-        self.loss, self.held_out = self.curve(log.of("loss")), self.curve(log.of("eval_loss"))
+        # Of several held-out sets, each with its name in the key, the first.
+        named = (key for key in series if key.startswith("eval_") and key.endswith("_loss"))
+        self.held = log.of("eval_loss") or log.of(next(named, ""))
+        self.held_out = self.curve(self.held)
         self.reward, self.margin = (
             self.curve(log.of("reward")),
             self.curve(log.of("rewards/margins")),
@@ -121,12 +126,14 @@ class Signs:
         self.facts |= {f"limit.{name}": value for name, value in self.limits.items()}
         self._add("steps", self._steps())
         self._add("broken", self._broken())
+        until = inf if self["broken.from"] is None else self["broken.from"]
+        self.loss = self.curve({s: value for s, value in log.of("loss").items() if s < until})
         self._add("rate", self._rate(update))
         if self.loss is not None:
             self._add("loss", self._of_loss(self.loss))
         if self.held_out is not None:
             self._add("eval", self._of_held_out(self.held_out))
-        self._add("eval", {"count": len(log.of("eval_loss"))})
+        self._add("eval", {"count": len(self.held)})
         self._add("best", self._best())
         self._add("pairs", self._pairs())
         self._add("reward", self._rewards())
@@ -149,10 +156,11 @@ class Signs:
         least = objective(self.objective).steps.get("least")
         yield from {"done": done, "planned": planned or None, "least": least}.items()
         yield "left", max(0, planned - done) if planned else None
-        epochs = state.get("num_train_epochs", ABSENT_EPOCHS)
+        epochs = state.get("num_train_epochs", 0)
         yield "epoch", state.get("epoch")
-        if 0 < epochs < ABSENT_EPOCHS:
-            yield from {"epochs": epochs, "twice": 2 * epochs}.items()
+        if epochs > 0:
+            twice = 2 * epochs
+            yield from {"epochs": epochs, "twice": int(twice) if twice % 1 == 0 else twice}.items()
 
     def _broken(self) -> Iterator[tuple[str, Any]]:
         """Steps whose loss or gradient is no number, or whose loss or gradient is exactly 0."""
@@ -163,11 +171,14 @@ class Signs:
         if start is not None:
             yield "from", start
             yield "hidden", not loss.get(start)
-            yield "at_once", start == logged[0]
+            yield (
+                "at_once",
+                start == logged[0] and not (isfinite(loss.get(start, 0)) and loss.get(start)),
+            )
         elif bad:
             yield from {"skipped": len(bad), "first": min(bad)}.items()
-        values = self.log.of("eval_loss")
-        yield "held_out", next((step for step, one in values.items() if not isfinite(one)), None)
+        bad = [step for step, value in self.held.items() if not isfinite(value)]
+        yield "held_out", bad[0] if bad else None
         if self.reward is not None or start is not None:
             return  # a policy's loss is about 0 by its formula
         zero = _trailing([step for step, value in loss.items() if value == 0], list(loss))
@@ -179,7 +190,7 @@ class Signs:
             yield "still", True
 
     def _rate(self, update: str | None) -> Iterator[tuple[str, Any]]:
-        rates = self.log.of("learning_rate")
+        rates = {s: rate for s, rate in self.log.of("learning_rate").items() if isfinite(rate)}
         highest, steps = max(rates.values(), default=0.0), list(rates)
         if rates and len(rates) > 1 and highest == 0:
             yield "zero", True
@@ -204,6 +215,10 @@ class Signs:
         yield from {"lowest": loss.lowest, "lowest_step": loss.steps[loss.lowest_at]}.items()
         back = loss.last - loss.lowest
         gained = max(loss.first - loss.lowest, 0.0)
+        worst = max(self.limits["guessing"], loss.first)
+        if self.objective == DEFAULT_OBJECTIVE and loss.last > worst:
+            at = next(at for at, value in enumerate(loss.values) if value > worst)
+            yield from {"guesses": True, "diverged": loss.steps[at]}.items()
         beyond = back > max(self.limits["noise_times"] * loss.noise, 0.1 * abs(loss.first))
         if beyond and back >= self.limits["given_back"] * gained:
             middle = loss.lowest + back / 2
@@ -237,14 +252,16 @@ class Signs:
             yield "fell_percent", round(100 * (1 - values[-1] / values[-2]))
         rose = values[-1] / values[best] - 1 if values[best] > 0 else 0.0
         if best < len(values) - 1 and rose >= self.limits["overfits"] and not self["loss.diverged"]:
-            epoch = self.log.of("epoch").get(steps[best]) or 0.0
             yield from {"overfits": steps[best], "rose_percent": round(100 * rose)}.items()
-            yield "epochs", float(f"{epoch:.2g}") if epoch < 1 else round(epoch)
+            epoch = self.log.of("epoch").get(steps[best], 0.0)
+            if 0 < epoch < inf:
+                yield "epochs", float(f"{epoch:.2g}") if epoch < 1 else round(epoch)
 
     def _best(self) -> Iterator[tuple[str, Any]]:
         """The best step: by what the trainer was told to compare, else by the held-out loss."""
         named = self.log.best.rpartition("-")[2]
-        step, by = (int(named), "the trainer") if named.isdigit() else (None, "")
+        is_step = named.isdecimal() and len(named) < 16
+        step, by = (int(named), "the trainer") if is_step else (None, "")
         if step is None and self.held_out is not None:
             step = self["eval.best_step"]
         if step is None:
@@ -304,6 +321,8 @@ class Signs:
             return UNCLEAR
         if self.reward is not None:
             return _word(self.reward.moved, len(self.reward.values))
+        if self["loss.diverged"] is not None and self["loss.last"] > self["loss.first"]:
+            return WORSE
         last, start = self["eval.last"], self.loss.first if self.loss is not None else None
         if last is not None and start is not None and self["eval.overfits"] is not None:
             first = max(start, self["eval.first"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from math import copysign, inf
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ SNIFFED = 4096  # its keys stand in alphabetical order, so that `log_history` is
 MOST_READ = 3  # states that are tried, where the newest is damaged
 MOST_EARLIER = 5  # checkpoints that are asked for what the newest has lost
 HINT = f"name a {STATE}, or the folder that holds it or checkpoint-N folders"
-ABSENT_EPOCHS = 1e6  # transformers writes the largest integer where steps alone are planned
+MOST_METRICS = 200
+FAR, NEAR = 1e30, 1e-30  # beyond the one a value counts as infinite, below the other as 0
 
 # Numbers that are read; a wrong type in one of these is a fault, in any other metric it is no
 # number and left out.
@@ -106,20 +108,20 @@ def read_log(name: str) -> RunLog:
     if not read:
         refuse(faults)
     own, newest = max(read, key=lambda one: _number(one[1]["global_step"]) or 0)
-    series, without_step = _series(newest["log_history"])
-    if without_step:
-        notes.append(f"{without_step} entries of the log name no step and are left out")
+    series, said = _series(newest["log_history"])
+    notes += said
     notes += _fill_from_earlier(series, newest, [one for one in files if one != own])
     numbers = ("global_step", "max_steps", "num_train_epochs", "epoch", "best_metric")
-    state = {key: value for key in numbers if (value := _number(newest.get(key))) is not None}
+    # The largest integer stands for the epochs where steps alone are planned.
+    stated = ((key, _number(newest.get(key))) for key in numbers)
+    state = {key: value for key, value in stated if value is not None and abs(value) < 2**53}
     step = _number(newest.get("best_global_step"))
     best = str(newest.get("best_model_checkpoint") or "") or (
         f"checkpoint-{step:g}" if step else ""
     )
     return RunLog(
         name=name, folder=run, state=state, best=re.split(r"[\\/]", best)[-1],
-        series={key: dict(sorted(values.items())) for key, values in series.items()},
-        checkpoints=checkpoints, notes=tuple(notes),
+        series=series, checkpoints=checkpoints, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -196,19 +198,33 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Series], int]:
-    """(metric -> step -> value, entries without a step). Of two entries of a step, as a resumed
-    run has them, the later one counts.
+def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Series], list[str]]:
+    """(metric -> step -> value in the order of steps, what was left out). A run that was resumed
+    goes back some steps: what it logs anew counts, and what followed before is dropped.
     """
     found: dict[str, Series] = {}
-    without = 0
+    without = back = last = 0
     for entry in entries:
         step = _number(entry.get("step"))
-        if step is None or step != step or not abs(step) < 2**53:
+        if step is None or not abs(step) < 2**53:
             without += 1
             continue
+        at = int(step)
+        if at < last:
+            back += 1
+            for values in found.values():
+                while values and next(reversed(values)) > at:
+                    values.popitem()
+        last = at
         for key, value in entry.items():
             is_result = key.startswith("eval_") and not key.endswith(SPEEDS)
-            if (key in KEPT or is_result) and (number := _number(value)) is not None:
-                found.setdefault(key, {})[int(step)] = number
-    return found, without
+            if not (key in KEPT or is_result) or (number := _number(value)) is None:
+                continue
+            if key in found or len(found) < MOST_METRICS:
+                number = copysign(inf, number) if abs(number) > FAR else number
+                found.setdefault(key, {})[at] = 0.0 if abs(number) < NEAR else number
+    notes = [f"{without} entries of the log name no step and are left out"] if without else []
+    if back:
+        times = "once" if back == 1 else f"{back} times"
+        notes.append(f"the log goes back {times}, as of a resumed run: the later entries count")
+    return found, notes
