@@ -38,11 +38,9 @@ class OtherTools(Extra):
     )
 
     def recognise(self, path: str) -> Callable[..., int] | None:
-        from advisor.extras.other_tools.run_state import kind_of_run
+        from advisor.extras.other_tools.run_state import check_of_run
 
-        if kind_of_run(Path(path)) is not None:
-            from advisor.extras.other_tools.run_page import check_run
-
+        if check_run := check_of_run(Path(path)):
             return check_run
         ending = Path(path).suffix.lower()
         if ending in (".txt", ".log", ".out", ".err"):
