@@ -29,18 +29,17 @@ class OtherTools(Extra):
             function=f"advisor.extras.other_tools.{module}:export",
         )
         for name, help_, module in (
-            *(
-                (name, f"the file of {called}, with its data", "files")
-                for name, called in TOOLS.items()
-            ),
+            *((key, f"the file of {name}, with its data", "files") for key, name in TOOLS.items()),
             ("unsloth", "unsloth.yaml and train.py of Unsloth, with its data", "unsloth"),
         )
     )
 
     def recognise(self, path: str) -> Callable[..., int] | None:
-        from advisor.extras.other_tools.run_state import check_of_run
+        from advisor.extras.other_tools.run_state import kind_of_run
 
-        if check_run := check_of_run(Path(path)):
+        if kind_of_run(Path(path)) is not None:
+            from advisor.extras.other_tools.run_page import check_run
+
             return check_run
         ending = Path(path).suffix.lower()
         if ending in (".txt", ".log", ".out", ".err"):

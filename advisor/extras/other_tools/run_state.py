@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import copysign, inf
 from pathlib import Path
 from typing import Any
@@ -55,15 +55,6 @@ class RunLog(Struct, frozen=True, kw_only=True):
     def of(self, name: str) -> Series:
         """The values of a metric; none if it was not logged."""
         return self.series.get(name, {})
-
-
-def check_of_run(path: Path) -> Callable[..., int] | None:
-    """What `advise check` calls for a run; None for what is none."""
-    if kind_of_run(path) is None:
-        return None
-    from advisor.extras.other_tools.run_page import check_run
-
-    return check_run
 
 
 def kind_of_run(path: Path) -> str | None:
