@@ -189,7 +189,7 @@ def _check(path: str, options: CheckOptions) -> int:
     found, advice = check_data(path, options)
     refused = unusable(found)
     if options.as_json:
-        document = check_json(found, advice)
+        document = {**check_json(found, advice), "checked": "data"}
         print_json(document if refused is None else with_error(document, refused.faults))
     else:
         print_check(found, advice, console())

@@ -59,7 +59,6 @@ def check_json(profile: DataProfile, advice: Mapping[str, Any]) -> dict[str, Any
     """What `advise check --json` prints: the profile, all measures, and what follows."""
     return {
         **profile_json(profile),
-        "checked": "data",
         "confidence": profile.confidence,
         "why": profile.why,
         "other_ways": list(profile.other_ways),
