@@ -346,7 +346,7 @@ def data_of(file: ToolFile) -> list[DataRef]:
     """What the file trains and measures on; faults of it go to the file. Reads no rows."""
     refs: list[DataRef] = list(READERS[file.tool](file))
     if file.checked == "script":  # its code may turn the rows into anything
-        refs = [replace(ref, needs=()) for ref in refs]
+        refs = [replace(ref, needs=(), roles={}) for ref in refs]
     for ref in refs:
         if ref.place == MISSING and ref.named and not ref.why_not:
             what = f"'{ref.named}' is not here: looked for beside the file, in the folders above it"

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +40,7 @@ PROGRAMS = {
     "llamafactory-cli": "llamafactory", "lmf": "llamafactory", "trl": "trl", "axolotl": "axolotl",
 }  # fmt: skip
 _FLAG = re.compile(r"(--?)?([A-Za-z_][\w.-]*)(?:=(.*))?$", re.DOTALL)
+OF_TRL = re.compile(r"(?:\btrl|\bexamples)/scripts/(sft|dpo|kto|reward|grpo|rloo)\.py$")
 _END = re.compile(r"[12]?>.*|[&<;|]+")
 
 
@@ -128,17 +130,30 @@ class CommandLine(NamedTuple):
 
 def command_line(text: str) -> CommandLine | None:
     """The first command in a text that starts one of the tools. It is read, never run."""
-    # Blanks behind a backslash end a command in a shell; people paste them all the same.
-    for line in re.sub(r"\\[ \t]*\n", " ", text).splitlines():
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:  # a quote that does not end
-            continue
+    for words in _commands(text):
         for at, (word, command) in enumerate(pairwise(words)):
             tool = PROGRAMS.get(word.rsplit("/", 1)[-1])
             if tool is not None and command in tool_named(tool).commands:
                 return CommandLine(tool, command, *_flags(tool, words[at + 2 :]))
+            if (own := OF_TRL.search(word)) is not None:  # TRL's own script takes the same flags
+                return CommandLine("trl", own[1], *_flags("trl", words[at + 1 :]))
     return None
+
+
+def script_line(text: str) -> tuple[str, dict[str, Any]] | None:
+    """The first Python script that a command starts, and its flags with their values."""
+    for words in _commands(text):
+        for at, word in enumerate(words):
+            if word.endswith(".py") and at and not word.startswith("-"):
+                return word, _flag_values(_flags("trl", words[at + 1 :])[1], None)
+    return None
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    # Blanks behind a backslash end a command in a shell; people paste them all the same.
+    for line in re.sub(r"\\[ \t]*\n", " ", text).splitlines():
+        with suppress(ValueError):  # a quote that does not end
+            yield shlex.split(line, comments=True)
 
 
 def _flags(tool: str, words: Sequence[str]) -> tuple[str, Mapping[str, Sequence[str]]]:
@@ -205,6 +220,10 @@ class ToolFile(Struct, kw_only=True):
     def defaults(self) -> dict[str, Any]:
         """Key -> the tool's own default for this command."""
         return self.about.defaults_of(self.command.name)
+
+    def shown_key(self, key: str) -> str:
+        """What the file calls a key."""
+        return key
 
     def left_open(self) -> dict[str, Sequence[Any]]:
         """Keys whose value is not known -> values between which it is looked for."""
@@ -341,9 +360,14 @@ def _command_values(line: CommandLine, about: Tool, path: Path, name: str) -> di
                 where=name,
             )
         values, _ = _read_values(read_text(beside, name=str(beside)), str(beside))
-    for key, words in line.flags.items():
+    return values | _flag_values(line.flags, about.id)
+
+
+def _flag_values(flags: Mapping[str, Sequence[str]], tool: str | None) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, words in flags.items():
         positive = key.removeprefix("no_")
-        if not words and positive != key and positive in known_names(about.id):
+        if not words and positive != key and tool is not None and positive in known_names(tool):
             values[positive] = False
         elif len(words) < 2:
             values[key] = read_word(words[0]) if words else True

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.commands.check_options import CheckOptions
 from advisor.commands.output import console, print_json, put
+from advisor.extras.other_tools.file import ToolFile
 from advisor.extras.other_tools.findings import SEVERITIES
 from advisor.extras.other_tools.mapping import ABSENT, NO_DATA, at_key
 from advisor.extras.other_tools.out_of_memory import read_memory_error
-from advisor.extras.other_tools.report import ConfigurationReport
-from advisor.extras.other_tools.script import read_any
+from advisor.extras.other_tools.read import read_any
+from advisor.extras.other_tools.report import MODEL, ConfigurationReport
 from advisor.ground.errors import InputError
 from advisor.ground.files import free_plan, shown_path, write_atomically
 from advisor.ground.terminal import shown
@@ -52,20 +53,22 @@ def check_configuration(path: str, options: CheckOptions, beside: str | None = N
     Returns the exit code.
     """
     gpu, plan_file = options.gpu, options.plan_file
-    options.refuse(OF_DATA, "a configuration", "it names its own model, data and lengths")
-    file = read_any(path)
+    file, refused = read_any(path), dict(OF_DATA)
+    if MODEL in file.left_out:
+        del refused["--model"]
+    options.refuse(refused, "a configuration", "it names its own model, data and lengths")
     ran_out = file.ran_out if beside is None else read_memory_error(beside)
     total = ran_out.total_gib if ran_out is not None and ran_out.kind == "torch" else None
     if gpu is None and total is None:
         hardware, notes = probe(), tuple[str, ...]()
     else:
         hardware, notes = stated_hardware(gpu, memory_gib=None if gpu else total, from_flag=True)
-    if file.checked == "script" and (has := _bfloat16(hardware)) is not None:
-        file = read_any(path, bfloat16=has)
+    if file.checked == "script":
+        file = read_any(path, bfloat16=_bfloat16(hardware), model=options.model)
     report = ConfigurationReport(file, hardware, notes, ran_out)
     document, mended, told = report.document, report, list[dict[str, Any]]()
     if options.fix_to is not None or (plan_file is not None and not options.as_is):
-        mended, told = with_changes(report, notes)
+        mended, told = with_changes(report, notes, options.model)
         document = {**document, "changes": told, "fits_after": mended.document["verdict"]}
     written, lines = None, list[str]()
     if options.fix_to is not None:
@@ -82,7 +85,7 @@ def check_configuration(path: str, options: CheckOptions, beside: str | None = N
         if written is None:
             print_configuration(report, console(), gpu)
         else:
-            for line in (*_changed(told), *lines, *_after(mended, options)):
+            for line in (*_changed(told, report.file), *lines, *_after(mended, options)):
                 put(on_lines(line))
     last = mended if written is not None else report
     return 0 if last.fit is None or last.fit.should_fit or last.fit.fits in FITTING else 3
@@ -100,7 +103,7 @@ ROUNDS = 3  # of changes: one may make room for another
 
 
 def with_changes(
-    report: ConfigurationReport, notes: Sequence[str]
+    report: ConfigurationReport, notes: Sequence[str], model: str | None = None
 ) -> tuple[ConfigurationReport, list[dict[str, Any]]]:
     """The file with its suggested changes, judged again, and each of them with its reason.
 
@@ -122,7 +125,7 @@ def with_changes(
             old = at_key(before.values, key)
             old = told.get(key, {}).get("from", None if old is ABSENT else old)
             told[key] = {"key": key, "from": old, "to": value, "why": reasons.get(key, "")}
-        file = read_any(before.name, text, bfloat16=_bfloat16(report.hardware))
+        file = read_any(before.name, text, bfloat16=_bfloat16(report.hardware), model=model)
         report = ConfigurationReport(file, report.hardware, notes)
     return report, [one for one in told.values() if one["from"] != one["to"]]
 
@@ -140,12 +143,12 @@ def write_fixed(report: ConfigurationReport, path: Path) -> list[str]:
     return [f"Written: {shown_path(path)}"]
 
 
-def _changed(changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _changed(changes: Sequence[Mapping[str, Any]], file: ToolFile) -> Iterator[str]:
     """Each reason once, behind what it changes."""
     for why, group in groupby(changes, key=itemgetter("why")):
         for one in group:
             was, now = ("not set" if one[side] is None else yaml_value(one[side]) for side in SIDES)
-            yield f"{one['key']}: {was} -> {now}"
+            yield f"{file.shown_key(one['key'])}: {was} -> {now}"
         yield f"    {why}"
 
 

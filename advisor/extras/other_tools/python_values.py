@@ -757,7 +757,8 @@ def _agreed(several: Sequence[Found], node: ast.expr) -> Found:
         options = [one for place, one in enumerate(plain) if one not in plain[:place]]
         lines = sorted({getattr(one.node, "lineno", 0) for one in several})
         said = " or ".join(dict.fromkeys(repr(one)[:60] for one in options))
-        why = f"the code chooses between {said} (lines {', '.join(map(str, lines))})"
+        of = f"line{'' if len(lines) == 1 else 's'} {', '.join(map(str, lines))}"
+        why = f"the code chooses between {said} ({of})"
         return _unknown(node, why, tuple(options))
     why = next((one.why for one in several if one.why), "the code chooses between several")
     objects = [one.value for one in several if isinstance(one.value, Made)]

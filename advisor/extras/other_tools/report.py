@@ -147,6 +147,9 @@ class ConfigurationReport:
             self.why.append(str(error))
         if file.not_estimated:
             self.why = [file.not_estimated]
+        elif MODEL in file.left_out:
+            why = file.left_out[MODEL].why
+            self.why = [f"the code does not say the model: {why}; --model NAME says it"]
         elif self.carried is not None:
             self.shape = self._shape(self.carried.plan.model)
         if self.carried is not None and self.shape is not None:
@@ -501,7 +504,8 @@ class ConfigurationReport:
         """The change that fits: its keys, or what it does if they are many; what it then needs."""
         assert fit.change is not None
         assert fit.changed is not None
-        said = ", ".join(f"{key}: {yaml_value(value)}" for key, value in self.change.items())
+        name = self.file.shown_key
+        said = ", ".join(f"{name(key)}: {yaml_value(one)}" for key, one in self.change.items())
         if len(self.change) > SHOWN_CHANGES:
             does = fit.change.why.replace("; ", ", ")
             said = f"one that {does} ({len(self.change)} keys, below)"

@@ -7,7 +7,6 @@ the words of TRL's command line, with the line of each value. Nothing of it is r
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,12 +16,10 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from advisor.extras.other_tools.file import (
-    CODE,
     Command,
     ToolFile,
     command_line,
-    read_file,
-    read_text,
+    script_line,
     take_secrets,
 )
 from advisor.extras.other_tools.notebook import Edit, Source, inserted, replaced, source_of
@@ -57,9 +54,27 @@ SCRIPTS_FILE = Keys(
         "defaults": MapOf(of=VALUES, help="library -> setting -> what it is if left out"),
         "open": MapOf(of=ListOf(of=ANY, least=2), help="setting -> values to look at"),
         "unsaid": MapOf(of=ListOf(of=Text()), help="library -> findings that do not hold for it"),
+        "unsloth_yaml": Keys(
+            help="the file of `unsloth train`",
+            keys={"keys": MapOf(of=Text()), "defaults": VALUES},
+            required=("keys", "defaults"),
+        ),
         "objectives": MapOf(of=Text(), help="command that only Python has -> our objective"),
     },
-    required=("version", "checked", "sources", "trainers", "configs", "calls", "defaults", "open"),
+    required=(
+        "version",
+        "checked",
+        "sources",
+        "trainers",
+        "configs",
+        "not_estimated",
+        "calls",
+        "defaults",
+        "open",
+        "objectives",
+        "unsaid",
+        "unsloth_yaml",
+    ),
 )
 MODEL, LENGTH, BATCH = "model_name_or_path", "max_length", "per_device_train_batch_size"
 FAST = ("FastLanguageModel", "FastModel", "FastVisionModel", "FastTextModel")
@@ -92,6 +107,14 @@ class Setting(NamedTuple):
     keyword: str
 
 
+class Asked(NamedTuple):
+    """What is known beside the code."""
+
+    bfloat16: bool | None = None  # whether the GPU has it
+    flags: Mapping[str, Any] | None = None  # of the command that starts it
+    model: str | None = None  # where the code does not say it
+
+
 class ScriptFile(ToolFile, kw_only=True):
     """Python code as a configuration of TRL."""
 
@@ -100,8 +123,7 @@ class ScriptFile(ToolFile, kw_only=True):
     calls: dict[str, ast.Call]  # name of a call in scripts.yaml -> the one that counts
     own_defaults: dict[str, Any]
     given: dict[str, Any]  # `values`, and what is None
-    bfloat16: bool | None
-    flags: Mapping[str, Any]
+    asked: Asked
 
     checked: ClassVar[str] = "script"
 
@@ -151,6 +173,8 @@ class ScriptFile(ToolFile, kw_only=True):
         """The code with these settings; None if that takes a hand. What was written is read again:
         it has to say these settings, and every other one as before.
         """
+        if self.asked.flags:
+            return None
         for is_literal in (True, False):  # where the value stands; or where the call takes it
             edits, more = list[Edit](), dict[ast.Call, list[str]]()
             for key, value in changes.items():
@@ -168,9 +192,7 @@ class ScriptFile(ToolFile, kw_only=True):
             edits += [inserted(call, several) for call, several in more.items()]
             text = self.source.edited(self.text, edits)
             with suppress(InputError):
-                again = read_script(
-                    self.path, self.name, text, bfloat16=self.bfloat16, flags=self.flags
-                )
+                again = read_script(self.path, self.name, text, self.asked)
                 if isinstance(again, ScriptFile) and again.values == {**self.values, **changes}:
                     return text
         return None
@@ -204,7 +226,13 @@ class ScriptFile(ToolFile, kw_only=True):
             keyword, call = self._taker(key)
             sign = "-" if value is None else "+"
             if call is None:
-                lines.append(f"{sign} {key}={value!r}")
+                new = (
+                    f"{by}({ours}={value!r})"
+                    for by in ("BitsAndBytesConfig", "LoraConfig")
+                    for ours, one in table()["calls"][by].items()
+                    if one == key
+                )
+                lines.append(f"{sign} {next(new, f'{key}={value!r}')}")
             else:
                 place = self.source.words(call.lineno)
                 lines.append(f"{sign} {Code.last_name(call.func)}({keyword}={value!r})  # {place}")
@@ -221,7 +249,7 @@ def table() -> Mapping[str, Any]:
 
 
 @cache
-def library_tool(library: str, is_notebook: bool = False) -> Tool:
+def library_tool(library: str, start: str) -> Tool:
     """TRL as a tool, under the name of the library that trains."""
     base, (name, _) = tool_named("trl"), LIBRARIES[library]
     release = {"trl": base.release, "unsloth": "2026.8"}.get(
@@ -240,7 +268,7 @@ def library_tool(library: str, is_notebook: bool = False) -> Tool:
             **vars(base),
             "name": name,
             "release": release,
-            "start": "jupyter execute {file}" if is_notebook else "python {file}",
+            "start": f"{start} {{file}}",
             "mapping": mapping,
             "made_with": {**base.made_with, "trl": base.release},
             "refuses_unknown": False,
@@ -248,32 +276,23 @@ def library_tool(library: str, is_notebook: bool = False) -> Tool:
     )
 
 
-def read_any(
-    path: str | os.PathLike[str], text: str | None = None, *, bfloat16: bool | None = None
-) -> ToolFile:
-    """A script, a notebook or a configuration, as it would be with another `text`, on a GPU with
-    bfloat16 or without. Raises InputError for what is none of them, or trains nothing.
-    """
-    where, name = Path(path), os.fspath(path)
-    most = CODE.get(where.suffix.lower())
-    if most is None:
-        return read_file(path, text)
-    text = read_text(where, name=name, most_bytes=most) if text is None else text
-    found = read_script(where, name, text, bfloat16=bfloat16)
-    return found if isinstance(found, ToolFile) else read_file(path, found)
+def unsloth_states(kept: Any, command: str) -> dict[str, Any]:
+    """What an estimate hears of Unsloth: activations that it moves away, a loss in parts."""
+    loss = {"loss": "chunked"} if command in ("sft", "grpo") else {}
+    return {**loss, **({"checkpointing": "offload"} if kept == "unsloth" else {})}
 
 
-def read_script(
-    path: Path, name: str, text: str, *, bfloat16: bool | None = None,
-    flags: Mapping[str, Any] | None = None,
-) -> ScriptFile | str:  # fmt: skip
+def read_script(path: Path, name: str, text: str, asked: Asked) -> ScriptFile | str:
     """The script; its lines for a shell if it builds no trainer. Raises InputError for what is no
     Python, unless a command in it starts a tool.
     """
     is_notebook = path.suffix.lower() == ".ipynb"
     try:
         source = source_of(text, name, is_notebook=is_notebook)
-        code, trainers = Code(source.tree, bfloat16, flags), table()["trainers"]
+        if asked.flags is None and source.commands:
+            asked = asked._replace(flags=(script_line(source.commands) or ("", {}))[1])
+        code = Code(source.tree, asked.bfloat16, asked.flags)
+        trainers = table()["trainers"]
         built = [
             (of, call, at)
             for by, call, at in code.calls
@@ -283,7 +302,7 @@ def read_script(
         built = [one for one in built if code.holds(one[2].conditions, one[2]) is not False]
         if not built:
             return source.commands if is_notebook else text
-        return _Reading(source, code, built).file(path, name, text)
+        return _Reading(source, code, built, asked).file(path, name, text)
     except RecursionError:
         raise InputError("its code is nested too deep to be read", where=name) from None
     except InputError:
@@ -296,9 +315,9 @@ class _Reading:
     """The settings of the first trainer that is built."""
 
     def __init__(
-        self, source: Source, code: Code, built: Sequence[tuple[str, ast.Call, At]]
+        self, source: Source, code: Code, built: Sequence[tuple[str, ast.Call, At]], asked: Asked
     ) -> None:
-        self.source, self.code = source, code
+        self.source, self.code, self.asked = source, code, asked
         self.trainer, call, at = built[0]
         alike = [one for one in table()["trainers"] if self.trainer.endswith(one)]
         foreign = {**table()["trainers"][max(alike, key=len, default="Trainer")]}
@@ -447,6 +466,8 @@ class _Reading:
                 adapters = [one for one in self.code.calls if one[0].endswith("get_peft_model")]
                 if adapters:
                     self.adapters = [Made(*adapters[0])]
+        if last is None and self.asked.model is not None:
+            last = Found(self.asked.model, self.calls["trainer"])
         if last is None:
             why = found.why if found is not None else "no model is handed to the trainer"
             options = found.options if found is not None else ()
@@ -469,10 +490,14 @@ class _Reading:
         else:
             given = self.take("from_pretrained", last, ("pretrained_model_name_or_path",))
             self._loaded(given, last.call)
-        if MODEL not in self.values and MODEL not in self.unknown:
+        if MODEL not in self.values and self.asked.model is not None:
+            self.unknown.pop(MODEL, None)
+            self.put(MODEL, Found(self.asked.model, last.call), None, "")
+        elif MODEL not in self.values:
             self.lack(MODEL, "it is not named where it is loaded", last.call)
 
     adapters: Sequence[Made] = ()
+    masks: Sequence[str] = ()  # findings that the code's own masks answer
 
     def _follow(self, found: Found) -> Made | Found | None:
         """The call that loads the trained model, or its name; on the way what wraps it."""
@@ -652,6 +677,7 @@ class _Reading:
                 self.settings["gradient_checkpointing"] = Setting(call, None, "")
         if names & {"train_on_responses_only", "DataCollatorForCompletionOnlyLM"}:
             self.values.setdefault("completion_only_loss", True)
+            self.masks = MASKED
         self._tokenized_length(self.trainer in PLAIN_TRAINERS)
         formats = {"dtype", "bf16", "fp16"} & {*self.values, *self.unknown}
         if (
@@ -667,8 +693,9 @@ class _Reading:
         kept = self.values.get("gradient_checkpointing")
         if isinstance(kept, str):
             self.values["gradient_checkpointing"] = kept.lower() not in ("false", "none", "")
-        if kept == "unsloth" or (kept is None and "unsloth" in self.used):
-            self.stated["checkpointing"] = "offload"
+        if "unsloth" in self.used:
+            command = self.entry.get("command", "")
+            self.stated = unsloth_states("unsloth" if kept is None else kept, command)
         if self.values.pop("full_finetuning", False) is True:
             self.values["load_in_4bit"] = False
         if self.values.get("bnb_4bit_quant_type") == "fp4":
@@ -724,9 +751,8 @@ class _Reading:
         is_plain = self.trainer in PLAIN_TRAINERS
         library = "transformers" if is_plain else "trl"
         library = "unsloth" if "unsloth" in self.used else library
-        if library == "unsloth" and self.entry.get("command") in ("sft", "grpo"):
-            self.stated["loss"] = "chunked"
-        about, defaults = library_tool(library, path.suffix.lower() == ".ipynb"), dict[str, Any]()
+        start = "jupyter execute" if path.suffix.lower() == ".ipynb" else "python"
+        about, defaults = library_tool(library, start), dict[str, Any]()
         for layer in (self.library, *dict.fromkeys(self.used), *["trainer"] * is_plain):
             defaults |= table()["defaults"][layer]
         said = "transformers' Trainer is read as `trl sft`, which is nearest" if is_plain else ""
@@ -742,13 +768,17 @@ class _Reading:
             command=Command(self.entry.get("command", "sft"), said), meant=dict(values),
             notes=[first, *dict.fromkeys(self.notes)], source=self.source, settings=self.settings,
             calls=self.calls, left_out=self.unknown, own_defaults=defaults, given=given,
-            unsaid=table()["unsaid"].get(library, ()), judged_as="trainer" if is_plain else "",
-            not_estimated=self.why, bfloat16=self.code.bfloat16, flags=self.code.flags,
+            judged_as="trainer" if is_plain else "",
+            unsaid=[*self.masks, *table()["unsaid"].get(library, ())],
+            not_estimated=self.why, asked=self.asked,
             stated=self.stated, ran_out=memory_error(self.source.outputs),
         )  # fmt: skip
 
 
 LENGTH_NAME = re.compile(r"(?i)(max|cut|block|seq|context).*(len|size|off)")
+MASKED = (
+    "trl/questions-not-masked", "trl/learns-the-questions", "trl/answers-of-no-conversation",
+)  # fmt: skip
 PLAIN_TRAINERS = ("Trainer", "Seq2SeqTrainer")
 LOADS = ("load_dataset", "load_from_disk", "from_json", "from_csv", "from_parquet", "read_csv",
          "read_json", "read_parquet")  # fmt: skip

@@ -3,9 +3,16 @@ to change in it. Nothing of it is run.
 """
 
 import json
+import re
 from pathlib import Path
+from random import Random
 
 import pytest
+
+from advisor.extras.other_tools.read import read_any
+from advisor.extras.other_tools.report import ConfigurationReport
+from advisor.ground.errors import InputError
+from advisor.probe import stated_hardware
 
 HEAD = """\
 import os, torch
@@ -270,3 +277,95 @@ def test_what_is_no_training_in_python_is_refused_with_its_place(check, text, wh
     assert code == 2
     assert where in shown
     assert any(part in shown for part in said.split("|"))
+
+
+FLAGS = """\
+import argparse
+from trl import SFTConfig, SFTTrainer
+p = argparse.ArgumentParser()
+p.add_argument("--model")
+p.add_argument("--batch", type=int, default=8)
+a = p.parse_args()
+SFTTrainer(a.model, args=SFTConfig(per_device_train_batch_size=a.batch, max_length=512))
+"""
+COMMAND = "accelerate launch train.py \\\n  --batch 2 --model Qwen/Qwen3-0.6B"
+
+
+def test_the_flags_of_a_command_line_count(check, call):
+    """In a shell script beside the code, in a cell that starts a script which another writes, and
+    of TRL's own scripts and its command; `--model` where nothing names the model."""
+    code, found = check(FLAGS)
+    assert (code, found["verdict"]) == (0, "unknown")
+    assert "--model NAME says it" in found["summary"]
+    _, found = check(FLAGS, "--model", "Qwen/Qwen3-0.6B")
+    assert found["plan"]["model"] == "Qwen/Qwen3-0.6B"
+    assert any("the default of --batch" in note for note in found["notes"])
+    cells = [f"%%writefile train.py\n{FLAGS}", f"!{COMMAND}"]
+    for text, name in ((COMMAND, "run.sh"), (notebook(cells), "run.ipynb")):
+        _, found = check(text, name=name)
+        expected = ("Qwen/Qwen3-0.6B", 2)
+        assert tuple(values(found)[key] for key in ("model_name_or_path", KEY)) == expected
+        assert not any("the default of --batch" in note for note in found["notes"])
+        assert found["diff"] == []
+    trl = "--model_name_or_path Qwen/Qwen3-0.6B --dataset_name acme/x --use_peft --lora_r 4"
+    for text, name in (
+        (f"python examples/scripts/sft.py {trl}", "run.sh"),
+        (notebook(["%%bash\ncd x\n", f"!trl sft {trl}"]), "run.ipynb"),
+    ):
+        _, found = check(text, name=name)
+        assert (found["checked"], found["plan"]["rank"]) == ("configuration", 4)
+
+
+PLAN = """\
+version: 1
+name: replies
+model: Qwen/Qwen3-8B
+data: {path: rows.jsonl}
+stages:
+  - {name: sft, objective: sft, update: lora, quantization: nf4, rank: 32, alpha: 64, micro_batch_size: 64,
+     grad_accum: 2, learning_rate: 0.0002, max_steps: 50, seq_len: 2048, gradient_checkpointing: true}
+launch: {device: cuda}
+"""
+
+
+@pytest.mark.parametrize("name", ["unsloth.yaml", "train.py"])
+def test_the_files_for_unsloth_say_the_plan_that_they_were_written_from(call, name):
+    """Read back; and their changes are made in their own words, with the comments kept."""
+    Path("plan.yaml").write_text(PLAN)
+    Path("rows.jsonl").write_text('{"prompt": "Where is it?", "completion": "Over there."}\n' * 90)
+    call("export", "plan.yaml", "--to", "unsloth", "--out", "u")
+    code, out, _ = call("check", f"u/{name}", "--gpu", "RTX 3060", "--json")
+    found = json.loads(out)
+    said = {
+        "model": "Qwen/Qwen3-8B", "objective": "sft", "update": "lora", "quantization": "nf4",
+        "rank": 32, "alpha": 64, "micro_batch_size": 64, "grad_accum": 2, "learning_rate": 0.0002,
+        "max_steps": 50, "seq_len": 2048, "gradient_checkpointing": True, "loss_on": "answers",
+    }  # fmt: skip
+    assert {key: found["plan"].get(key) for key in said} == said
+    assert code == 3
+    code, out, _ = call("check", f"u/{name}", "--gpu", "RTX 3060", "--fix", f"u/fixed-{name}")
+    before, after = (Path("u", one).read_text().splitlines() for one in (name, f"fixed-{name}"))
+    changed = [old for old, new in zip(before, after, strict=True) if old != new]
+    assert {one.strip().split("=")[0].split(":")[0].removeprefix("per_device_train_") for one in changed} == {
+        "batch_size", "gradient_accumulation_steps",
+    }  # fmt: skip
+
+
+def test_no_changed_script_ends_in_a_traceback(tmp_path):
+    """Lines dropped, doubled and swapped, words cut: each is judged, or refused with its place."""
+    random, seen = Random(38), 0
+    several = f"{HEAD}{OPEN['several'][0]}\n{ARGS.format(f'{KEY}=N')}"
+    for round_ in range(240):
+        text = (SFT, FLAGS, notebook(UNSLOTH), several)[round_ % 4]
+        name = "train.ipynb" if text.startswith("{") else "train.py"
+        words = re.split(r"(\w+)", text)  # every second one is a word
+        for _ in range(random.randint(1, 3)):
+            place, other = (random.randrange(1, len(words), 2) for _ in range(2))
+            words[place] = random.choice((words[other], words[place] * 2, "0", "None", "[]", "*x"))
+        try:
+            found = read_any(tmp_path / name, "".join(words), bfloat16=True)
+        except InputError:
+            continue
+        seen += bool(found.told())
+        ConfigurationReport(found, *stated_hardware("RTX 4090", from_flag=True))
+    assert seen > 60
