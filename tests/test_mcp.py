@@ -90,6 +90,7 @@ def test_a_tool_answers_as_its_command_does(tmp_path, monkeypatch):
         }
         seen.add((name, code))
     assert seen >= {(name, code) for name in ("advise", "check", "estimate") for code in (0, 2)}
+    assert ("advise", 3) in seen
 
 
 @pytest.mark.parametrize("name", ["evidence/pairs", "dpo", "facts", "no-rule"])
@@ -197,6 +198,7 @@ def test_the_protocol_s_own_client_is_content(mode):
                     False,
                 )
                 jsonschema.Draft202012Validator.check_schema(one.input_schema)
+                assert "$ref" not in json.dumps(one.input_schema)
             stated = {"answers": {"task": "qa", "gpu": CARD, "signals": ["prompting_tried"]}}
             jsonschema.validate(stated, tools[0].input_schema)
             with pytest.raises(jsonschema.ValidationError):

@@ -25,19 +25,8 @@ import click
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from advisor.commands.mcp_tools import (
-    ABOUT,
-    GLOSSARY,
-    PROTOCOL,
-    RULES,
-    SERVER,
-    TOOLS,
-    Result,
-    replied,
-    resource_list,
-    stateless,
-    tool_list,
-)
+from advisor.commands import mcp_tools as offered
+from advisor.commands.mcp_tools import PROTOCOL, RULES, TOOLS, Result
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.resources import docs_page
 from advisor.ground.terminal import is_terminal, print_message
@@ -116,8 +105,6 @@ class Server:
             for pipe in [*self.running]:
                 self.end(pipe)
 
-    # ----------------------------------------------------------------------- messages
-
     def take(self, line: bytes) -> None:
         """Answer a line, or queue what answers it."""
         try:
@@ -157,7 +144,7 @@ class Server:
             raise Refused(UNKNOWN_REVISION, "unsupported protocol version", known)
         if f"{PROTOCOL}/clientCapabilities" not in params.meta:
             raise Refused(INVALID_PARAMS, f"_meta: {PROTOCOL}/clientCapabilities is missing")
-        result, whole = made(), partial(stateless, is_cached=message.method != "tools/call")
+        result, whole = made(), partial(offered.stateless, is_cached=message.method != "tools/call")
         if not isinstance(result, Call):
             return whole(result)
         reply = result.reply
@@ -170,15 +157,15 @@ class Server:
             case "initialize":
                 asked = params.protocol_version
                 revision = asked if asked in HANDSHAKE else HANDSHAKE[0]
-                return {"protocolVersion": revision, "serverInfo": SERVER, **ABOUT}
+                return {"protocolVersion": revision, "serverInfo": offered.SERVER, **offered.ABOUT}
             case "server/discover":
-                return {"supportedVersions": [STATELESS, *HANDSHAKE], **ABOUT}
+                return {"supportedVersions": [STATELESS, *HANDSHAKE], **offered.ABOUT}
             case "ping":
                 return {}
             case "tools/list":
-                return listed("tools", tool_list)
+                return listed("tools", offered.tool_list)
             case "resources/list":
-                return listed("resources", resource_list)
+                return listed("resources", offered.resource_list)
             case "resources/templates/list":
                 one = {"uriTemplate": f"{RULES}{{+id}}", "name": "rule", "mimeType": "text/plain"}
                 return {"resourceTemplates": [one]}
@@ -196,7 +183,7 @@ class Server:
         module = words[0] if words[0].isalpha() else "advise"
         import_module(f"advisor.commands.{module}")  # here, so that later calls find it loaded
         is_text = name == "explain"
-        reply = partial(replied, is_text=is_text)
+        reply = partial(offered.replied, is_text=is_text)
         return Call(partial(self.run, words), reply, given, with_errors=is_text)
 
     def read(self, uri: str, not_found: int) -> Result | Call:
@@ -207,7 +194,7 @@ class Server:
                 raise Refused(not_found, f"no resource '{uri}'", {"uri": uri})
             return {"contents": [{"uri": uri, "mimeType": kind, "text": output.decode()}]}
 
-        if uri == GLOSSARY:
+        if uri == offered.GLOSSARY:
             return reply(0, docs_page("glossary").encode(), "text/markdown")
         if not uri.startswith(RULES):
             return reply(1, b"")

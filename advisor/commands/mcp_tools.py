@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -92,15 +93,16 @@ def tool_list() -> list[Result]:
     """The tools, with the schemas of their arguments and of the answer."""
     from advisor.commands.session import load_known_facts
     from advisor.schema.build import advice_schema, specs_schema
-    from advisor.schema.parts import TEXT, closed
+    from advisor.schema.parts import TEXT, closed, ref
     from advisor.schema.rules import answers_schema
 
     answers, output = answers_schema(load_known_facts(())), advice_schema()
-    shared = answers.pop("$defs")  # pointers start at the root of the whole schema
+    signal = json.dumps(answers.pop("$defs")["signal"])  # not all clients follow pointers
+    answers = json.loads(json.dumps(answers).replace(json.dumps(ref("signal")), signal))
     for schema in (answers, output):  # a draft that a client need not know
         del schema["$schema"]
     inputs = {
-        "advise": closed({"answers": answers}, "answers") | {"$defs": shared},
+        "advise": closed({"answers": answers}, "answers"),
         "check": closed({"path": TEXT, "gpu": TEXT}, "path"),
         "estimate": closed({"specs": specs_schema()}, "specs"),
         "explain": closed({"id": TEXT}, "id"),
