@@ -69,11 +69,19 @@ MENDED = ("error", "warning")  # the severities whose changes stand in the diff
 # A configuration names its model itself: its size cannot be said beside it.
 BY_FLAG, BY_FOLDER = "; say --model-params-b", "; a folder that holds its config.json would"
 OURS = "plan."  # before a key of a plan, in `instead`
+# What of the facts follows from which settings.
+ROWS = {"per_device_train_batch_size", "gradient_accumulation_steps", "packing"}
+FOLLOWS: Mapping[str, set[str]] = {
+    "steps": {*ROWS, "max_steps", "num_train_epochs"},
+    "data": {*ROWS, "max_length"},
+    "generations": {*ROWS, "num_generations", "generation_batch_size", "steps_per_generation"},
+    "rate": {RATE, "load_in_4bit", "use_peft"},
+}
 AND_YET = (
     "the estimate says that it fits, and the error text that it did not: that run had other values,"
     " other processes held memory, or its rows are longer than counted here"
 )
-SHOWN_CARDS, SHOWN_TERMS, SHOWN_CHANGES = 3, 3, 5
+SHOWN_CARDS, SHOWN_TERMS, SHOWN_CHANGES, FEW = 3, 3, 5, 2
 QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
 
 
@@ -372,12 +380,26 @@ class ConfigurationReport:
             for name in (*(one.instead or {}), *asked):
                 carried = self.reading.carried.get(name.removeprefix(OURS))
                 keys += carried.theirs if carried and name.startswith(OURS) else (name,)
-            if one.id in self.file.unsaid or self.file.left_out.keys() & {
-                key.split(".")[0] for key in keys
-            }:
+            if one.id in self.file.unsaid or any(
+                map(self._is_open, (*(one.instead or {}), *asked))
+            ):
                 continue  # it is about what is not known
             where = next((self.file.at(key) for key in keys if known.is_set(key)), "")
             yield replace(one, where=where)
+
+    def _is_open(self, name: str) -> bool:
+        """Whether what a rule asks for follows from a setting that is not known."""
+        open_, top = self.file.left_out.keys(), name.split(".")[0]
+        if not open_ or top in open_ or open_ & FOLLOWS.get(top, set()):
+            return bool(open_)
+        ours = name.removeprefix(OURS) if name.startswith(OURS) else None
+        for entry in self.file.about.mapping if ours is not None else ():
+            for one in entry.get("either", ()):
+                if ours in one["ours"] and open_ & one["theirs"].keys():
+                    return True
+            if entry.get("ours") == ours and entry["theirs"] in open_:
+                return True
+        return False
 
     def _all_changes(self) -> dict[str, Any]:
         """What the diff changes: what mends findings, and what makes it fit, which wins."""
@@ -432,19 +454,18 @@ class ConfigurationReport:
     # ----------------------------------------------------------------------- sentences
 
     def not_known(self) -> Iterator[str]:
-        """What the code does not say literally and decides something, with what it counts as."""
+        """What the code does not say literally, with what it counts as; one line for a reason."""
+        lines: dict[str, list[str]] = {}
         for one in self.document["unknown"]:
             key, place = one["key"], self.file.at(one["key"]).removeprefix(f"{self.file.name}:")
-            place = f"line {place}" if place.isdigit() else place.strip()
-            carried = [c for c in self.reading.carried.values() if key in c.theirs]
-            taken = self.file.defaults.get(key)
-            if key in self.file.left_open() and taken is not None and not carried:
-                counted = f"; counted as {yaml_value(taken)}"
-            elif key in self.reading.no_effect or key in self.file.about.no_effect:
+            if key in self.file.about.no_effect:
                 continue
-            else:
-                counted = ""
-            yield f"{key}{'' if place == self.file.name else f' ({place})'}: {one['why']}{counted}"
+            place = f"line {place}" if place.isdigit() else place.strip()
+            said = [place] if place != self.file.name else []
+            if key in self.file.left_open() and self.file.defaults.get(key) is not None:
+                said.append(f"counted as {yaml_value(self.file.defaults[key])}")
+            lines.setdefault(one["why"], []).append(f"{key} ({', '.join(said)})" if said else key)
+        yield from (f"{', '.join(keys)}: {why}" for why, keys in lines.items())
 
     def _summary(self) -> str:
         """Whether it fits, the smallest change that does, and that there is more to read."""
@@ -470,13 +491,16 @@ class ConfigurationReport:
             device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
         has, but = f"{device} has {limit:.3g}", ""
         if fit.fits == "unknown" and self.between:
-            ends = (
-                f"{', '.join(f'{key}: {yaml_value(value)}' for key, value in values.items())}"
-                f" {'it needs ' * (place == 0)}about {need / GIB:.3g} GiB"
-                for place, (values, need) in enumerate(self.between)
-            )
+            (least, low), (largest, high) = self.between
+            ends = ["the values that need least", "those that need most"]
+            if len(least) <= FEW:
+                ends = [
+                    ", ".join(f"{key}: {yaml_value(value)}" for key, value in end.items())
+                    for end in (least, largest)
+                ]
             return (
-                f"Whether it fits depends on what is not known: with {', with '.join(ends)}; {has}"
+                f"Whether it fits depends on what is not known: with {ends[0]} it needs about"
+                f" {low / GIB:.3g} GiB, with {ends[1]} {high / GIB:.3g}; {has}"
             )
         if refused := [one.text for one in self.findings if one.refused]:
             but = f"; but {self.file.about.name} refuses this file: {refused[0]}"

@@ -432,8 +432,8 @@ class _Reading:
             for name, value in self.code.flags.items():
                 if (key := tool.renamed.get(name, name)) in known_names("trl"):
                     self.put(key, Found(value, made.call), made.call, name)
-        if open_:
-            for key in DECIDING:
+        for key in DECIDING if open_ else ():
+            if key != LENGTH or self.library != "transformers":
                 self.lack(key, open_, made.call)
 
     def _root_of(self, made: Made) -> str:

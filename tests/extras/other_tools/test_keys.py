@@ -224,7 +224,9 @@ def said(tool, case):
     defaults = about.defaults_of(command)
     facts = USUAL | {COMMAND: command} | {key: case[key] for key in FACTS if key in case}
     facts |= generation_facts(tool, {**defaults, **values}, 1)
-    found = by_rules(about, Known(values=values, defaults=defaults, facts=facts))
+    found = by_rules(
+        (*about.findings, *general_rules()), Known(values=values, defaults=defaults, facts=facts)
+    )
     general = {rule["id"] for rule in general_rules()}
     return {one.id: one for one in found if one.id not in general}
 
