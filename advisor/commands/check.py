@@ -151,11 +151,12 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
-    """Check data, a trainer's configuration or a run, and say what is wrong with it.
+    """Check data, a training's script or configuration, or a run, and say what is wrong with it.
 
-    Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
-    the GPU, how long it takes, and what to change. A run, of any trainer that writes
-    trainer_state.json, or ours: whether it learned.
+    Data: what they can train. A Python script, a notebook, a configuration of TRL, LLaMA-Factory,
+    Axolotl or Unsloth: whether it fits the GPU, and what to change; with an error text beside it,
+    why it ran out of memory. A run, of any trainer that writes trainer_state.json, or ours:
+    whether it learned.
     """
     for line in all_extras().warnings():
         say(f"warning: {line}")

@@ -47,10 +47,34 @@ trainer.train()
 )
 UNSLOTH = [
     "%%capture\n!pip install unsloth",
-    'from unsloth import FastLanguageModel\nmax_seq_length = 2048\nmodel, tokenizer = FastLanguageModel.from_pretrained(\n    model_name = "unsloth/Qwen2.5-7B-Instruct",\n    max_seq_length = max_seq_length,\n    load_in_4bit = True,\n)',
-    'model = FastLanguageModel.get_peft_model(model, r = 16, lora_alpha = 16, use_gradient_checkpointing = "unsloth")',
+    """\
+from unsloth import FastLanguageModel
+max_seq_length = 2048
+model, tokenizer = FastLanguageModel.from_pretrained(
+    model_name = "unsloth/Qwen2.5-7B-Instruct",
+    max_seq_length = max_seq_length,
+    load_in_4bit = True,
+)""",
+    """\
+model = FastLanguageModel.get_peft_model(
+    model, r = 16, lora_alpha = 16, use_gradient_checkpointing = "unsloth"
+)""",
     "# Training\ngpu = torch.cuda.get_device_properties(0)\n!nvidia-smi",
-    "from trl import SFTTrainer, SFTConfig\nfrom unsloth import is_bfloat16_supported\ntrainer = SFTTrainer(\n    model = model,\n    tokenizer = tokenizer,\n    train_dataset = dataset,\n    args = SFTConfig(\n        per_device_train_batch_size = 16,\n        gradient_accumulation_steps = 1,\n        max_steps = 60,\n        bf16 = is_bfloat16_supported(),\n        fp16 = not is_bfloat16_supported(),\n    ),\n)",
+    """\
+from trl import SFTTrainer, SFTConfig
+from unsloth import is_bfloat16_supported
+trainer = SFTTrainer(
+    model = model,
+    tokenizer = tokenizer,
+    train_dataset = dataset,
+    args = SFTConfig(
+        per_device_train_batch_size = 16,
+        gradient_accumulation_steps = 1,
+        max_steps = 60,
+        bf16 = is_bfloat16_supported(),
+        fp16 = not is_bfloat16_supported(),
+    ),
+)""",
 ]
 
 
@@ -151,7 +175,7 @@ SHAPES = {  # code before `per_device_train_batch_size=N` -> what N is found to 
     "class": ("class C:\n    n = 6\nN = C.n", 6),
     "object": ("class C:\n    def __init__(self, n=6):\n        self.n = n\nN = C(n=7).n", 7),
     "dataclass": ("@dataclass\nclass C:\n    n: int = 6\nc = C()\nN = c.n", 6),
-    "flag": ("p = argparse.ArgumentParser()\np.add_argument('--n', type=int, default=9)\na = p.parse_args()\nN = a.n", 9),
+    "flag": ("p = ArgumentParser()\np.add_argument('--n', default=9)\nN = p.parse_args().n", 9),
     "environment": ("N = int(os.environ.get('N', '12'))", 12),
     "branch": ("BIG = False\nif BIG:\n    N = 4\nelse:\n    N = 2", 2),
     "either": ("N = 4 if torch.cuda.is_bf16_supported() else 2", 4),
