@@ -82,7 +82,7 @@ def changes(document):
         (entries(FALLING, held_out=[1.2, 1.0, 1.1, 1.3]), "better", {"overfits"}, {"epochs": 2, "keep": "best"}),
         (entries(FALLING, held_out=[2.2, 2.4, 2.6, 3.0]), "worse", {"overfits"}, {"epochs": 0.75, "keep": "best"}),
         (entries(FALLING, held_out=[1.2, 1.0, 0.9, 0.8]), "better", {"still-falling"}, {"epochs": 6}),
-        (entries(FLAT), "not distinguishable", {"no-change"}, {"learning_rate": 0.0006}),
+        (entries(FLAT, rate=5e-5), "not distinguishable", {"no-change"}, {"learning_rate": 0.00015}),
         (entries(RISING), "worse", {"diverged"}, {"learning_rate": 6.67e-05, "warmup": 0.05}),
         (entries([*FALLING[:9], 30.0, *FALLING[10:]]), "better", {"jumps"}, {}),
         (entries(ZEROS, norm=[NAN] * 40), "worse", {"nan-hidden"}, {"weights_dtype": "bfloat16", "attention": "sdpa"}),
@@ -218,6 +218,23 @@ def test_a_long_log_is_read_fast(check):
     began = time.process_time()
     assert check(log)["learned"]["verdict"] == "better"
     assert time.process_time() - began < 10
+
+
+def test_a_run_of_ours_that_overfits_says_from_when(check):
+    """The curve of its held-out loss counts, and what its result is made of."""
+    record = json.loads((RECORDS / "finished.json").read_text())
+    curve = {"best_step": 20, "best_loss": 1.0, "last_step": 80, "last_loss": 1.3}
+    for kept, result, change in ((20, "run/x", None), (80, None, {"keep": "best"})):
+        held_out = {**curve, "kept_step": kept, "planned_steps": 90}
+        record["stages"][-1] |= {"folder": "x", "held_out": held_out}
+        Path("run").mkdir(exist_ok=True)
+        Path("run/run.json").write_text(json.dumps(record))
+        document = check(path="run")
+        learned = document["learned"]
+        assert (learned["overfits_from_step"], learned["best_checkpoint"]) == (20, result)
+        assert learned["steps"]["planned"] == 90
+        (found,) = (one for one in learned["findings"] if one["id"] == "run/held-out")
+        assert found["set"] == change
 
 
 @pytest.mark.parametrize("name", ["finished", "failed"])
