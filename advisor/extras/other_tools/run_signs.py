@@ -243,7 +243,8 @@ class Signs:
         found: Facts = {}
         curves = filter(None, (curve(self.log.of(name)) for name in ACCURACIES))
         if self.objective in PAIRS and (ranked := next(curves, None)):
-            found |= {"accuracy": ranked.last, "percent": round(100 * ranked.last)}
+            share = fmean(ranked.values[-max(1, len(ranked.values) // 3) :])  # batches are small
+            found |= {"accuracy": share, "percent": round(100 * share)}
         chosen, rejected = (curve(self.log.of(f"logps/{one}")) for one in ("chosen", "rejected"))
         if chosen is not None and rejected is not None and chosen.moved + rejected.moved == -2:
             found |= {"fall_from": chosen.first, "fall_to": chosen.last}

@@ -85,23 +85,32 @@ def changes(document):
         (entries(FLAT, rate=5e-5), "not distinguishable", {"no-change"}, {"learning_rate": 0.00015}),
         (entries(FLAT), "not distinguishable", {"no-change"}, {"holdout": 0.1}),
         (entries(FALLING, rate=[*[1e-4] * 20, *ZEROS[:20]]), "better", {"rate-ended"}, {}),
-        (entries([15.0, *[20.0 + at % 9 for at in range(39)]]), "worse", {"above-guessing"}, {"learning_rate": 6.67e-05}),
+        (entries([15.0, *[20.0 + at % 9 for at in range(39)]]),
+         "worse", {"above-guessing"}, {"learning_rate": 6.67e-05}),
         (entries(RISING), "worse", {"diverged"}, {"learning_rate": 6.67e-05, "warmup": 0.05}),
         (entries([*FALLING[:9], 30.0, *FALLING[10:]]), "better", {"jumps"}, {}),
-        (entries(ZEROS, norm=[NAN] * 40), "worse", {"nan-hidden"}, {"weights_dtype": "bfloat16", "attention": "sdpa"}),
+        (entries(ZEROS, norm=[NAN] * 40),
+         "worse", {"nan-hidden"}, {"weights_dtype": "bfloat16", "attention": "sdpa"}),
         (entries([*FALLING[:20], *[NAN] * 20]), "worse", {"nan-later"}, {"learning_rate": 6.67e-05}),
         (entries(FALLING, norm=[NAN, *ONES[1:]]), "better", {"nan-skipped"}, {}),
         (entries(ZEROS), "not distinguishable", {"nothing-trained"}, {}),
-        (entries([*noisy([2 * 0.7**at for at in range(20)]), *ZEROS[:20]]), "better", {"all-by-heart"}, {"epochs": 1}),
+        (entries([*noisy([2 * 0.7**at for at in range(20)]), *ZEROS[:20]]),
+         "better", {"all-by-heart"}, {"epochs": 1}),
         (entries(FLAT, norm=0.0), "not distinguishable", {"no-gradient"}, {}),
         (entries(FLAT, rate=0.0), "not distinguishable", {"rate-zero"}, {"warmup": 0.05}),
         (entries(FALLING, held_out=[NAN, NAN]), "better", {"nan-held-out"}, {}),
         (entries(FALLING[:3]), "better", {"few-steps"}, {"epochs": 6}),
         (entries([]), "not measured", {"nothing-logged"}, {}),
-        (entries(FALLING, **{"rewards/margins": ZEROS, "rewards/accuracies": [0.5] * 40}), "better", {"pairs-by-chance"}, {}),
-        (entries(FALLING, **{"rewards/margins": noisy(range(40)), "logps/chosen": noisy(range(-100, -140, -1)), "logps/rejected": noisy(range(-100, -180, -2))}), "better", {"pairs-both-fall"}, {}),
-        (entries(ZEROS, reward=noisy([0.5] * 40), frac_reward_zero_std=[0.9] * 40), "not distinguishable", {"reward-flat", "rewards-equal"}, {"generations": 16}),
-        (entries(ZEROS, reward=noisy([at / 40 for at in range(40)]), kl=noisy([at / 10 for at in range(40)]), **{"completions/clipped_ratio": [0.8] * 40}), "better", {"answers-cut", "kl-grows"}, {"response_tokens": 2048, "learning_rate": 6.67e-05}),
+        (entries(FALLING, **{"rewards/margins": ZEROS, "rewards/accuracies": [0.5] * 40}),
+         "better", {"pairs-by-chance"}, {}),
+        (entries(FALLING, **{"rewards/margins": noisy(range(40)), "logps/chosen": noisy(range(-100, -140, -1)),
+         "logps/rejected": noisy(range(-100, -180, -2))}),
+         "better", {"pairs-both-fall"}, {}),
+        (entries(ZEROS, reward=noisy([0.5] * 40), frac_reward_zero_std=[0.9] * 40),
+         "not distinguishable", {"reward-flat", "rewards-equal"}, {"generations": 16}),
+        (entries(ZEROS, reward=noisy([at / 40 for at in range(40)]), kl=noisy([at / 10 for at in range(40)]),
+         **{"completions/clipped_ratio": [0.8] * 40}),
+         "better", {"answers-cut", "kl-grows"}, {"response_tokens": 2048, "learning_rate": 6.67e-05}),
     ],
 )  # fmt: skip
 def test_what_a_log_shows_is_named_with_what_to_change(check, log, verdict, found, change):
@@ -207,6 +216,7 @@ def test_faults_of_a_state_come_together(call, tmp_path, text, said):
 
 def test_no_value_breaks_it(check):
     """Numbers that are huge, tiny, negative or none, in any place, give an answer."""
+    check(entries([5e-324, *FALLING[1:]], held_out=[5e-324, 1.0]))
     odd = [NAN, float("inf"), -1e308, 1e308, 5e-324, -1.0, 0.0, None, "1e999"]
     for value in odd:
         for key in ("loss", "grad_norm", "learning_rate", "epoch", "eval_loss", "reward"):
