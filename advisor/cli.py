@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "chat": "Chat with what was trained, beside its base model.",
     "export": "Write a plan or the result of a run in another form.",
-    "check": "Check data or a trainer's configuration, and say what is wrong with it.",
+    "check": "Check data, a training script, a configuration or a run, and say what is wrong.",
     "estimate": "Estimate memory and time for a plan, a single configuration, or a list.",
     "probe": "Show what this machine offers for training.",
     "rules": "List the rules, explain one, or prove them all.",

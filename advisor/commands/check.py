@@ -151,7 +151,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
-    """Check data, a training's script or configuration, or a run, and say what is wrong with it.
+    """Check data, a training script, a configuration or a run, and say what is wrong.
 
     Data: what they can train. A Python script, a notebook, a configuration of TRL, LLaMA-Factory,
     Axolotl or Unsloth: whether it fits the GPU, and what to change; with an error text beside it,
