@@ -243,6 +243,20 @@ class Code:
         """The last part of a name."""
         return str(getattr(node, "attr", None) or getattr(node, "id", ""))
 
+    def made(self, wanted: Callable[[str], bool]) -> list[Made]:
+        """The calls of such names that are not known to be left out."""
+        return [
+            Made(name, call, at, self._root_of(call, at))
+            for name, call, at in self.calls
+            if wanted(name) and self.holds(at.conditions, at) is not False
+        ]
+
+    def _root_of(self, call: ast.Call, at: At) -> str:
+        for name, several in at.scope.names.items():
+            if any(one.value is call for one in several):
+                return name
+        return ""
+
     def base_of(self, name: str, known: Mapping[str, Any]) -> str:
         """The known class that a class of the code derives from, or the name itself."""
         for _ in range(MOST_DEPTH):

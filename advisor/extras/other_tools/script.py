@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from advisor.extras.other_tools.file import (
@@ -23,7 +22,7 @@ from advisor.extras.other_tools.file import (
     take_secrets,
 )
 from advisor.extras.other_tools.notebook import Edit, Source, inserted, replaced, source_of
-from advisor.extras.other_tools.python_values import FORMATS, PARSED, UNKNOWN, At, Code, Found, Made
+from advisor.extras.other_tools.python_values import FORMATS, PARSED, UNKNOWN, Code, Found, Made
 from advisor.extras.other_tools.tool import ANY, VALUES, Tool, known_names, tool_named
 from advisor.ground.errors import InputError
 from advisor.ground.memory_errors import memory_error
@@ -31,64 +30,41 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.yaml_files import LINK, read_shipped
 
+TEXTS = MapOf(of=Text())
+PARTS = {
+    "version": Choice(values=(1,)),
+    "checked": Date(help="the day somebody read the libraries' code"),
+    "sources": ListOf(of=Text(pattern=LINK, such_as="https://...")),
+    "trainers": MapOf(
+        of=Keys(
+            keys={
+                "command": Text(help="the command of TRL that trains the same"),
+                "takes": ListOf(of=Text(), help="the names of its positional arguments"),
+                "why": Text(help="why it is not estimated"),
+            }
+        )
+    ),
+    "configs": MapOf(of=Text(help="the library whose defaults count")),
+    "not_estimated": ListOf(of=ListOf(of=Text(), least=2), help="[start of a class's name, why]"),
+    "calls": MapOf(of=TEXTS, help="call -> its keyword -> the setting"),
+    "defaults": MapOf(of=VALUES, help="library -> setting -> what it is if left out"),
+    "open": MapOf(of=ListOf(of=ANY, least=2), help="setting -> values to look at"),
+    "unsaid": MapOf(of=ListOf(of=Text()), help="library -> findings that do not hold for it"),
+    "objectives": MapOf(of=Text(), help="command that only Python has -> our objective"),
+    "unsloth_yaml": Keys(
+        help="the file of `unsloth train`",
+        keys={"keys": TEXTS, "defaults": VALUES},
+        required=("keys", "defaults"),
+    ),
+}
 SCRIPTS_FILE = Keys(
     help="What is read out of Python code that trains, in the words of TRL's command line",
-    keys={
-        "version": Choice(values=(1,)),
-        "checked": Date(help="the day somebody read the libraries' code"),
-        "sources": ListOf(of=Text(pattern=LINK, such_as="https://...")),
-        "trainers": MapOf(
-            of=Keys(
-                keys={
-                    "command": Text(help="the command of TRL that trains the same"),
-                    "takes": ListOf(of=Text(), help="the names of its positional arguments"),
-                    "why": Text(help="why it is not estimated"),
-                }
-            )
-        ),
-        "configs": MapOf(of=Text(help="the library whose defaults count")),
-        "not_estimated": ListOf(
-            of=ListOf(of=Text(), least=2, most=2), help="[start of a class's name, why]"
-        ),
-        "calls": MapOf(of=MapOf(of=Text()), help="call -> its keyword -> the setting"),
-        "defaults": MapOf(of=VALUES, help="library -> setting -> what it is if left out"),
-        "open": MapOf(of=ListOf(of=ANY, least=2), help="setting -> values to look at"),
-        "unsaid": MapOf(of=ListOf(of=Text()), help="library -> findings that do not hold for it"),
-        "unsloth_yaml": Keys(
-            help="the file of `unsloth train`",
-            keys={"keys": MapOf(of=Text()), "defaults": VALUES},
-            required=("keys", "defaults"),
-        ),
-        "objectives": MapOf(of=Text(), help="command that only Python has -> our objective"),
-    },
-    required=(
-        "version",
-        "checked",
-        "sources",
-        "trainers",
-        "configs",
-        "not_estimated",
-        "calls",
-        "defaults",
-        "open",
-        "objectives",
-        "unsaid",
-        "unsloth_yaml",
-    ),
+    keys=PARTS,
+    required=tuple(PARTS),
 )
 MODEL, LENGTH, BATCH = "model_name_or_path", "max_length", "per_device_train_batch_size"
 FAST = ("FastLanguageModel", "FastModel", "FastVisionModel", "FastTextModel")
-LIBRARIES = MappingProxyType(
-    {
-        "trl": ("TRL", "trl"),
-        "transformers": ("transformers' Trainer", "transformers"),
-        "unsloth": ("Unsloth", "unsloth"),
-    }
-)
-READ = (
-    "read is code that builds one of TRL's or transformers' trainers (SFTTrainer, DPOTrainer,"
-    " GRPOTrainer, RewardTrainer, Trainer, ...), also Unsloth's"
-)
+NAMES = {"trl": "TRL", "transformers": "transformers' Trainer", "unsloth": "Unsloth"}
 # Settings that a call with unknown keywords may hold, and that decide memory.
 DECIDING = (BATCH, LENGTH, "gradient_accumulation_steps", "bf16", "fp16", "optim",
             "gradient_checkpointing", "learning_rate", "num_train_epochs", "max_steps")  # fmt: skip
@@ -96,7 +72,7 @@ NO_DTYPE = (
     "no dtype is given: transformers 5 loads the format of the checkpoint, earlier ones float32"
 )
 NO_LENGTH = "it is None: no row is cut, and the longest one counts"
-OF_ADAPTERS = ("AutoPeftModel", "PeftModel", "PeftModelForCausalLM")
+OF_ADAPTERS = ("AutoPeftModel", "PeftModel")
 
 
 class Setting(NamedTuple):
@@ -251,29 +227,22 @@ def table() -> Mapping[str, Any]:
 @cache
 def library_tool(library: str, start: str) -> Tool:
     """TRL as a tool, under the name of the library that trains."""
-    base, (name, _) = tool_named("trl"), LIBRARIES[library]
-    release = {"trl": base.release, "unsloth": "2026.8"}.get(
-        library, base.made_with["transformers"]
-    )
+    base = tool_named("trl")
+    released = {"trl": base.release, "unsloth": "2026.8", **base.made_with}[library]
     objectives = [
         {"ours": {"objective": ours}, "theirs": {"command": theirs}, "read_only": True}
-        for theirs, ours in table().get("objectives", {}).items()
+        for theirs, ours in table()["objectives"].items()
     ]
     mapping = [
         {**one, "either": [*one["either"], *objectives]} if one.get("about") == "objective" else one
         for one in base.mapping
     ]
-    return Tool(
-        **{
-            **vars(base),
-            "name": name,
-            "release": release,
-            "start": f"{start} {{file}}",
-            "mapping": mapping,
-            "made_with": {**base.made_with, "trl": base.release},
-            "refuses_unknown": False,
-        }
-    )
+    own = {
+        "name": NAMES[library], "release": released, "start": f"{start} {{file}}",
+        "mapping": mapping, "made_with": {**base.made_with, "trl": base.release},
+        "refuses_unknown": False,
+    }  # fmt: skip
+    return Tool(**{**vars(base), **own})
 
 
 def unsloth_states(kept: Any, command: str) -> dict[str, Any]:
@@ -294,12 +263,11 @@ def read_script(path: Path, name: str, text: str, asked: Asked) -> ScriptFile | 
         code = Code(source.tree, asked.bfloat16, asked.flags)
         trainers = table()["trainers"]
         built = [
-            (of, call, at)
-            for by, call, at in code.calls
-            if (of := code.base_of(by, trainers)) in trainers
+            Made(of, one.call, one.at)
+            for one in code.made(lambda _: True)
+            if (of := code.base_of(one.name, trainers)) in trainers
             or (of.endswith("Trainer") and of in code.imported)
         ]
-        built = [one for one in built if code.holds(one[2].conditions, one[2]) is not False]
         if not built:
             return source.commands if is_notebook else text
         return _Reading(source, code, built, asked).file(path, name, text)
@@ -314,28 +282,26 @@ def read_script(path: Path, name: str, text: str, asked: Asked) -> ScriptFile | 
 class _Reading:
     """The settings of the first trainer that is built."""
 
-    def __init__(
-        self, source: Source, code: Code, built: Sequence[tuple[str, ast.Call, At]], asked: Asked
-    ) -> None:
+    def __init__(self, source: Source, code: Code, built: Sequence[Made], asked: Asked) -> None:
         self.source, self.code, self.asked = source, code, asked
-        self.trainer, call, at = built[0]
+        self.trainer = built[0].name
         alike = [one for one in table()["trainers"] if self.trainer.endswith(one)]
         foreign = {**table()["trainers"][max(alike, key=len, default="Trainer")]}
         foreign["why"] = f"what {self.trainer} trains is not estimated"
         self.entry = table()["trainers"].get(self.trainer, foreign)
         self.values: dict[str, Any] = {}
         self.settings: dict[str, Setting] = {}
-        self.calls: dict[str, ast.Call] = {"trainer": call}
+        self.calls: dict[str, ast.Call] = {"trainer": built[0].call}
         self.unknown: dict[str, Found] = {}
         self.notes: list[str] = list(source.notes)
-        self.stated: dict[str, Any] = {}
+        self.adapters: Sequence[Made] = ()  # what wraps the model
+        self.masks: Sequence[str] = ()  # findings that the code's own masks answer
         self.why = self.entry.get("why", "")
         self.library, self.used = "trl", list[str]()  # whose defaults count
-        self.given, self.open = code.keywords(
-            Made(self.trainer, call, at), self.entry.get("takes", ())
-        )
+        self.is_plain = self.trainer in PLAIN_TRAINERS
+        self.given, _ = code.keywords(built[0], self.entry.get("takes", ()))
         if len(built) > 1:
-            lines = ", ".join(self._line(one) for _, one, _ in built[1:])
+            lines = ", ".join(self._line(one.call) for one in built[1:])
             several = "another trainer is" if len(built) == 2 else f"{len(built) - 1} more are"
             self.notes.append(f"read is the first trainer; {several} built ({lines})")
         self._config()
@@ -392,26 +358,18 @@ class _Reading:
         configs, node = table()["configs"], self.calls["trainer"]
         found = self.given.get("args")
         made = found.value if found is not None else None
-        if not isinstance(made, Made) or not self.code.base_of(made.name, configs).endswith(
-            ("Config", "Arguments", "Args")
-        ):
-            several = [
-                Made(name, call, at)
-                for name, call, at in self.code.calls
-                if self.code.base_of(name, configs) in configs
-                and self.code.holds(at.conditions, at) is not False
-            ]
+        ends = ("Config", "Arguments", "Args")
+        if not isinstance(made, Made) or not self.code.base_of(made.name, configs).endswith(ends):
+            several = self.code.made(lambda name: self.code.base_of(name, configs) in configs)
+            if found is None and len(several) != 1:
+                self.library = "transformers" if self.is_plain else "trl"
+                return
             if len(several) != 1:
-                if found is not None and found.plain() is not None:
-                    why = found.why or "what `args` is cannot be followed"
-                    for key in DECIDING:
-                        self.lack(key, why, node)
-                elif found is None:
-                    self.library = "trl" if self.trainer != "Trainer" else "transformers"
+                why = (found.why if found is not None else "") or "what `args` is is not followed"
+                for key in DECIDING if found is not None and found.value is not None else ():
+                    self.lack(key, why, node)
                 return
             made = several[0]
-            if not made.root:
-                made = Made(made.name, made.call, made.at, self._root_of(made))
         base = self.code.base_of(made.name, configs)
         self.library = configs.get(base, "trl")
         given, open_ = self.code.keywords(made, ("output_dir",))
@@ -436,12 +394,6 @@ class _Reading:
             if key != LENGTH or self.library != "transformers":
                 self.lack(key, open_, made.call)
 
-    def _root_of(self, made: Made) -> str:
-        for name, several in made.at.scope.names.items():
-            if any(one.value is made.call for one in several):
-                return name
-        return ""
-
     def _init_kwargs(self, found: Found) -> None:
         if isinstance(found.value, dict):
             self._loaded(found.value, None)
@@ -449,30 +401,19 @@ class _Reading:
     # ------------------------------------------------------------------- the model
 
     def _model(self) -> None:
-        found = self.given.get("model") or self.given.get("model_name")
-        if (later := self.given.get("model_init")) is not None and found is None:
-            found = later
+        found = next((self.given[one] for one in MODELS if one in self.given), None)
         last = self._follow(found) if found is not None else None
         if last is None:
-            loads = [
-                Made(name, call, at)
-                for name, call, at in self.code.calls
-                if name.endswith(".from_pretrained")
-                and _is_model(name.partition(".")[0])
-                and self.code.holds(at.conditions, at) is not False
-            ]
-            if len({one.name for one in loads}) == 1 and len(loads) == 1:
-                last = loads[0]
-                adapters = [one for one in self.code.calls if one[0].endswith("get_peft_model")]
-                if adapters:
-                    self.adapters = [Made(*adapters[0])]
+            loads = self.code.made(lambda name: name.endswith(LOADER) and _is_model(name))
+            last = loads[0] if len(loads) == 1 else None
+            wraps = self.code.made(lambda name: name.endswith("get_peft_model"))
+            self.adapters = wraps[:1] if last is not None else self.adapters
         if last is None and self.asked.model is not None:
             last = Found(self.asked.model, self.calls["trainer"])
         if last is None:
             why = found.why if found is not None else "no model is handed to the trainer"
-            options = found.options if found is not None else ()
-            self.lack(MODEL, why or "the code that loads it cannot be followed",
-                      self.calls["trainer"], options)  # fmt: skip
+            options, why = found.options if found is not None else (), why or "it is not followed"
+            self.lack(MODEL, why, self.calls["trainer"], options)
             return
         if isinstance(last, Found):
             self.put(MODEL, last, self.calls["trainer"], "model")
@@ -495,9 +436,6 @@ class _Reading:
             self.put(MODEL, Found(self.asked.model, last.call), None, "")
         elif MODEL not in self.values:
             self.lack(MODEL, "it is not named where it is loaded", last.call)
-
-    adapters: Sequence[Made] = ()
-    masks: Sequence[str] = ()  # findings that the code's own masks answer
 
     def _follow(self, found: Found) -> Made | Found | None:
         """The call that loads the trained model, or its name; on the way what wraps it."""
@@ -522,7 +460,7 @@ class _Reading:
             given, _ = self.code.keywords(made, ("model", "peft_config"))
             if last == "from_pretrained" and not owner.startswith(OF_ADAPTERS):
                 self.adapters = wraps
-                return made if _is_model(owner) else None
+                return made if _is_model(made.name) else None
             if last == "from_pretrained":
                 self.lack("lora_r", "the adapter that is loaded says it", made.call)
                 self.values["use_peft"] = True
@@ -533,13 +471,10 @@ class _Reading:
                 on = given.get("use_gradient_checkpointing")
                 if on is None or on.known:
                     kept = Found(on is None or bool(on.value), on.node if on else made.call)
-                    self.put(
-                        "gradient_checkpointing", kept, made.call, "use_gradient_checkpointing"
-                    )
-            inner = given.get("model") or next(iter(given.values()), None)
-            if inner is None:
+                    self.put(KEPT, kept, made.call, f"use_{KEPT}")
+            if not given:
                 return None
-            found = inner
+            found = given.get("model") or next(iter(given.values()))
         return None
 
     def _loaded(self, given: Mapping[str, Found], call: ast.Call | None) -> None:
@@ -578,18 +513,18 @@ class _Reading:
                 self.used.append("unsloth")
                 self.values["use_peft"] = True
                 self.settings["use_peft"] = Setting(call, call, "")
-                given = self.take("FastLanguageModel.get_peft_model", made, ("model", "r"))
+                self.values.pop(KEPT, None)  # what the settings of the trainer say has no effect
+                self.take("FastLanguageModel.get_peft_model", made, ("model", "r"))
                 return
             given, _ = self.code.keywords(made, ("model", "peft_config"))
             found = given.get("peft_config")
-        if found is None:
-            for name, one, at in self.code.calls:
-                if name == "add_adapter" and one.args:
-                    found = self.code.value(one.args[0], at)
-                    call = one
-        if found is None or (found.known and found.value is None):
-            if "use_peft" not in self.values:
-                self.values["use_peft"] = False
+        for one in self.code.made(lambda name: name == "add_adapter") if found is None else ():
+            found, call = (
+                next(iter(self.code.keywords(one, ("config",))[0].values()), None),
+                one.call,
+            )
+        if found is None or found.value is None:
+            self.values.setdefault("use_peft", False)
             return
         made = found.value
         if isinstance(made, Made) and made.name == "LoraConfig":
@@ -601,8 +536,8 @@ class _Reading:
             self.values["use_peft"] = True
             self.why = self.why or f"{made.name}: of adapters only LoRA is estimated from Python"
         else:
-            self.lack("use_peft", found.why or "what the adapter is cannot be followed", found.node)
-            self.lack("lora_r", found.why or "what the adapter is cannot be followed", found.node)
+            for key in ("use_peft", "lora_r"):
+                self.lack(key, found.why or "what the adapter is is not followed", found.node)
 
     # ------------------------------------------------------------------- the rest
 
@@ -624,24 +559,17 @@ class _Reading:
         for _ in range(20):
             if not isinstance(made, Made) or made.name.rpartition(".")[2] in LOADS:
                 break
-            given, _ = self.code.keywords(made, ("model",))
-            inner = [one.value for one in given.values() if isinstance(one.value, Made)]
+            inner = [one.value for one in self.code.keywords(made, ("model",))[0].values()]
             if isinstance(made.call.func, ast.Attribute):
-                owner = self.code.value(made.call.func.value, made.at)
-                inner.insert(0, owner.value)
+                inner.insert(0, self.code.value(made.call.func.value, made.at).value)
             made = next((one for one in inner if isinstance(one, Made)), None)
-        if not isinstance(made, Made) or made.name.rpartition(".")[2] not in LOADS:
-            several = [one for one in self.code.calls if one[0].rpartition(".")[2] in LOADS]
-            made = Made(*several[0]) if len(several) == 1 else None
+        if not isinstance(made, Made):
+            several = self.code.made(lambda name: name.rpartition(".")[2] in LOADS)
+            made = several[0] if len(several) == 1 else None
         if made is None:
-            why = (
-                found.why
-                if found is not None and found.why
-                else "what loads the rows is not followed"
-            )
-            self.lack(
-                "dataset_name", why, found.node if found is not None else self.calls["trainer"]
-            )
+            why = found.why if found is not None else ""
+            node = found.node if found is not None else self.calls["trainer"]
+            self.lack("dataset_name", why or "what loads the rows is not followed", node)
             return
         by = made.name.rpartition(".")[2]
         given, _ = self.code.keywords(made, ("path", "name") if by == "load_dataset" else ("path",))
@@ -668,46 +596,22 @@ class _Reading:
         self.settings["datasets"] = Setting(made.call, made.call, "path")
 
     def _rest(self) -> None:
-        names = {name.rpartition(".")[2] for name, _, _ in self.code.calls}
-        for name, call, at in self.code.calls:
-            last = name.rpartition(".")[2]
-            if last == "gradient_checkpointing_enable" and self.code.holds(at.conditions, at):
-                self.values["gradient_checkpointing"] = True
-                self.unknown.pop("gradient_checkpointing", None)
-                self.settings["gradient_checkpointing"] = Setting(call, None, "")
-        if names & {"train_on_responses_only", "DataCollatorForCompletionOnlyLM"}:
+        for one in self.code.made(lambda name: name.endswith(f"{KEPT}_enable")):
+            if self.code.holds(one.at.conditions, one.at):
+                self.unknown.pop(KEPT, None)
+                self.values.pop(KEPT, None)
+                self.put(KEPT, Found(True, one.call), None, "")
+        if self.code.made(lambda name: name.rpartition(".")[2] in MASKS):
             self.values.setdefault("completion_only_loss", True)
             self.masks = MASKED
-        self._tokenized_length(self.trainer in PLAIN_TRAINERS)
-        formats = {"dtype", "bf16", "fp16"} & {*self.values, *self.unknown}
-        if (
-            "unsloth" in self.used
-            and formats
-            and not any(self.values.get(one) is not None for one in formats)
-        ):
+        self._tokenized_length()
+        formats = [one for one in ("dtype", "bf16", "fp16") if one in self.values]
+        if "unsloth" in self.used and formats and not any(map(self.values.get, formats)):
+            self.values = {k: one for k, one in self.values.items() if k not in formats}
             loaded = self.calls.get("FastLanguageModel.from_pretrained", self.calls["trainer"])
-            found = self.code.on_bfloat16(loaded, "bfloat16", "float16")
-            for one in formats:
-                self.values.pop(one, None)
-            self.put("dtype", found, None, "")
-        kept = self.values.get("gradient_checkpointing")
-        if isinstance(kept, str):
-            self.values["gradient_checkpointing"] = kept.lower() not in ("false", "none", "")
-        if "unsloth" in self.used:
-            command = self.entry.get("command", "")
-            self.stated = unsloth_states("unsloth" if kept is None else kept, command)
-        if self.values.pop("full_finetuning", False) is True:
-            self.values["load_in_4bit"] = False
-        if self.values.get("bnb_4bit_quant_type") == "fp4":
-            self.values["bnb_4bit_quant_type"] = "nf4"
-            self.notes.append("fp4 is counted as nf4, which takes the same memory")
-        model = self.values.get(MODEL)
-        if isinstance(model, str) and model.lower().endswith("-bnb-4bit"):
-            if self.values.get("load_in_4bit") is not True:
-                self.notes.append(f"{model} is stored in 4 bit, and loaded so")
-            self.values["load_in_4bit"] = True
+            self.put("dtype", self.code.on_bfloat16(loaded, "bfloat16", "float16"), None, "")
 
-    def _tokenized_length(self, is_plain: bool) -> None:
+    def _tokenized_length(self) -> None:
         """The length that the code's own tokenizer calls cut rows to: TRL's trainers have one of
         their own, and only what `.map` calls is before them.
         """
@@ -722,14 +626,13 @@ class _Reading:
         found: list[tuple[Found, ast.Call | None, str]] = []
         for name, call, at in self.code.calls:
             given = {one.arg: one.value for one in call.keywords}
-            if not is_plain and getattr(at.scope.node, "name", "") not in mapped:
+            if not self.is_plain and getattr(at.scope.node, "name", "") not in mapped:
                 continue
-            if "max_length" in given and {"truncation", "padding"} & given.keys():
-                found.append((self.code.value(given["max_length"], at), call, "max_length"))
-            elif "model_max_length" in given and name.endswith(".from_pretrained"):
-                one = self.code.value(given["model_max_length"], at)
-                found.append((one, call, "model_max_length"))
-        if not is_plain and not found:
+            keyword = "max_length" if {"truncation", "padding"} & given.keys() else ""
+            keyword = "model_max_length" if name.endswith(LOADER) else keyword
+            if keyword in given:
+                found.append((self.code.value(given[keyword], at), call, keyword))
+        if not self.is_plain and not found:
             return
         for node, at in self.code.slices if not found else ():
             if LENGTH_NAME.search(Code.last_name(node)):
@@ -738,43 +641,59 @@ class _Reading:
         if found and all(one == plain[0] for one in plain):
             self.put(LENGTH, *found[0])
         elif found:
-            options = [one for one in plain if isinstance(one, int)]
-            why = next(
-                (one.why for one, _, _ in found if one.why), "rows are cut to several lengths"
-            )
-            self.lack(LENGTH, why, found[0][0].node, tuple(dict.fromkeys(options)))
+            why = next((one.why for one, _, _ in found if one.why), "rows are cut in several ways")
+            options = dict.fromkeys(one for one in plain if isinstance(one, int))
+            self.lack(LENGTH, why, found[0][0].node, tuple(options))
         else:
             self.lack(LENGTH, "no call of the tokenizer says it", self.calls["trainer"])
 
     def file(self, path: Path, name: str, text: str) -> ScriptFile:
         """What was read, as a file of TRL."""
-        is_plain = self.trainer in PLAIN_TRAINERS
-        library = "transformers" if is_plain else "trl"
+        library = "transformers" if self.is_plain else "trl"
         library = "unsloth" if "unsloth" in self.used else library
         start = "jupyter execute" if path.suffix.lower() == ".ipynb" else "python"
         about, defaults = library_tool(library, start), dict[str, Any]()
-        for layer in (self.library, *dict.fromkeys(self.used), *["trainer"] * is_plain):
+        for layer in (self.library, *dict.fromkeys(self.used), *["trainer"] * self.is_plain):
             defaults |= table()["defaults"][layer]
-        said = "transformers' Trainer is read as `trl sft`, which is nearest" if is_plain else ""
         for key, one in self.unknown.items():  # one of those that the code chooses between
             plain = [option for option in one.options if not isinstance(option, Made)]
             defaults |= {key: plain[0]} if plain else {}
         given = {key: value for key, value in self.values.items() if key not in self.unknown}
-        secrets = take_secrets(given)
-        values = {key: value for key, value in given.items() if value is not None}
+        secrets, kept = take_secrets(given), given.get(KEPT)
+        is_unsloth, command = library == "unsloth", self.entry.get("command", "sft")
+        values = self._counted({key: one for key, one in given.items() if one is not None})
         first = f"judged by what {about.name} does in the release known here ({about.release})"
+        said = "transformers' Trainer is read as `trl sft`, which is nearest"
         return ScriptFile(
             path=path, name=name, text=text, about=about, values=values, secrets=secrets, marks={},
-            command=Command(self.entry.get("command", "sft"), said), meant=dict(values),
+            command=Command(command, said if self.is_plain else ""), meant=dict(values),
             notes=[first, *dict.fromkeys(self.notes)], source=self.source, settings=self.settings,
             calls=self.calls, left_out=self.unknown, own_defaults=defaults, given=given,
-            judged_as="trainer" if is_plain else "",
+            judged_as="trainer" if self.is_plain else "", not_estimated=self.why, asked=self.asked,
             unsaid=[*self.masks, *table()["unsaid"].get(library, ())],
-            not_estimated=self.why, asked=self.asked,
-            stated=self.stated, ran_out=memory_error(self.source.outputs),
+            stated=unsloth_states(kept or "unsloth", command) if is_unsloth else {},
+            ran_out=memory_error(self.source.outputs),
         )  # fmt: skip
 
+    def _counted(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What the values come to: as TRL says it, and as the library takes it."""
+        if isinstance(kept := values.get(KEPT), str):
+            values[KEPT] = kept.lower() not in ("false", "none", "")
+        if values.pop("full_finetuning", False) is True:
+            values["load_in_4bit"] = False
+        if values.get("bnb_4bit_quant_type") == "fp4":
+            values["bnb_4bit_quant_type"] = "nf4"
+            self.notes.append("fp4 is counted as nf4, which takes the same memory")
+        if str(values.get(MODEL)).lower().endswith("-bnb-4bit"):
+            if values.get("load_in_4bit") is not True:
+                self.notes.append(f"{values[MODEL]} is stored in 4 bit, and loaded so")
+            values["load_in_4bit"] = True
+        return values
 
+
+MODELS = ("model", "model_name", "model_init")
+LOADER, KEPT = ".from_pretrained", "gradient_checkpointing"
+MASKS = ("train_on_responses_only", "DataCollatorForCompletionOnlyLM")
 LENGTH_NAME = re.compile(r"(?i)(max|cut|block|seq|context).*(len|size|off)")
 MASKED = (
     "trl/questions-not-masked", "trl/learns-the-questions", "trl/answers-of-no-conversation",
@@ -785,6 +704,7 @@ LOADS = ("load_dataset", "load_from_disk", "from_json", "from_csv", "from_parque
 OF_DATA = ("path", "name", "data_files", "data_dir", "split", "path_or_paths", "dataset_path")
 
 
-def _is_model(owner: str) -> bool:
-    """Whether a class loads a model, not a tokenizer or a configuration."""
-    return not owner.endswith(("Tokenizer", "TokenizerFast", "Processor", "Config", "Extractor"))
+def _is_model(name: str) -> bool:
+    """Whether a loader is that of a model, not of a tokenizer or a configuration."""
+    ends = ("Tokenizer", "TokenizerFast", "Processor", "Config", "Extractor")
+    return not name.rpartition(".")[0].endswith(ends)
