@@ -145,8 +145,13 @@ def script_line(text: str) -> tuple[str, dict[str, Any]] | None:
     for words in _commands(text):
         for at, word in enumerate(words):
             if word.endswith(".py") and at and not word.startswith("-"):
-                return word, _flag_values(_flags("trl", words[at + 1 :])[1], None)
+                return word, flag_values(words[at + 1 :])
     return None
+
+
+def flag_values(words: Sequence[Any]) -> dict[str, Any]:
+    """The flags among the words of a command line."""
+    return _flag_values(_flags("trl", [str(one) for one in words])[1], None)
 
 
 def _commands(text: str) -> Iterator[list[str]]:

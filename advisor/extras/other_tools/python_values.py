@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from advisor.extras.other_tools.file import flag_values
+from advisor.extras.other_tools.yaml_text import read_word
+
 UNKNOWN: Any = object()
-MOST_STEPS, MOST_DEPTH = 60_000, 60  # of following
+MOST_STEPS, MOST_DEPTH, MOST_ROOTS = 60_000, 60, 5  # of following
 MOST_SIZE = 10**15  # of a number; of a text a thousandth of a billionth
 MOST_TEXT = 4_000
 FORMATS = ("bfloat16", "float16", "float32", "half", "float", "uint8", "int8")
@@ -48,6 +51,7 @@ PLAIN: Mapping[str, Callable[..., Any]] = {
 OF_TEXT = ("lower", "upper", "strip", "replace", "split", "rstrip", "lstrip")
 PARSERS = ("parse_args_into_dataclasses", "parse_args_and_config", "parse_yaml_file")
 FLAGS = ("parse_args", "parse_known_args")
+DEFAULTS = ("field", "Field", "Option", "Argument")  # a call in the place of a default
 BY_GPU = "decided by the GPU that is asked about"
 BRAIN_FLOAT = ("is_bfloat16_supported", "is_bf16_supported", "is_torch_bf16_gpu_available")
 
@@ -59,7 +63,7 @@ class Found(Struct, frozen=True):
 
     value: Any
     node: ast.expr  # that says it
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # whose default it is: --lr, name of main(); or BY_GPU
     why: str = ""
     options: tuple[Any, ...] = ()  # what an unknown one may be: plain values, or objects
 
@@ -78,12 +82,15 @@ class Found(Struct, frozen=True):
         return UNKNOWN if isinstance(self.value, Made) else self.value
 
 
+Conditions = tuple[tuple["ast.expr | None", bool], ...]
+
+
 class At(NamedTuple):
     """A place in the order of the code, with the conditions it stands under."""
 
     scope: Scope
     order: int
-    conditions: tuple[tuple[ast.expr | None, bool], ...] = ()
+    conditions: Conditions = ()
 
 
 class Made(Struct, frozen=True):
@@ -92,7 +99,8 @@ class Made(Struct, frozen=True):
     name: str  # of what is called, without its module: SFTConfig, FastLanguageModel.from_pretrained
     call: ast.Call
     at: At
-    root: str = ""  # the name that it was first assigned to, whose attributes are set later
+    roots: tuple[tuple[Scope, str], ...] = ()  # names that it has, whose attributes are set later
+    parsed: bool = False  # a command line fills it
 
 
 class Assigned(NamedTuple):
@@ -125,8 +133,10 @@ class Code:
         self.functions: dict[str, tuple[Any, Scope]] = {}
         self.classes: dict[str, tuple[ast.ClassDef, Scope]] = {}
         self.imports: dict[str, str] = {}  # name here -> dotted name
-        self._order = self._steps = 0
+        self._order = self._steps = self._cut = 0
+        self._known: dict[tuple[int, int], Found] = {}
         self._open: set[tuple[int, int]] = set()
+        self._bound: set[int] = set()  # calls whose arguments are looked at
         self.module = Scope(tree, None)
         self._walk(tree.body, self.module, ())
 
@@ -160,10 +170,10 @@ class Code:
             for node in ast.walk(child):
                 if isinstance(node, ast.Call):
                     self._call(node, at)
-                elif isinstance(node, ast.Slice) and isinstance(
-                    node.upper, ast.Name | ast.Attribute
-                ):
-                    self.slices.append((node.upper, at))
+                elif isinstance(node, ast.Slice) and node.upper is not None:
+                    last = node.upper.right if isinstance(node.upper, ast.BinOp) else node.upper
+                    if isinstance(last, ast.Name | ast.Attribute):  # [:n], [i : i + n]
+                        self.slices.append((last, at))
         if isinstance(one, ast.Assign | ast.AnnAssign | ast.AugAssign):
             value, why = one.value, ""
             if isinstance(one, ast.AugAssign):
@@ -218,6 +228,8 @@ class Code:
         if isinstance(owner, ast.Name):
             if owner.id == "self" and scope.parent is not None:
                 scope = scope.parent  # the class: what any of its methods sets
+            else:
+                scope = _owner(owner.id, scope)
             scope.fields.setdefault(owner.id, []).append((key, one))
 
     def called(self, function: ast.expr) -> str:
@@ -246,16 +258,14 @@ class Code:
     def made(self, wanted: Callable[[str], bool]) -> list[Made]:
         """The calls of such names that are not known to be left out."""
         return [
-            Made(name, call, at, self._root_of(call, at))
+            Made(name, call, at, self._roots(call, at))
             for name, call, at in self.calls
             if wanted(name) and self.holds(at.conditions, at) is not False
         ]
 
-    def _root_of(self, call: ast.Call, at: At) -> str:
-        for name, several in at.scope.names.items():
-            if any(one.value is call for one in several):
-                return name
-        return ""
+    def _roots(self, call: ast.Call, at: At) -> tuple[tuple[Scope, str], ...]:
+        names = at.scope.names.items()
+        return tuple((at.scope, key) for key, n in names if any(one.value is call for one in n))
 
     def base_of(self, name: str, known: Mapping[str, Any]) -> str:
         """The known class that a class of the code derives from, or the name itself."""
@@ -284,16 +294,24 @@ class Code:
             return _unknown(node, f"`{name}` comes from {self.imports[name]}, which is not read")
         return _unknown(node, f"`{name}` is assigned nowhere")
 
-    def holds(self, conditions: Sequence[tuple[ast.expr | None, bool]], at: At) -> bool | None:
+    def holds(self, conditions: Conditions, at: At) -> bool | None:
         """Whether all conditions hold; None: it is not known."""
+        return self._judged(conditions, at)[0]
+
+    def _judged(self, conditions: Conditions, at: At) -> tuple[bool | None, tuple[str, ...]]:
+        """The same, and what that rests on."""
         all_known: bool | None = True
+        notes: tuple[str, ...] = ()
         for test, wanted in conditions:
-            value = UNKNOWN if test is None else self.value(test, at).plain()
-            if value is UNKNOWN:
+            found = None if test is None else self.value(test, at)
+            value = UNKNOWN if found is None else found.plain()
+            if found is None or value is UNKNOWN:
                 all_known = None
-            elif bool(value) is not wanted:
-                return False
-        return all_known
+                continue
+            notes = (*notes, *found.notes)
+            if bool(value) is not wanted:
+                return False, notes
+        return all_known, notes
 
     def _settled(
         self,
@@ -304,22 +322,26 @@ class Code:
     ) -> Found:
         """What the last assignment before a place leaves; from elsewhere: what all agree on."""
         before = [one for one in several if at is None or one.at.order < at.order]
-        left: list[Found] = []
+        left, notes = list[Found](), tuple[str, ...]()
         for one in reversed(before):
             around = at.conditions[: len(one.at.conditions)] if at is not None else ()
-            is_same = around == one.at.conditions
-            holds = True if is_same else self.holds(one.at.conditions, one.at)
+            holds: bool | None = True
+            if around != one.at.conditions:
+                holds, more = self._judged(one.at.conditions, one.at)
+                notes = (*notes, *more)
             if holds is False:
                 continue
             left.append(self._assigned(one, node))
             if holds and at is not None:
-                return _agreed(left, node)
+                return _noted(_agreed(left, node), *notes)
         given = self._parameter(*parameter, node) if parameter is not None else None
         if given is not None:
             left.append(given)
         elif not before:  # a loop assigns it further down
             left = [self._assigned(one, node) for one in several]
-        return _agreed(left, node) if left else _unknown(node, "no assignment of it is reached")
+        if not left:
+            return _unknown(node, "no assignment of it is reached")
+        return _noted(_agreed(left, node), *notes)
 
     def _assigned(self, one: Assigned, node: ast.expr) -> Found:
         if one.value is None:
@@ -354,21 +376,53 @@ class Code:
             skip = 1
             if called == "__init__" and isinstance(scope.parent.node, ast.ClassDef):
                 called = scope.parent.node.name
-        given = []
+        default = _default_of(function.args, name, names, alone)
+        place = names.index(name) - skip if name in names else None
+        given, left_out = list[Found](), False
         for by, call, at in self.calls:
-            if by.rsplit(".", 1)[-1] == called and (id(call), 0) not in self._open:
-                one = self._argument(call, at, name, names.index(name) - skip if name in names
-                                     else None)  # fmt: skip
-                if one is not None:
-                    given.append(one)
+            is_method = isinstance(call.func, ast.Attribute)
+            if by.rsplit(".", 1)[-1] != called or (is_method and not skip):
+                continue
+            if id(call) not in self._bound:
+                self._bound.add(id(call))
+                one = self._argument(call, at, name, place)
+                self._bound.discard(id(call))
+                given += [one] if one is not None else []
+                left_out |= one is None
+        if left_out and default is not None:
+            given.append(self._default(self.value(default, At(scope.parent or scope, 0)), node))
         if given:
             return _agreed(given, node)
-        default = _default_of(function.args, name, names, alone)
+        if (declared := self._declared(function, name)) is not None:
+            return declared
         if default is None:
             return _unknown(node, f"a parameter of {function.name}(), which nothing here calls")
-        found = self.value(default, At(scope.parent or scope, 0))
-        note = f"the default of {function.name}()'s parameter {name}; a call may change it"
+        found = self._default(self.value(default, At(scope.parent or scope, 0)), node)
+        note = f"{name} of {function.name}()"
         return _noted(found, note)
+
+    def _declared(self, function: Any, name: str) -> Found | None:
+        """The default that an option of click, written above a function, gives its parameter."""
+        for one in function.decorator_list:
+            if isinstance(one, ast.Call) and self.called(one.func) == "option":
+                words = [str(word.value) for word in one.args if isinstance(word, ast.Constant)]
+                if name in [word.lstrip("-").replace("-", "_") for word in words]:
+                    given = {keyword.arg: keyword.value for keyword in one.keywords}
+                    if "default" in given:
+                        found = self.value(given["default"], At(self.module, 0))
+                        return _noted(found, f"--{name}")
+        return None
+
+    def _default(self, found: Found, node: ast.expr) -> Found:
+        """What field(), Field() or Option() gives if nothing is said."""
+        made = found.value
+        if not isinstance(made, Made) or made.name.rpartition(".")[2] not in DEFAULTS:
+            return found
+        given, _ = self.keywords(made, ("default",))
+        factory = next((k.value for k in made.call.keywords if k.arg == "default_factory"), None)
+        if isinstance(factory, ast.Lambda):
+            return self.value(factory.body, made.at)
+        return given.get("default") or _unknown(node, "its default is made by a function")
 
     def _argument(self, call: ast.Call, at: At, name: str, place: int | None) -> Found | None:
         for one in call.keywords:
@@ -408,13 +462,25 @@ class Code:
             else:
                 shown = ast.unparse(one.value)[:60]
                 open_ = f"**{shown}: {several.why or 'it is no map that stands here'}"
-        if made.root:
-            for key, later in made.at.scope.fields.get(made.root, ()):
-                if self.holds(later.at.conditions, later.at) is not False:
-                    found[key] = self._assigned(later, later.value or made.call)
+        for scope, name in made.roots:
+            found = self._changed(found, scope.fields.get(name, ()), made.call)
         return found, open_
 
-    def field_of(self, made: Made, key: str, node: ast.expr) -> Found:
+    def _changed(
+        self, found: dict[str, Found], later: Sequence[tuple[str, Assigned]], node: ast.expr
+    ) -> dict[str, Found]:
+        """A map with what is set on it later."""
+        for key, one in later:
+            holds, notes = self._judged(one.at.conditions, one.at)
+            if holds is not False:
+                new = _noted(self._assigned(one, node), *notes)
+                sometimes = _unknown(node, "it is set under a condition that is not known")
+                new = new if holds else _agreed([new, found.get(key, sometimes)], node)
+                found = {**found, key: new}
+        return found
+
+    def field_of(self, made: Made, key: str, node: ast.expr, at: At | None = None) -> Found:
+        """An attribute of an object."""
         given, open_ = self.keywords(made, self.fields(made.name))
         if key in given:
             return given[key]
@@ -426,36 +492,32 @@ class Code:
             own, scope = self.classes[made.name]
             later = [one for name, one in scope.fields.get("self", ()) if name == key]
             if later:
-                return self._settled(later, node, None)
+                return self._of_self(later, node, at)
             if key in scope.names:
-                found = self._settled(scope.names[key], node, None)
-                if isinstance(found.value, Made) and found.value.name == "field":
-                    inner, _ = self.keywords(found.value)
-                    found = inner.get("default") or _unknown(node, "a default that is made")
-                    if "default_factory" in inner:
-                        found = self._from_factory(scope.names[key][-1], node)
-                if made.root == PARSED:
-                    found = _noted(found, f"the default of --{key}; a flag changes it")
-                    if key in self.flags:
-                        found = Found(self.flags[key], node)
-                return found
+                found = self._default(self._settled(scope.names[key], node, None), node)
+                if made.parsed and key in self.flags:
+                    return Found(self.flags[key], node)
+                return _noted(found, f"--{key}") if made.parsed else found
             if not own.bases:
                 break
-            made = Made(self.called(own.bases[0]), made.call, made.at, made.root)
-        if made.root == PARSED:
+            made = Made(self.called(own.bases[0]), made.call, made.at, (), made.parsed)
+        if made.parsed:
             if key in self.flags:
                 return Found(self.flags[key], node)
             return _unknown(node, f"a flag of the command line gives it (--{key})")
         return _unknown(node, open_ or f"`{key}` of {made.name}() is not known")
 
-    def _from_factory(self, one: Assigned, node: ast.expr) -> Found:
-        call = one.value
-        for keyword in call.keywords if isinstance(call, ast.Call) else ():
-            if keyword.arg == "default_factory" and isinstance(keyword.value, ast.Lambda):
-                return self.value(keyword.value.body, one.at)
-        return _unknown(node, "its default is made by a function")
+    def _of_self(self, several: Sequence[Assigned], node: ast.expr, at: At | None) -> Found:
+        """What the methods of a class set: those of one method in order, None as not yet."""
+        own = [one for one in several if at is not None and one.at.scope is at.scope]
+        if at is not None and any(one.at.order < at.order for one in own):
+            return self._settled(own, node, at)
+        last = {id(one.at.scope): one for one in several if one.at is not at}
+        left = [self._assigned(one, node) for one in last.values()]
+        return _agreed([one for one in left if one.value is not None] or left, node)
 
     def fields(self, name: str) -> list[str]:
+        """The annotated fields of a class, in order."""
         if name not in self.classes:
             return []
         return [
@@ -468,12 +530,19 @@ class Code:
         """A value of argparse: what the command line says, else its default."""
         if key in self.flags:
             return Found(self.flags[key], node)
+        words = [self.value(one, made.at).plain() for one in made.call.args[:1]]
+        if words and words[0] is not None:
+            if words[0] is UNKNOWN:
+                return _unknown(node, f"words that the code makes give it (--{key})")
+            said = flag_values(words[0])
+            if key in said:
+                return Found(said[key], node)
         for name, call, at in self.calls:
             if name.rsplit(".", 1)[-1] not in ("add_argument", "set_defaults"):
                 continue
             given = {one.arg: one.value for one in call.keywords}
             if name.endswith("set_defaults") and key in given:
-                return _noted(self.value(given[key], at), f"the default of --{key}")
+                return _noted(self.value(given[key], at), f"--{key}")
             words = [one.value for one in call.args if isinstance(one, ast.Constant)]
             named = given.get("dest")
             flags = [str(word).lstrip("-").replace("-", "_") for word in words]
@@ -482,6 +551,9 @@ class Code:
                 continue
             if "default" in given:
                 found = self.value(given["default"], at)
+                kind = PLAIN.get(self.called(given["type"])) if "type" in given else None
+                if kind in (int, float) and isinstance(found.value, str):
+                    found = Found(read_word(found.value), found.node, found.notes)
             elif isinstance(action := given.get("action"), ast.Constant) and str(
                 action.value
             ).startswith("store_"):
@@ -490,33 +562,41 @@ class Code:
                 return _unknown(node, f"the command line gives it ({flag})")
             if found.known and found.value is None:
                 return _unknown(node, f"the command line gives it ({flag}), by default nothing")
-            return _noted(found, f"the default of {flag}; a flag changes it")
+            return _noted(found, flag)
         return _unknown(node, f"the command line gives it (--{key})")
 
     # ------------------------------------------------------------------- expressions
 
     def value(self, node: ast.expr, at: At) -> Found:
         """What an expression is at a place of the code."""
-        self._steps += 1
         key = (id(node), at.order)
+        if key in self._known:
+            return self._known[key]
+        self._steps += 1
         if key in self._open or len(self._open) > MOST_DEPTH or self._steps > MOST_STEPS:
+            self._cut += 1
             return _unknown(node, "it is followed no further")
         self._open.add(key)
+        cut = self._cut
         try:
-            return self._value(node, at)
+            found = self._value(node, at)
         except (ArithmeticError, TypeError, ValueError, AttributeError, LookupError):
-            return _unknown(node, f"`{_shown(node)}` is not computed here")
+            found = _unknown(node, f"`{_shown(node)}` is not computed here")
         finally:
             self._open.discard(key)
+        if cut == self._cut and not self._bound:  # it does not hang on what was asked for
+            self._known[key] = found
+        return found
 
     def _value(self, node: ast.expr, at: At) -> Found:
         if isinstance(node, ast.Constant):
             return Found(node.value, node)
         if isinstance(node, ast.Name):
             found = self.name(node.id, node, at)
-            if isinstance(found.value, Made) and not found.value.root:
-                made = found.value
-                return Found(Made(made.name, made.call, made.at, node.id), found.node, found.notes)
+            if isinstance(made := found.value, Made) and len(made.roots) < MOST_ROOTS:
+                roots = dict.fromkeys((*made.roots, (_owner(node.id, at.scope), node.id)))
+                made = Made(made.name, made.call, made.at, tuple(roots), made.parsed)
+                return Found(made, found.node, found.notes)
             return self._with_fields(found, node.id, at)
         if isinstance(node, ast.List | ast.Tuple | ast.Set):
             return Found([self.value(one, at) for one in node.elts], node)
@@ -560,13 +640,11 @@ class Code:
 
     def _with_fields(self, found: Found, name: str, at: At) -> Found:
         """A map with the keys that are set on it later."""
-        later = at.scope.fields.get(name, ())
+        fields = _owner(name, at.scope).fields.get(name, ())
+        later = [one for one in fields if one[1].at.order < at.order]
         if not isinstance(found.value, dict) or not later:
             return found
-        added = {
-            key: self._assigned(one, found.node) for key, one in later if one.at.order < at.order
-        }
-        return Found({**found.value, **added}, found.node, found.notes)
+        return Found(self._changed(found.value, later, node=found.node), found.node, found.notes)
 
     def _either(self, node: ast.BoolOp, at: At) -> Found:
         is_or = isinstance(node.op, ast.Or)
@@ -614,7 +692,9 @@ class Code:
         if isinstance(owner.value, dict):
             return owner.value.get(node.attr) or _unknown(node, f"it has no `{node.attr}`")
         if isinstance(owner.value, Made):
-            return self.field_of(owner.value, node.attr, node)
+            if node.attr == "__dict__":
+                return self._as_map(owner, node)
+            return self.field_of(owner.value, node.attr, node, at)
         return _unknown(node, owner.why or f"`{_shown(node)}` is not known")
 
     def _item(self, node: ast.Subscript, at: At) -> Found:
@@ -653,6 +733,8 @@ class Code:
                     return _unknown(node, inner.why)
                 given = {**inner.value, **given}
             return _unknown(node, open_) if open_ else Found(given, node)
+        if last in ("asdict", "vars") and node.args:
+            return self._as_map(self.value(node.args[0], at), node)
         if last in ("get", "getenv"):
             return self._got(node, last, at)
         if name == "getattr" and len(node.args) > 1 and _shown(node.args[0]) == "torch":
@@ -677,6 +759,14 @@ class Code:
             return self._returned(last, node)
         return Found(Made(name, node, at), node)
 
+    def _as_map(self, found: Found, node: ast.expr) -> Found:
+        """The fields of an object of one of the code's classes."""
+        made = found.value
+        if not isinstance(made, Made) or made.name not in self.classes:
+            return _unknown(node, found.why or f"what `{_shown(node)}` holds is not known")
+        names = [*self.fields(made.name), *self.keywords(made)[0]]
+        return Found({name: self.field_of(made, name, node) for name in names}, node)
+
     def on_bfloat16(self, node: ast.expr, with_it: Any, without: Any) -> Found:
         """What holds on a GPU with bfloat16, or without it."""
         if self.bfloat16 is None:
@@ -698,8 +788,7 @@ class Code:
         variable = _shown(node.args[0]) if node.args else "a variable"
         if len(node.args) < 2:
             return _unknown(node, f"the environment gives it ({variable})")
-        note = f"the default of the environment's {variable}"
-        return _noted(self.value(node.args[1], at), note)
+        return _noted(self.value(node.args[1], at), f"{variable} of the environment")
 
     def _parsed(self, parser: Found, node: ast.Call, at: At) -> Found:
         """The objects that a parser of dataclasses makes of a command line."""
@@ -709,7 +798,7 @@ class Code:
         several = first.elts if isinstance(first, ast.Tuple | ast.List) else [first]
         empty = ast.Call(ast.Name("x"), [], [])
         made = [
-            Found(Made(self.called(one), ast.copy_location(empty, node), at, PARSED), node)
+            Found(Made(self.called(one), ast.copy_location(empty, node), at, (), True), node)
             for one in several
         ]
         return Found(made, node)
@@ -724,7 +813,14 @@ class Code:
         return _agreed(left, node) if left else _unknown(node, f"{name}() is not run")
 
 
-PARSED = "--"  # the root of what a command line fills
+def _owner(name: str, scope: Scope) -> Scope:
+    """The scope whose name it is, seen from another one."""
+    found: Scope | None = scope
+    while found is not None and (
+        name not in found.names or (found is not scope and _is_class(found))
+    ):
+        found = found.parent
+    return found or scope
 
 
 def _own_expressions(one: ast.stmt) -> Iterator[ast.expr]:

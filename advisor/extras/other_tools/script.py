@@ -22,7 +22,7 @@ from advisor.extras.other_tools.file import (
     take_secrets,
 )
 from advisor.extras.other_tools.notebook import Edit, Source, inserted, replaced, source_of
-from advisor.extras.other_tools.python_values import FORMATS, PARSED, UNKNOWN, Code, Found, Made
+from advisor.extras.other_tools.python_values import BY_GPU, FORMATS, UNKNOWN, Code, Found, Made
 from advisor.extras.other_tools.tool import ANY, VALUES, Tool, known_names, tool_named
 from advisor.ground.errors import InputError
 from advisor.ground.memory_errors import memory_error
@@ -294,6 +294,8 @@ class _Reading:
         self.calls: dict[str, ast.Call] = {"trainer": built[0].call}
         self.unknown: dict[str, Found] = {}
         self.notes: list[str] = list(source.notes)
+        self.on: dict[bool, list[str]] = {}  # True: what the GPU decides; False: defaults
+        self.followed: set[ast.Call] = set()
         self.adapters: Sequence[Made] = ()  # what wraps the model
         self.masks: Sequence[str] = ()  # findings that the code's own masks answer
         self.why = self.entry.get("why", "")
@@ -324,15 +326,22 @@ class _Reading:
         if value is None and keyword == LENGTH:
             found, value = Found(UNKNOWN, found.node, (), NO_LENGTH), UNKNOWN
         if value is UNKNOWN:
-            why = found.why or "it is an object that the code makes"
+            made = found.value.name if isinstance(found.value, Made) else ""
+            why = found.why or (f"what {made}() gives is not known" if made else "it is no value")
             self.unknown[key] = Found(UNKNOWN, found.node, (), why, found.options)
             self.settings[key] = Setting(found.node, call, keyword)
             return
         if isinstance(value, str | int | float | list | dict) or value is None:
             self.values[key] = value
             self.settings[key] = Setting(found.node, call, keyword)
-            place = self._line(found.node)
-            self.notes += [f"{key}: {note} ({place})" for note in found.notes]
+            self.rests(key, found)
+
+    def rests(self, key: str, found: Found) -> None:
+        """Note whose default a value is, or that the GPU decides it."""
+        for note in dict.fromkeys(found.notes if key not in tool_named("trl").no_effect else ()):
+            said = [] if note in (BY_GPU, f"--{key}") else [note]
+            where = ", ".join([*said, self._line(found.node)])
+            self.on.setdefault(note == BY_GPU, []).append(f"{key} ({where})")
 
     def lack(self, key: str, why: str, node: ast.expr, options: Sequence[Any] = ()) -> None:
         """Say that a setting is not known."""
@@ -358,13 +367,17 @@ class _Reading:
         configs, node = table()["configs"], self.calls["trainer"]
         found = self.given.get("args")
         made = found.value if found is not None else None
-        ends = ("Config", "Arguments", "Args")
+        ends, replaced = ("Config", "Arguments", "Args"), dict[str, Found]()
+        if isinstance(made, Made) and made.name.rpartition(".")[2] == "replace":
+            replaced, _ = self.code.keywords(made, ("of",))
+            changed = replaced.pop("of", None)
+            made = changed.value if changed is not None else None
         if not isinstance(made, Made) or not self.code.base_of(made.name, configs).endswith(ends):
             several = self.code.made(lambda name: self.code.base_of(name, configs) in configs)
             if found is None and len(several) != 1:
                 self.library = "transformers" if self.is_plain else "trl"
                 return
-            if len(several) != 1:
+            if len(several) != 1 or isinstance(made, Made):
                 why = (found.why if found is not None else "") or "what `args` is is not followed"
                 for key in DECIDING if found is not None and found.value is not None else ():
                     self.lack(key, why, node)
@@ -373,7 +386,9 @@ class _Reading:
         base = self.code.base_of(made.name, configs)
         self.library = configs.get(base, "trl")
         given, open_ = self.code.keywords(made, ("output_dir",))
-        for name in self.code.fields(made.name):
+        given |= replaced
+        fields = self.code.fields(made.name)
+        for name in fields:
             if name not in given:
                 given[name] = self.code.field_of(made, name, made.call)
         self.calls["config"] = made.call
@@ -383,9 +398,10 @@ class _Reading:
                 self._init_kwargs(one)
                 continue
             key = tool.renamed.get(keyword, keyword)
-            if key in known_names("trl") or one.plain() is not UNKNOWN:
+            is_own = keyword in fields and key not in known_names("trl")  # of the code, for itself
+            if not is_own and (key in known_names("trl") or one.plain() is not UNKNOWN):
                 self.put(key, one, made.call, keyword)
-        if made.root == PARSED:
+        if made.parsed:
             open_ = "a flag of the command line gives it"
             for name, value in self.code.flags.items():
                 if (key := tool.renamed.get(name, name)) in known_names("trl"):
@@ -442,6 +458,10 @@ class _Reading:
         wraps: list[Made] = []
         for _ in range(20):
             made = found.value
+            if isinstance(made, Made):
+                if made.call in self.followed:
+                    return None
+                self.followed.add(made.call)
             if isinstance(made, str):
                 self.adapters = wraps
                 return found
@@ -494,7 +514,9 @@ class _Reading:
                 self.used.append("bitsandbytes")
             elif isinstance(made, Made):
                 self.why = self.why or f"{made.name}: this kind of quantisation is not estimated"
-            elif not found.known:
+            elif found.known:
+                self.rests("load_in_4bit", found)
+            else:
                 self.lack("load_in_4bit", found.why, found.node, (True, False))
         self.used.append("model")
         if not {"dtype", "load_in_4bit", "load_in_8bit"} & {*self.values, *self.unknown}:
@@ -525,6 +547,8 @@ class _Reading:
             )
         if found is None or found.value is None:
             self.values.setdefault("use_peft", False)
+            if found is not None:
+                self.rests("use_peft", found)
             return
         made = found.value
         if isinstance(made, Made) and made.name == "LoraConfig":
@@ -663,6 +687,8 @@ class _Reading:
         is_unsloth, command = library == "unsloth", self.entry.get("command", "sft")
         values = self._counted({key: one for key, one in given.items() if one is not None})
         first = f"judged by what {about.name} does in the release known here ({about.release})"
+        for by_gpu, what in ((True, BY_GPU), (False, BY_DEFAULT)):
+            self.notes += [f"{what}: {', '.join(self.on[by_gpu])}"] if by_gpu in self.on else []
         said = "transformers' Trainer is read as `trl sft`, which is nearest"
         return ScriptFile(
             path=path, name=name, text=text, about=about, values=values, secrets=secrets, marks={},
@@ -691,6 +717,7 @@ class _Reading:
         return values
 
 
+BY_DEFAULT = "defaults that a flag, a call or the environment may change"
 MODELS = ("model", "model_name", "model_init")
 LOADER, KEPT = ".from_pretrained", "gradient_checkpointing"
 MASKS = ("train_on_responses_only", "DataCollatorForCompletionOnlyLM")

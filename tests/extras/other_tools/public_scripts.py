@@ -44,8 +44,8 @@ def said(document: Mapping[str, Any], key: str) -> Any:
     found: dict[str, Any] = {name: one["value"] for name, one in document.get("found", {}).items()}
     names = (key, *ALSO.get(key, ()))
     read = next((found[name] for name in names if name in found), SILENT)
-    by_gpu = [note for note in document.get("notes", ()) if "decided by the GPU" in note]
-    if key == "precision" and any(note.split(":")[0] in names for note in by_gpu):
+    by_gpu = "".join(one for one in document.get("notes", ()) if "decided by the GPU" in one)
+    if key == "precision" and any(f" {name} (" in by_gpu for name in names):
         return "unknown"  # without a GPU, which only the command names
     if key == "precision" and key not in found:
         dtype = WORDS.get(str(found.get("dtype")), SILENT)

@@ -183,8 +183,16 @@ SHAPES = {  # code before `per_device_train_batch_size=N` -> what N is found to 
     "function": ("def f(n=2):\n    return n\nN = f(n=5)", 5),
     "unpacked": ("N, M = 3, 4", 3),
     "text": ("N = int(f'{1}{2}')", 12),
+    "asdict": ("@dataclass\nclass C:\n    n: int = 6\nN = asdict(C(n=3))['n']", 3),
+    "words": ("p = ArgumentParser()\np.add_argument('--n', default=9)\nN = p.parse_args(['--n', '3']).n", 3),
+    "set-later": ("class C:\n    n = 6\nc = C()\nc.n = 2\nN = c.n", 2),
+    "method": ("class C:\n    def a(self):\n        self.n = 5\n    def b(self):\n"
+        "        return self.n\nN = C().b()", 5),
+    "option": ("def f(n=Option(4)):\n    return n\nN = f()", 4),
+    "left-out": ("def train(n=4):\n    return n\nmodel.train(7)\nN = train()", 4),
 }  # fmt: skip
 OPEN = {  # the same, where it is not known -> a part of the reason
+    "sometimes": ("class C:\n    n = 6\nc = C()\nif cond():\n    c.n = 2\nN = c.n", "set under a condition"),
     "several": ("if cond():\n    N = 4\nelse:\n    N = 2", "chooses between 2 or 4 (lines 7, 9)"),
     "read": ("N = int(open('n').read())", "is not computed"),
     "loop": ("for N in (1, 2):\n    pass", "a loop"),
@@ -245,6 +253,25 @@ def test_the_trainer_that_is_built_decides_the_method(check, built, command, obj
     assert found["plan"]["update"] == "full"
     _, more = check(text + "SFTTrainer(model=m)\n")
     assert any("another trainer is built (line " in note for note in more["notes"])
+
+
+SETTINGS = {  # code before SFTTrainer(..., args=A) -> what its batch is
+    "set-later": ("A = SFTConfig(per_device_train_batch_size=8)\nA.per_device_train_batch_size = 2", 2),
+    "map": ("C = {'per_device_train_batch_size': 8}\nC.update(per_device_train_batch_size=2)\nA = SFTConfig(**C)", 2),
+    "replaced": ("B = SFTConfig(per_device_train_batch_size=8)\nA = replace(B, per_device_train_batch_size=2)", 2),
+    "made": ("def made(n):\n    return SFTConfig(per_device_train_batch_size=n)\nA = made(2)", 2),
+    "own": ("class Mine(SFTConfig):\n    per_device_train_batch_size: int = 2\nA = Mine()", 2),
+    "other": ("B = SFTConfig(per_device_train_batch_size=8)\nA = other(B)", None),
+    "parsed": ("A = HfArgumentParser(SFTConfig).parse_args_into_dataclasses()[0]", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "wanted"), SETTINGS.values(), ids=SETTINGS)
+def test_the_object_of_settings_is_followed(check, before, wanted):
+    """However it is made and changed; None: it is named as not known, and no other one is taken."""
+    _, found = check(f"{HEAD}{before}\nSFTTrainer(model='Qwen/Qwen3-0.6B', args=A)\n")
+    assert values(found).get(KEY) == wanted
+    assert (KEY in {one["key"] for one in found["unknown"]}) == (wanted is None)
 
 
 def test_adapters_are_followed_around_the_model(check):
@@ -324,13 +351,13 @@ def test_the_flags_of_a_command_line_count(check, call):
     assert "--model NAME says it" in found["summary"]
     _, found = check(FLAGS, "--model", "Qwen/Qwen3-0.6B")
     assert found["plan"]["model"] == "Qwen/Qwen3-0.6B"
-    assert any("the default of --batch" in note for note in found["notes"])
+    assert any("(--batch, line 5)" in note for note in found["notes"])
     cells = [f"%%writefile train.py\n{FLAGS}", f"!{COMMAND}"]
     for text, name in ((COMMAND, "run.sh"), (notebook(cells), "run.ipynb")):
         _, found = check(text, name=name)
         expected = ("Qwen/Qwen3-0.6B", 2)
         assert tuple(values(found)[key] for key in ("model_name_or_path", KEY)) == expected
-        assert not any("the default of --batch" in note for note in found["notes"])
+        assert not any("(--batch, line 5)" in note for note in found["notes"])
         assert found["diff"] == []
     trl = "--model_name_or_path Qwen/Qwen3-0.6B --dataset_name acme/x --use_peft --lora_r 4"
     for text, name in (
