@@ -340,6 +340,9 @@ class ConfigurationReport:
             rows = run.rows.rows_total
             tokens = None if rows is None else rows * stage.seq_len
             run = replace(run, rows=Rows(tokens_total=tokens, rows_total=rows))
+        if (share := self._served()) is not None:
+            served = replace(run.stage, options={**run.stage.options, "server_memory": share})
+            run = replace(run, stage=served)
         offloads = any(at_key(values, key) is True for key in about.offloads)
         if (named := values.get("deepspeed")) is not None:
             offloads |= deepspeed_offloads(named, Context(folder=self.file.path.parent))
@@ -352,6 +355,12 @@ class ConfigurationReport:
         )
         device = replace(run.device, counter=WHOLE_PROCESS, offloads=offloads and divides)
         return replace(run, device=device)
+
+    def _served(self) -> float | None:
+        """The share of the GPU that a vLLM in the trainer's process takes; None without one."""
+        is_served = self.known.get("use_vllm") is True and self.known.get("vllm_mode") == "colocate"
+        share = self.known.get("vllm_gpu_memory_utilization")
+        return share if is_served and isinstance(share, float) and 0 < share <= 1 else None
 
     # ----------------------------------------------------------------------- findings and changes
 
