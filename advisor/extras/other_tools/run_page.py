@@ -48,6 +48,9 @@ OURS = "plan."  # before a key of a stage, in the rules
 MOST_CONFIGURATIONS = 20  # files beside a run that are looked at
 SCHEMA_VERSION = 1
 LABEL = 16  # columns
+STEPS = {  # key of the document -> fact
+    "done": "done", "planned": "planned", "epochs": "epoch", "planned_epochs": "epochs",
+}  # fmt: skip
 SAID_ABOVE = ("run/next-step", "run/general-lost")  # in the lines of our own verdict
 
 
@@ -114,7 +117,7 @@ def _other(path: str) -> tuple[dict[str, Any], Sequence[Line]]:
         "overfits_from_step": signs["eval.overfits"],
         "best_step": step,
         "best_checkpoint": None if folder is None else shown_path(folder),
-        "steps": _steps(*(signs[f"steps.{key}"] for key in ("done", "planned", "epoch", "epochs"))),
+        "steps": {name: signs[f"steps.{fact}"] for name, fact in STEPS.items()},
         "findings": [*_findings(signs)],
     }
     numbers["Steps"] = _progress(learned["steps"])
@@ -143,12 +146,6 @@ def _finding(
 ) -> dict[str, Any]:
     found = {"id": id_, "severity": severity, "text": text}
     return {**found, "set": dict(changes) or None, "sources": list(sources)}
-
-
-def _steps(
-    done: int | None, planned: int | None, epochs: float | None, planned_epochs: float | None
-) -> dict[str, Any]:
-    return {"done": done, "planned": planned, "epochs": epochs, "planned_epochs": planned_epochs}
 
 
 def _progress(steps: Mapping[str, Any]) -> str:
@@ -239,7 +236,11 @@ def _ours(path: str) -> tuple[dict[str, Any], Sequence[Line]]:
         "overfits_from_step": overfits,
         "best_step": best,
         "best_checkpoint": result,
-        "steps": _steps(None if stage is None else stage.steps, planned, None, None),
+        "steps": {
+            **dict.fromkeys(STEPS),
+            "done": stage.steps if stage is not None else None,
+            "planned": planned,
+        },
         "findings": sorted(found, key=lambda one: SEVERITIES.index(one["severity"])),
     }
     lines = [(line, "whole") for line in verdict_lines(record, folder)]

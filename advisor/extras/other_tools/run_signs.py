@@ -188,6 +188,11 @@ class Signs:
             later = range(lowest, len(loss.smooth))
             at = next(at for at in later if loss.smooth[at] > low + back / 2)
             found["diverged"] = loss.steps[at]
+        norm = curve(self.log.of("grad_norm"))
+        if norm is not None and len(norm.values) >= FEW and norm.moved > 0:
+            third = len(norm.values) // 3
+            before, after = median(norm.values[:third]), median(norm.values[-third:])
+            found |= {"norm": after, "norm_times": after / before if before else None}
         if self.held_out is not None and self.held_out.last > 0:
             found["times_eval"] = loss.last / self.held_out.last
         jumps = []

@@ -84,6 +84,7 @@ def changes(document):
         (entries(FALLING, held_out=[1.2, 1.0, 0.9, 0.8]), "better", {"still-falling"}, {"epochs": 6}),
         (entries(FLAT, rate=5e-5), "not distinguishable", {"no-change"}, {"learning_rate": 0.00015}),
         (entries(FLAT), "not distinguishable", {"no-change"}, {"holdout": 0.1}),
+        (entries(FALLING, norm=[2 ** (at / 5) for at in range(40)]), "better", {"gradients-grow"}, {"learning_rate": 6.67e-05}),
         (entries(FALLING, rate=[*[1e-4] * 20, *ZEROS[:20]]), "better", {"rate-ended"}, {}),
         (entries([15.0, *[20.0 + at % 9 for at in range(39)]]),
          "worse", {"above-guessing"}, {"learning_rate": 6.67e-05}),
