@@ -10,7 +10,7 @@ from operator import getitem
 
 import pytest
 
-from advisor.commands.mcp_tools import TOOLS
+from advisor.commands.mcp import TOOLS
 from advisor.ground.resources import docs_page
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import schemas
