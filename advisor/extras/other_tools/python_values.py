@@ -21,6 +21,7 @@ from advisor.extras.other_tools.yaml_text import read_word
 
 UNKNOWN: Any = object()
 MOST_STEPS, MOST_DEPTH, MOST_ROOTS = 60_000, 60, 5  # of following
+MOST_VALUES, SHOWN = 5_000, 4  # in one another; of those that code chooses between
 MOST_SIZE = 10**15  # of a number; of a text a thousandth of a billionth
 MOST_TEXT = 4_000
 FORMATS = ("bfloat16", "float16", "float32", "half", "float", "uint8", "int8")
@@ -51,6 +52,7 @@ PLAIN: Mapping[str, Callable[..., Any]] = {
 OF_TEXT = ("lower", "upper", "strip", "replace", "split", "rstrip", "lstrip")
 PARSERS = ("parse_args_into_dataclasses", "parse_args_and_config", "parse_yaml_file")
 FLAGS = ("parse_args", "parse_known_args")
+AT_LINE = "@@"  # before a line in a reason, of all lines of a notebook
 DEFAULTS = ("field", "Field", "Option", "Argument")  # a call in the place of a default
 BY_GPU = "decided by the GPU that is asked about"
 BRAIN_FLOAT = ("is_bfloat16_supported", "is_bf16_supported", "is_torch_bf16_gpu_available")
@@ -73,13 +75,20 @@ class Found(Struct, frozen=True):
 
     def plain(self) -> Any:
         """Plain data all through, or UNKNOWN."""
-        if isinstance(self.value, dict):
-            items = {key: one.plain() for key, one in self.value.items()}
-            return UNKNOWN if UNKNOWN in items.values() else items
-        if isinstance(self.value, list):
-            listed = [one.plain() for one in self.value]
-            return UNKNOWN if any(one is UNKNOWN for one in listed) else listed
-        return UNKNOWN if isinstance(self.value, Made) else self.value
+        with suppress(ValueError, RecursionError):
+            return _plain(self, [0])
+        return UNKNOWN
+
+
+def _plain(found: Found, count: list[int]) -> Any:
+    """Raises ValueError for what is not plain, or far too much."""
+    count[0] += 1
+    value = found.value
+    if value is UNKNOWN or isinstance(value, Made) or count[0] > MOST_VALUES:
+        raise ValueError
+    if isinstance(value, dict):
+        return {key: _plain(one, count) for key, one in value.items()}
+    return [_plain(one, count) for one in value] if isinstance(value, list) else value
 
 
 Conditions = tuple[tuple["ast.expr | None", bool], ...]
@@ -136,6 +145,7 @@ class Code:
         self._order = self._steps = self._cut = 0
         self._known: dict[tuple[int, int], Found] = {}
         self._open: set[tuple[int, int]] = set()
+        self._paths: dict[int, tuple[int, ...] | None] = {}
         self._bound: set[int] = set()  # calls whose arguments are looked at
         self.module = Scope(tree, None)
         self._walk(tree.body, self.module, ())
@@ -149,14 +159,12 @@ class Code:
 
     def _statement(self, one: ast.stmt, at: At) -> None:
         scope, under = at.scope, at.conditions
-        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             own = Scope(one, scope)
-            self.functions.setdefault(one.name, (one, own))
-            self._walk(one.body, own, ())
-            return
-        if isinstance(one, ast.ClassDef):
-            own = Scope(one, scope)
-            self.classes.setdefault(one.name, (one, own))
+            if isinstance(one, ast.ClassDef):
+                self.classes.setdefault(one.name, (one, own))
+            else:
+                self.functions.setdefault(one.name, (one, own))
             self._walk(one.body, own, ())
             return
         if isinstance(one, ast.Import | ast.ImportFrom):
@@ -175,9 +183,8 @@ class Code:
                     if isinstance(last, ast.Name | ast.Attribute):  # [:n], [i : i + n]
                         self.slices.append((last, at))
         if isinstance(one, ast.Assign | ast.AnnAssign | ast.AugAssign):
-            value, why = one.value, ""
-            if isinstance(one, ast.AugAssign):
-                value, why = None, "it is changed in place"
+            is_changed = isinstance(one, ast.AugAssign)
+            value, why = (None, "it is changed in place") if is_changed else (one.value, "")
             for target in one.targets if isinstance(one, ast.Assign) else [one.target]:
                 if value is not None or why:
                     self._assign(target, Assigned(value, at, (), why))
@@ -200,6 +207,9 @@ class Code:
             for handler in one.handlers:
                 self._walk(handler.body, scope, (*under, (None, True)))
             self._walk([*one.orelse, *one.finalbody], scope, under)
+        elif isinstance(one, ast.Match):
+            for case in one.cases:
+                self._walk(case.body, scope, (*under, (None, True)))
 
     def _call(self, node: ast.Call, at: At) -> None:
         self.calls.append((self.called(node.func), node, at))
@@ -262,6 +272,29 @@ class Code:
             for name, call, at in self.calls
             if wanted(name) and self.holds(at.conditions, at) is not False
         ]
+
+    def path(self, at: At) -> tuple[int, ...] | None:
+        """When a place is come to: the order of the calls that lead there; None: none does."""
+        node = at.scope.node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return (at.order,)
+        if id(node) not in self._paths:
+            self._paths[id(node)] = None  # on the way: a call of itself leads nowhere
+            own = at.scope.parent
+            is_method = own is not None and _is_class(own)
+            called = own.node.name if own is not None and _is_class(own) else node.name  # type: ignore[attr-defined]
+            paths = []
+            for by, call, site in self.calls:
+                given = {one.id for one in call.args if isinstance(one, ast.Name)}
+                is_own = is_method or isinstance(call.func, ast.Name)
+                is_call = is_own and by.rsplit(".", 1)[-1] == called
+                if (is_call or node.name in given) and self.holds(
+                    site.conditions, site
+                ) is not False:
+                    paths += [one] if (one := self.path(site)) is not None else []
+            self._paths[id(node)] = min(paths, default=None)
+        before = self._paths[id(node)]
+        return None if before is None else (*before, at.order)
 
     def _roots(self, call: ast.Call, at: At) -> tuple[tuple[Scope, str], ...]:
         names = at.scope.names.items()
@@ -364,26 +397,20 @@ class Code:
         alone = [one.arg for one in function.args.kwonlyargs]
         if name not in (*names, *alone):
             return None
-        if name == "self" and scope.parent is not None and _is_class(scope.parent):
-            own = scope.parent.node
-            assert isinstance(own, ast.ClassDef)
-            made = self._made_by(own.name)
-            return Found(made or Made(own.name, ast.Call(ast.Name(own.name), [], []),
-                                      At(scope, 0)), node)  # fmt: skip
-        called = function.name
-        skip = 0
-        if scope.parent is not None and _is_class(scope.parent):
-            skip = 1
-            if called == "__init__" and isinstance(scope.parent.node, ast.ClassDef):
-                called = scope.parent.node.name
+        own, called = scope.parent, function.name
+        is_method = own is not None and isinstance(own.node, ast.ClassDef)
+        if is_method and own is not None and isinstance(own.node, ast.ClassDef):
+            if name == "self":
+                made = self._made_by(own.node.name)
+                nothing = ast.Call(ast.Name(own.node.name), [], [])
+                return Found(made or Made(own.node.name, nothing, At(scope, 0)), node)
+            called = own.node.name if called == "__init__" else called
         default = _default_of(function.args, name, names, alone)
-        place = names.index(name) - skip if name in names else None
+        place = names.index(name) - is_method if name in names else None
         given, left_out = list[Found](), False
         for by, call, at in self.calls:
-            is_method = isinstance(call.func, ast.Attribute)
-            if by.rsplit(".", 1)[-1] != called or (is_method and not skip):
-                continue
-            if id(call) not in self._bound:
+            is_own = is_method or isinstance(call.func, ast.Name)
+            if by.rsplit(".", 1)[-1] == called and is_own and id(call) not in self._bound:
                 self._bound.add(id(call))
                 one = self._argument(call, at, name, place)
                 self._bound.discard(id(call))
@@ -398,8 +425,7 @@ class Code:
         if default is None:
             return _unknown(node, f"a parameter of {function.name}(), which nothing here calls")
         found = self._default(self.value(default, At(scope.parent or scope, 0)), node)
-        note = f"{name} of {function.name}()"
-        return _noted(found, note)
+        return _noted(found, f"{name} of {function.name}()")
 
     def _declared(self, function: Any, name: str) -> Found | None:
         """The default that an option of click, written above a function, gives its parameter."""
@@ -866,10 +892,13 @@ def _agreed(several: Sequence[Found], node: ast.expr) -> Found:
             return first
         options = [one for place, one in enumerate(plain) if one not in plain[:place]]
         lines = sorted({getattr(one.node, "lineno", 0) for one in several})
-        said = " or ".join(dict.fromkeys(repr(one)[:60] for one in options))
-        of = f"line{'' if len(lines) == 1 else 's'} {', '.join(map(str, lines))}"
-        why = f"the code chooses between {said} ({of})"
-        return _unknown(node, why, tuple(options))
+        said = " or ".join(repr(one)[:60] for one in options[:SHOWN])
+        places = "; ".join(f"{AT_LINE}{line}" for line in lines[:SHOWN])
+        if len(options) > SHOWN:
+            said = f"{len(options)} values, such as {said}"
+            is_number = all(isinstance(one, int | float) for one in options)
+            options = [min(options), max(options)] if is_number else options[:SHOWN]
+        return _unknown(node, f"the code chooses between {said} ({places})", tuple(options))
     why = next((one.why for one in several if one.why), "the code chooses between several")
     objects = [one.value for one in several if isinstance(one.value, Made)]
     return _unknown(

@@ -22,7 +22,15 @@ from advisor.extras.other_tools.file import (
     take_secrets,
 )
 from advisor.extras.other_tools.notebook import Edit, Source, inserted, replaced, source_of
-from advisor.extras.other_tools.python_values import BY_GPU, FORMATS, UNKNOWN, Code, Found, Made
+from advisor.extras.other_tools.python_values import (
+    AT_LINE,
+    BY_GPU,
+    FORMATS,
+    UNKNOWN,
+    Code,
+    Found,
+    Made,
+)
 from advisor.extras.other_tools.tool import ANY, VALUES, Tool, known_names, tool_named
 from advisor.ground.errors import InputError
 from advisor.ground.memory_errors import memory_error
@@ -268,6 +276,8 @@ def read_script(path: Path, name: str, text: str, asked: Asked) -> ScriptFile | 
             if (of := code.base_of(one.name, trainers)) in trainers
             or (of.endswith("Trainer") and of in code.imported)
         ]
+        paths = {id(one): code.path(one.at) for one in built}
+        built.sort(key=lambda one: (paths[id(one)] is None, paths[id(one)] or (one.at.order,)))
         if not built:
             return source.commands if is_notebook else text
         return _Reading(source, code, built, asked).file(path, name, text)
@@ -303,7 +313,7 @@ class _Reading:
         self.is_plain = self.trainer in PLAIN_TRAINERS
         self.given, _ = code.keywords(built[0], self.entry.get("takes", ()))
         if len(built) > 1:
-            lines = ", ".join(self._line(one.call) for one in built[1:])
+            lines = "; ".join(self._line(one.call) for one in built[1:])
             several = "another trainer is" if len(built) == 2 else f"{len(built) - 1} more are"
             self.notes.append(f"read is the first trainer; {several} built ({lines})")
         self._config()
@@ -315,6 +325,10 @@ class _Reading:
 
     def _line(self, node: ast.AST) -> str:
         return self.source.words(getattr(node, "lineno", 0))
+
+    def _placed(self, why: str) -> str:
+        """A reason with its lines as the file counts them."""
+        return re.sub(f"{AT_LINE}(\\d+)", lambda one: self.source.words(int(one[1])), why)
 
     # ------------------------------------------------------------------- one setting
 
@@ -328,7 +342,7 @@ class _Reading:
         if value is UNKNOWN:
             made = found.value.name if isinstance(found.value, Made) else ""
             why = found.why or (f"what {made}() gives is not known" if made else "it is no value")
-            self.unknown[key] = Found(UNKNOWN, found.node, (), why, found.options)
+            self.unknown[key] = Found(UNKNOWN, found.node, (), self._placed(why), found.options)
             self.settings[key] = Setting(found.node, call, keyword)
             return
         if isinstance(value, str | int | float | list | dict) or value is None:
@@ -346,7 +360,7 @@ class _Reading:
     def lack(self, key: str, why: str, node: ast.expr, options: Sequence[Any] = ()) -> None:
         """Say that a setting is not known."""
         if key not in self.values and key not in self.unknown:
-            self.unknown[key] = Found(UNKNOWN, node, (), why, tuple(options))
+            self.unknown[key] = Found(UNKNOWN, node, (), self._placed(why), tuple(options))
 
     def take(self, by: str, made: Made, takes: Sequence[str] = ()) -> dict[str, Found]:
         """Take what a call of scripts.yaml says. Returns its arguments by name."""

@@ -4,6 +4,7 @@ to change in it. Nothing of it is run.
 
 import json
 import re
+import time
 from pathlib import Path
 from random import Random
 
@@ -193,7 +194,7 @@ SHAPES = {  # code before `per_device_train_batch_size=N` -> what N is found to 
 }  # fmt: skip
 OPEN = {  # the same, where it is not known -> a part of the reason
     "sometimes": ("class C:\n    n = 6\nc = C()\nif cond():\n    c.n = 2\nN = c.n", "set under a condition"),
-    "several": ("if cond():\n    N = 4\nelse:\n    N = 2", "chooses between 2 or 4 (lines 7, 9)"),
+    "several": ("if cond():\n    N = 4\nelse:\n    N = 2", "chooses between 2 or 4 (line 7; line 9)"),
     "read": ("N = int(open('n').read())", "is not computed"),
     "loop": ("for N in (1, 2):\n    pass", "a loop"),
     "required": ("p = argparse.ArgumentParser()\np.add_argument('--n', required=True)\nN = p.parse_args().n", "--n"),
@@ -253,6 +254,26 @@ def test_the_trainer_that_is_built_decides_the_method(check, built, command, obj
     assert found["plan"]["update"] == "full"
     _, more = check(text + "SFTTrainer(model=m)\n")
     assert any("another trainer is built (line " in note for note in more["notes"])
+
+
+def test_the_trainer_that_is_reached_first_is_read(check):
+    """Not the one that stands first: a function that nothing calls comes last."""
+    text = f"""{HEAD}
+def unused():
+    DPOTrainer(model="Qwen/Qwen3-0.6B", args=DPOConfig({KEY}=1))
+def second():
+    SFTTrainer(model="Qwen/Qwen3-0.6B", args=SFTConfig({KEY}=2))
+def first():
+    GRPOTrainer(model="Qwen/Qwen3-0.6B", args=GRPOConfig({KEY}=3))
+def main(mode="both"):
+    if mode == "both":
+        first()
+    second()
+main()
+"""
+    _, found = check(text)
+    assert (found["command"], values(found)[KEY]) == ("grpo", 3)
+    assert any("2 more are built (line 10; line 8)" in note for note in found["notes"])
 
 
 SETTINGS = {  # code before SFTTrainer(..., args=A) -> what its batch is
@@ -401,6 +422,25 @@ def test_the_files_for_unsloth_say_the_plan_that_they_were_written_from(call, na
     assert {one.strip().split("=")[0].split(":")[0].removeprefix("per_device_train_") for one in changed} == {
         "batch_size", "gradient_accumulation_steps",
     }  # fmt: skip
+
+
+GROWING = {
+    "maps": "d = {}\n" + "".join(f"d['{n}'] = {{**d}}\n" for n in range(70)) + "N = d",
+    "texts": "N = 'a'\n" + "N = f'{N}{N}'\n" * 70,
+    "lists": "N = []\n" + "N = [N, N]\n" * 70,
+    "branches": "".join(f"if c{n}:\n    N = {n}\n" for n in range(300)),
+    "circle": "def f():\n    return g()\ndef g():\n    return f() + f()\nN = f()",
+}
+
+
+@pytest.mark.parametrize("before", GROWING.values(), ids=GROWING)
+def test_what_doubles_at_each_step_is_given_up_soon(before):
+    """As not known, within seconds."""
+    text, started = f"{HEAD}{before}\n{ARGS.format(f'{KEY}=N')}\n", time.monotonic()
+    found = read_any("train.py", text)
+    assert KEY in found.left_out
+    assert len(found.left_out[KEY].why) < 200
+    assert time.monotonic() - started < 20
 
 
 def test_no_changed_script_ends_in_a_traceback(tmp_path):
