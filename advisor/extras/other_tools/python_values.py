@@ -8,6 +8,7 @@ the reason, and with the values between which the code chooses.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import os.path
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,7 +89,12 @@ def _plain(found: Found, count: list[int]) -> Any:
         raise ValueError
     if isinstance(value, dict):
         return {key: _plain(one, count) for key, one in value.items()}
-    return [_plain(one, count) for one in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_plain(one, count) for one in value]
+    is_plain = value is None or isinstance(value, str | int | float)
+    if not is_plain or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError
+    return value
 
 
 Conditions = tuple[tuple["ast.expr | None", bool], ...]

@@ -37,6 +37,7 @@ from advisor.extras.other_tools.mapping import (
     DATA_KIND,
     NO_DATA,
     CarriedPlan,
+    Lost,
     ReadKeys,
     at_key,
     flat_stage,
@@ -174,7 +175,13 @@ class ConfigurationReport:
         self.document = self._document()
 
     def _carried(self, reading: ReadKeys) -> CarriedPlan:
-        return to_plan(reading, self.file.about.name, self.around, self.longest)
+        carried = to_plan(reading, self.file.about.name, self.around, self.longest)
+        open_ = [
+            Lost(key=key, value=None, why=f"not known: {one.why}; a default stands in the plan")
+            for key, one in self.file.left_out.items()
+            if key not in self.file.about.no_effect and not key.startswith("dataset")
+        ]
+        return replace(carried, lost=(*carried.lost, *open_)) if open_ else carried
 
     def _document(self) -> dict[str, Any]:
         file, fit, carried, reading = self.file, self.fit, self.carried, self.reading

@@ -345,10 +345,9 @@ class _Reading:
             self.unknown[key] = Found(UNKNOWN, found.node, (), self._placed(why), found.options)
             self.settings[key] = Setting(found.node, call, keyword)
             return
-        if isinstance(value, str | int | float | list | dict) or value is None:
-            self.values[key] = value
-            self.settings[key] = Setting(found.node, call, keyword)
-            self.rests(key, found)
+        self.values[key] = value
+        self.settings[key] = Setting(found.node, call, keyword)
+        self.rests(key, found)
 
     def rests(self, key: str, found: Found) -> None:
         """Note whose default a value is, or that the GPU decides it."""

@@ -231,6 +231,8 @@ def test_whether_it_fits_may_hang_on_what_is_not_known(check, call):
     text = SFT.replace("BATCH = 4", "BATCH = int(input())")
     code, found = check(text)
     assert (code, found["verdict"]) == (0, "unknown")
+    lost = {one["key"]: one["why"] for one in found["not_carried"]}
+    assert lost[KEY].endswith("; a default stands in the plan")
     assert "with per_device_train_batch_size: 1 it needs about" in found["summary"]
     _, page, _ = call("check", "train.py", "--gpu", "RTX 4090")
     said = " ".join(page.split())
