@@ -65,6 +65,7 @@ from advisor.situation.of_plan import evaluation_rows, plan_run
 SCHEMA_VERSION = 1
 RATE, MODEL = "learning_rate", "model_name_or_path"
 WHOLE_PROCESS = "nvidia-smi"  # all memory of the process: what has to fit
+SHARED_BYTES = {"nf4": 0.6, "int8": 1.1}  # of a weight that vLLM and trainer hold together
 LIGER = "liger"  # its loss never makes whole logits; without it, all three tools do
 MENDED = ("error", "warning")  # the severities whose changes stand in the diff
 # A configuration names its model itself: its size cannot be said beside it.
@@ -347,7 +348,7 @@ class ConfigurationReport:
             rows = run.rows.rows_total
             tokens = None if rows is None else rows * stage.seq_len
             run = replace(run, rows=Rows(tokens_total=tokens, rows_total=rows))
-        if (share := self._served()) is not None:
+        if (share := self._served(shape, stage)) is not None:
             served = replace(run.stage, options={**run.stage.options, "server_memory": share})
             run = replace(run, stage=served)
         offloads = any(at_key(values, key) is True for key in about.offloads)
@@ -363,11 +364,19 @@ class ConfigurationReport:
         device = replace(run.device, counter=WHOLE_PROCESS, offloads=offloads and divides)
         return replace(run, device=device)
 
-    def _served(self) -> float | None:
+    def _served(self, shape: ModelShape, stage: Stage) -> float | None:
         """The share of the GPU that a vLLM in the trainer's process takes; None without one."""
         is_served = self.known.get("use_vllm") is True and self.known.get("vllm_mode") == "colocate"
-        share = self.known.get("vllm_gpu_memory_utilization")
-        return share if is_served and isinstance(share, float) and 0 < share <= 1 else None
+        share, limit = (
+            self.known.get("vllm_gpu_memory_utilization"),
+            self.hardware.device_memory_bytes,
+        )
+        if not is_served or not isinstance(share, float) or not 0 < share <= 1:
+            return None
+        if self.file.stated.get("shares_weights") and limit:  # they are counted already
+            each = SHARED_BYTES.get(stage.quantization or "", 2.0)
+            share = max(0.01, share - each * shape.params / limit)
+        return share
 
     # ----------------------------------------------------------------------- findings and changes
 

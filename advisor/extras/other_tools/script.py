@@ -254,9 +254,15 @@ def library_tool(library: str, start: str) -> Tool:
 
 
 def unsloth_states(kept: Any, command: str) -> dict[str, Any]:
-    """What an estimate hears of Unsloth: activations that it moves away, a loss in parts."""
+    """What an estimate hears of Unsloth: activations that it moves away, a loss in parts, weights
+    that its vLLM and the trainer hold together.
+    """
     loss = {"loss": "chunked"} if command in ("sft", "grpo") else {}
-    return {**loss, **({"checkpointing": "offload"} if kept == "unsloth" else {})}
+    return {
+        **loss,
+        "shares_weights": True,
+        **({"checkpointing": "offload"} if kept == "unsloth" else {}),
+    }
 
 
 def read_script(path: Path, name: str, text: str, asked: Asked) -> ScriptFile | str:

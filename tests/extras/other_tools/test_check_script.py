@@ -297,6 +297,21 @@ def test_the_object_of_settings_is_followed(check, before, wanted):
     assert (KEY in {one["key"] for one in found["unknown"]}) == (wanted is None)
 
 
+def test_a_vllm_in_the_process_and_16_bit_formats_count(check):
+    """Unsloth's vLLM holds the weights together with the trainer; fp16 is no float32."""
+    load = "from unsloth import FastLanguageModel\nm, t = FastLanguageModel.from_pretrained('Qwen/Qwen3-8B'{})"
+    fast = ", fast_inference=True, gpu_memory_utilization=0.6"
+    grpo = "GRPOTrainer(model=m, reward_funcs=[f], args=GRPOConfig(fp16=True, num_generations=4{}))"
+    served = {}
+    for name, own, more in (("no", "", ""), ("trl", "", ", use_vllm=True"), ("unsloth", fast, "")):
+        _, found = check(f"{HEAD}{load.format(own)}\n{grpo.format(more)}\n", gpu="T4")
+        plan, terms = found["plan"], found["memory"]["terms"]
+        assert (plan["weights_dtype"], plan["precision"]) == ("float16", "mixed")
+        served[name] = sum(one["gib"] for one in terms if "vLLM" in one["name"])
+    assert served["no"] == 0
+    assert 3 < served["unsloth"] < 0.6 * 15
+
+
 def test_adapters_are_followed_around_the_model(check):
     """get_peft_model, prepare_model_for_kbit_training, and what is set on the settings later."""
     text = (
