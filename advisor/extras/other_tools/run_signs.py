@@ -70,10 +70,7 @@ def curve(points: Series) -> Curve | None:
     ]
     # One that went away from its first value and half way back did not move.
     moved = 0 if count < 2 or not beyond or beyond[0] * (last - first) < 0 else 1
-    total, smooth = sum(values[:tail]), list[float]()
-    for at in range(tail, count + 1):
-        smooth.append(total / tail)
-        total += (values[at] if at < count else 0.0) - values[at - tail]
+    smooth = [fmean(values[at : at + tail]) for at in range(count - tail + 1)]
     return Curve(
         steps=steps, values=values, first=first, last=last, spread=spread, noise=noise,
         moved=moved if last > first else -moved, smooth=smooth,
@@ -186,8 +183,9 @@ class Signs:
             found |= {"guesses": True, "diverged": loss.steps[at]}
         elif back > beyond and back >= self.limits["given_back"] * (loss.first - low):
             later = range(lowest, len(loss.smooth))
-            at = next(at for at in later if loss.smooth[at] > low + back / 2)
-            found["diverged"] = loss.steps[at]
+            found["diverged"] = next(
+                (loss.steps[at] for at in later if loss.smooth[at] > low + back / 2), loss.steps[-1]
+            )
         norm = curve(self.log.of("grad_norm"))
         if norm is not None and len(norm.values) >= FEW and norm.moved > 0:
             third = len(norm.values) // 3

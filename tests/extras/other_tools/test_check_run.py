@@ -218,6 +218,7 @@ def test_faults_of_a_state_come_together(call, tmp_path, text, said):
 def test_no_value_breaks_it(check):
     """Numbers that are huge, tiny, negative or none, in any place, give an answer."""
     check(entries([5e-324, *FALLING[1:]], held_out=[5e-324, 1.0]))
+    check(entries([*FALLING, 1e29, *FALLING]))
     odd = [NAN, float("inf"), -1e308, 1e308, 5e-324, -1.0, 0.0, None, "1e999"]
     for value in odd:
         for key in ("loss", "grad_norm", "learning_rate", "epoch", "eval_loss", "reward"):
