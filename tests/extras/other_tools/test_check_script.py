@@ -299,7 +299,11 @@ def test_the_object_of_settings_is_followed(check, before, wanted):
 
 def test_a_vllm_in_the_process_and_16_bit_formats_count(check):
     """Unsloth's vLLM holds the weights together with the trainer; fp16 is no float32."""
-    load = "from unsloth import FastLanguageModel\nm, t = FastLanguageModel.from_pretrained('Qwen/Qwen3-8B'{})"
+    load = (
+        "from unsloth import FastLanguageModel\n"
+        "m, t = FastLanguageModel.from_pretrained('Qwen/Qwen3-8B'{})\n"
+        "m = FastLanguageModel.get_peft_model(m, r=8)"
+    )
     fast = ", fast_inference=True, gpu_memory_utilization=0.6"
     grpo = "GRPOTrainer(model=m, reward_funcs=[f], args=GRPOConfig(fp16=True, num_generations=4{}))"
     served = {}
