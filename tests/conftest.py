@@ -70,20 +70,25 @@ def scaled(count: int) -> int:
 # --------------------------------------------------------------------------- optional features
 
 
+def hide(name: str) -> None:
+    """Make advisor.extras a folder of links to all extras but one."""
+    package = import_module("advisor.extras")
+    links = Path(tempfile.mkdtemp(prefix="extras-"))
+    for path in Path(package.__path__[0]).iterdir():
+        if path.name != name:
+            (links / path.name).symlink_to(path)
+    package.__path__ = [str(links)]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--hide-extra=NAME: the suite as if advisor/extras/NAME were not there, without its tests."""
     parser.addoption("--hide-extra", metavar="NAME", help="test without this folder of extras")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the extra: the package is a folder of links to the others."""
+    """Hide the extra before anything of the product lists them."""
     if name := config.getoption("--hide-extra"):
-        package = import_module("advisor.extras")
-        links = Path(tempfile.mkdtemp(prefix="extras-"))
-        for path in Path(package.__path__[0]).iterdir():
-            if path.name != name:
-                (links / path.name).symlink_to(path)
-        package.__path__ = [str(links)]
+        hide(name)
 
 
 def is_about(path: Path, hidden: str | None) -> bool:

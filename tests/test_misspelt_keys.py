@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,8 @@ from advisor.data.formats import formats
 from advisor.estimate.model.layouts import layouts
 from advisor.estimate.spec import request_of
 from advisor.extras.jobs.skypilot import skypilot_accelerators
-from advisor.extras.other_tools.findings import general_rules
+from advisor.extras.other_tools.findings import shipped_rules
+from advisor.extras.other_tools.script import table
 from advisor.extras.other_tools.tool import TOOL_FILE
 from advisor.ground import resources
 from advisor.ground.errors import InputError
@@ -61,7 +63,8 @@ SHIPPED = [
     ("tools/trl.yaml", "checked", '@: "',
      lambda: read_shipped(rules_dir() / "tools/trl.yaml", shape=TOOL_FILE)),
     ("tools/engines.yaml", "formats", "      - @:", engines.__wrapped__),
-    ("tools/findings.yaml", "severity", "    @: note", general_rules.__wrapped__),
+    ("tools/findings.yaml", "severity", "    @: note", partial(shipped_rules.__wrapped__, "findings")),
+    ("tools/scripts.yaml", "trainers", "@:", table.__wrapped__),
     ("clusters/skypilot.yaml", "accelerators", "@:", skypilot_accelerators.__wrapped__),
     ("refresh.yaml", "days", "@: 240",
      lambda: read_shipped(rules_dir() / "refresh.yaml", shape=REFRESH_FILE)),

@@ -168,7 +168,7 @@ def missing_extra(name: str, known: Collection[str]) -> str:
     """What to say of a key or a name that belongs to a feature that is not here; else ''."""
     extra = BESIDE_STAGES.get(name, name)
     why = all_extras().broken.get(extra)
-    if why is None and extra == name:  # nobody knows the name
+    if why is None and name not in BESIDE_STAGES:  # nobody knows the name
         said = f"remove it, or install what brings the extra '{name}' and name its folder in"
         return did_you_mean(name, known) or f"{said} ADVISE_METHODS"
     why = f" ({why})" if why else ""

@@ -23,9 +23,9 @@ stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]
 # Runs each command line of argv[2] with the extra of argv[1] hidden, and prints what came of it.
 HIDING = """
 import contextlib, io, json, sys
-from tests.conftest import Hidden
+from tests.conftest import hide
 
-sys.meta_path.insert(0, Hidden(sys.argv[1]))
+hide(sys.argv[1])
 commands = json.loads(sys.argv[2])
 from advisor.cli import main
 ended = []

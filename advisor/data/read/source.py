@@ -77,8 +77,9 @@ HEAD_BYTES = 4096
 CONTROLS = tuple(bytes([code]) for code in (*range(1, 9), *range(14, 26), 28, 29, 30, 31))
 MOST_CONTROLS = 0.02
 MOST_FILES = 50_000  # below one folder
-OFFERED = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")  # where no file is named yet
-MOST_OFFERED = 8
+# Where no file is named yet; settings of other programs are no data.
+OFFERED, MOST_OFFERED = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet"), 8
+SETTINGS = {"mcp.json", "plugin.json", "gemini-extension.json", "package.json", "tsconfig.json"}
 BESIDE_DATA = (
     "readme", "license", "licence", "notice", "citation", "changelog", "dataset_infos",
     "dataset_info",
@@ -159,7 +160,7 @@ def files_here() -> list[str]:
             for name in sorted(os.listdir())
             if (
                 name.removesuffix(".gz").endswith(OFFERED)
-                and not name.lower().startswith((".", *BESIDE_DATA))
+                and not (name in SETTINGS or name.lower().startswith((".", *BESIDE_DATA)))
                 and os.path.isfile(name)
             )
             or _holds_documents(name)
