@@ -45,6 +45,7 @@ COMMANDS = {
     "probe": "Show what this machine offers for training.",
     "rules": "List the rules, explain one, or prove them all.",
     "mcp": "Answer agents over standard input and output, by the Model Context Protocol.",
+    "ui": "Open a page that asks, answers, writes plans and runs them on this machine.",
 }
 COMPLETION = "_ADVISE_COMPLETE"  # set by the line that `advise --help` prints
 

@@ -107,7 +107,7 @@ def _direct_url() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-COMMANDS = ("run", "demo", "chat", "export", "check", "estimate", "probe", "rules", "mcp")
+COMMANDS = ("run", "demo", "chat", "export", "check", "estimate", "probe", "rules", "ui", "mcp")
 # In a line to paste; the word stands in sentences and in data as well.
 _LINE = re.compile(
     rf"(?<![\w./-])advise(?= (?:{'|'.join(COMMANDS)})\b| --[a-z])"

@@ -1,0 +1,225 @@
+"""`advise ui`: the page, answered by this machine.
+
+Each request is answered in a process forked from this one: what is loaded is there at once, a
+request keeps nothing, and a page that is closed ends nothing. Only this machine's own pages may
+ask: the address holds a token, and foreign hosts and origins are refused.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import mimetypes
+import os
+import secrets
+import signal
+import socketserver
+import sys
+import tempfile
+import webbrowser
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import click
+
+from advisor.commands.output import put, say, with_error
+from advisor.commands.page_answers import Main, answer
+from advisor.commands.page_html import SERVED, content, page_html, site_folder
+from advisor.commands.ui_runs import RUNS, Runs, report_of
+from advisor.ground.errors import Fault, InputError, MachineNotReady
+from advisor.ground.files import bytes_of
+from advisor.ground.terminal import is_terminal
+
+HOST = "127.0.0.1"
+SCRIPTS = ("static/served.js",)
+MOST_BYTES = 256_000_000  # of a request: data that are dropped on the page
+AT_ONCE = 24  # processes; further requests wait
+IDLE_S = 20  # what a connection may keep still
+SHUT = "default-src 'none'; base-uri 'none'; form-action 'none'"
+POLICY = f"{SHUT}; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'"
+ALONE = f"{SHUT}; frame-ancestors 'none'"  # which a page cannot say of itself
+PAGE_POLICY = f"{POLICY}; frame-ancestors 'none'"
+REPORT_POLICY = f"{ALONE}; style-src 'unsafe-inline'; img-src data:; sandbox"
+JSON = "application/json; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+
+
+class Server(socketserver.ForkingMixIn, HTTPServer):
+    """The server of one page."""
+
+    max_children = AT_ONCE
+    request_queue_size = 256
+    block_on_close = False
+
+    def __init__(self, main: Main, port: int, folder: Path) -> None:
+        self.main, self.token = main, secrets.token_urlsafe(24)
+        self.runs = Runs(folder)
+        self.page = page_html(SERVED, SCRIPTS, POLICY).encode()
+        files = (path for path in site_folder().iterdir() if path.suffix in (".css", ".js", ".svg"))
+        self.files = {f"/static/{path.name}": bytes_of(path) for path in files}
+        super().__init__((HOST, port), Handler)
+        self.own = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+
+    @property
+    def address(self) -> str:
+        return f"http://{HOST}:{self.server_port}/?token={self.token}"
+
+    def server_bind(self) -> None:
+        """Without looking up this machine's name, which can take seconds."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = HOST, self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed is no error; all else is said on the terminal."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            say(f"a request failed: {type(error).__name__}: {error}")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Server
+    server_version, sys_version = "advise", ""
+    timeout = IDLE_S
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        if not self._is_own():
+            return self._refuse()
+        if url.path in self.server.files:
+            kind = mimetypes.guess_type(url.path)[0] or "application/octet-stream"
+            return self._send(self.server.files[url.path], kind)
+        query = parse_qs(url.query)
+        if url.path not in ("/", "/report"):
+            return self._send(b"not found", "text/plain", status=HTTPStatus.NOT_FOUND)
+        if not self._knows(query.get("token", [""])[0]):
+            return self._refuse()
+        if url.path == "/":
+            return self._send(self.server.page, HTML, policy=PAGE_POLICY)
+        report = report_of(query.get("folder", [""])[0])
+        if report is None:
+            return self._send(b"no report", "text/plain", status=HTTPStatus.NOT_FOUND)
+        return self._send(report, HTML, policy=REPORT_POLICY)
+
+    def do_POST(self) -> None:
+        name = urlsplit(self.path).path.removeprefix("/api/")
+        if not self._is_own() or not self._knows(self.headers.get("X-Advise-Token", "")):
+            return self._refuse()
+        if f"/api/{name}" != self.path or name not in (
+            *RUNS,
+            "advise",
+            "check",
+            "estimate",
+            "plan",
+        ):
+            return self._send(b"not found", "text/plain", status=HTTPStatus.NOT_FOUND)
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > MOST_BYTES:
+            text, code = _too_much(length), InputError.exit_code
+        else:
+            body = self.rfile.read(int(length)).decode("utf-8", "replace")
+            runs = {one: getattr(self.server.runs, one) for one in RUNS}
+            text, code = answer(self.server.main, name, body, more=runs)
+        self._send(text.encode("utf-8", "replace"), JSON, code=code)
+
+    def _is_own(self) -> bool:
+        """Whether a page of this server asks, by the name of its host and where it comes from."""
+        own, origin = self.server.own, self.headers.get("Origin")
+        site = self.headers.get("Sec-Fetch-Site", "none")
+        is_page = self.command == "GET" and urlsplit(self.path).path == "/"  # a link leads here
+        return (
+            self.headers.get("Host") in own
+            and (origin is None or origin in {f"http://{one}" for one in own})
+            and (site in ("none", "same-origin") or is_page)
+        )
+
+    def _knows(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())
+
+    def _refuse(self) -> None:
+        text = b"refused: open the address that `advise ui` printed"
+        self._send(text, "text/plain", status=HTTPStatus.FORBIDDEN)
+
+    def _send(
+        self,
+        content: bytes,
+        kind: str,
+        *,
+        code: int | None = None,
+        policy: str = ALONE,
+        status: HTTPStatus = HTTPStatus.OK,
+    ) -> None:
+        self.send_response(status)
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            "Content-Security-Policy": policy,
+            "Cache-Control": "no-store",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if code is not None:
+            headers["X-Advise-Exit"] = str(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Requests are not logged: the terminal shows the address."""
+
+
+def _too_much(length: str) -> str:
+    what = f"the request holds {length} bytes" if length else "the request has no length"
+    fault = Fault(what=what, allowed=f"{MOST_BYTES:,} bytes", hint="name the path of the file")
+    return json.dumps(with_error({"schema_version": 1}, [fault]))
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Default: a free one."
+)
+@click.option("--no-browser", is_flag=True, help="Do not open the page in a browser.")
+@click.pass_obj
+def ui(main: Main, port: int, no_browser: bool) -> None:
+    """Open a page that asks, answers, writes plans and runs them on this machine.
+
+    Its address is the first line of standard output. Only this machine can reach it. Ctrl-C ends
+    it; a run that it has started goes on.
+    """
+    if not hasattr(os, "fork"):
+        raise MachineNotReady("`advise ui` needs Linux or macOS", hint="type: advise")
+    with tempfile.TemporaryDirectory(prefix="advise-ui-") as folder:
+        try:
+            server = Server(main, port, Path(folder))
+        except OSError as error:
+            raise MachineNotReady(
+                f"cannot listen at port {port}: {error.strerror}",
+                where="--port",
+                hint="leave it out",
+            ) from None
+        with server:
+            put(server.address)
+            sys.stdout.flush()
+            warm_up(main)
+            if not no_browser and is_terminal(sys.stdout):
+                webbrowser.open(server.address)
+            say("Ctrl-C ends it")
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                for line in server.runs.left_running():
+                    say(line)
+
+
+def warm_up(main: Main) -> None:
+    """Load what answers, so that each process finds it loaded."""
+    for name in ("advise", "plan"):
+        answer(main, name, json.dumps(content()["example"]))

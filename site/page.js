@@ -1,0 +1,860 @@
+"use strict";
+// The page: a form that is an answers file, and what `window.advise` says of it. Whatever comes
+// from a document or a file is put in as text, never as markup.
+{
+  const $ = (id) => document.getElementById(id);
+  const setup = JSON.parse($("setup").textContent);
+  const isServed = setup.home === "served";
+  const WAIT_MS = 250; // after the last key
+  const MOST_KEPT = 300; // documents
+  const MOST_TEXT = 200_000_000; // characters that are pasted or dropped
+
+  /** An element with properties and children; a child is an element or a text. */
+  const make = (tag, properties = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name in element) element[name] = value;
+      else element.setAttribute(name, value);
+    }
+    element.append(...children.filter((one) => one !== null && one !== undefined));
+    return element;
+  };
+  const draw = (tag, attributes, ...children) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  };
+  const list = (texts) => make("ul", {}, ...texts.map((text) => make("li", {}, text)));
+  const button = (text, onclick, className = "") => {
+    const made = make("button", { type: "button", className }, text);
+    made.addEventListener("click", onclick);
+    return made;
+  };
+
+  // ------------------------------------------------------------------ words
+
+  const VERDICTS = {
+    fits: ["Fits", "fits"],
+    tight: ["Fits, little to spare", "fits"],
+    no_gain: ["Fits", "fits"],
+    split: ["Fits, split over GPUs", "fits"],
+    may_fit: ["May fit", "maybe"],
+    over_budget: ["Over your limit", "maybe"],
+    too_big: ["Does not fit", "no"],
+    unknown: ["Not known", ""],
+  };
+  const NO_TRAINING = ["No training", ""];
+  const gib = (value) => (value >= 100 ? value.toFixed(0) : value.toFixed(1));
+  const dollars = (value) => `$${value >= 100 ? value.toFixed(0) : value.toFixed(2)}`;
+  const duration = (hours) => {
+    const minutes = Math.round(hours * 60);
+    if (minutes < 1) return "under 1 min";
+    if (minutes < 60) return `${minutes} min`;
+    if (minutes < 60 * 48) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+    return `${Math.round(minutes / 60 / 24)} days`;
+  };
+  const verdictOf = (advice) => {
+    if (advice.nothing_fits) return VERDICTS.too_big;
+    if (!advice.recommendation.stages.length) return NO_TRAINING;
+    return VERDICTS[advice.recommendation.estimate.fits] ?? VERDICTS.unknown;
+  };
+  const chip = ([text, className]) => make("span", { className: `verdict ${className}` }, text);
+  const faultText = (fault) =>
+    [fault.what, fault.allowed && `Allowed: ${fault.allowed}`, fault.hint]
+      .filter(Boolean)
+      .map((text) => text.replace(/`/g, ""))
+      .join(". ");
+
+  // ------------------------------------------------------------------ the form is the answers
+
+  const form = $("form");
+  const fields = [...form.querySelectorAll("[data-key]")];
+  const questions = fields.filter((one) => one.classList.contains("question"));
+  const late = questions.filter((one) => one.closest("#more"));
+  let kept = {}; // answers that no control stands for
+
+  const controls = (field) =>
+    [...field.querySelectorAll("input")].filter(
+      (one) => one.closest("[data-key]") === field || one.type === "radio",
+    );
+  const valueOf = (field) => {
+    const found = controls(field);
+    const chosen = found[0]?.type === "radio" ? found.find((one) => one.checked) : found[0];
+    const text = (chosen?.value ?? "").trim();
+    if (text === "") return null;
+    if (field.dataset.type === "flag") return text === "true";
+    return field.dataset.type === "number" ? Number(text) : text;
+  };
+  const setValue = (field, value) => {
+    const text = value === null || value === undefined ? "" : String(value);
+    for (const one of controls(field)) {
+      if (one.type === "radio") one.checked = one.value === text;
+      else one.value = text;
+    }
+  };
+  const fieldOf = (name) =>
+    fields.find((one) => one.dataset.key === name) ??
+    fields.find((one) => one.dataset.fact === name);
+
+  /** The answers, as an answers file holds them. */
+  const answersNow = () => {
+    const answers = structuredClone(kept);
+    for (const field of fields) {
+      const value = valueOf(field);
+      if (value === null) continue;
+      const [head, part] = field.dataset.key.split(".");
+      if (part === undefined) answers[head] = value;
+      else if (typeof answers[head] === "object") answers[head][part] = value;
+      else answers[head] = { [part]: value };
+    }
+    if (!isServed && !answers.gpu?.name) answers.gpu = { ...answers.gpu, name: "unknown" };
+    return answers;
+  };
+
+  /** Put answers into the form; what has no control there is kept and shown. */
+  const setAnswers = (answers) => {
+    for (const field of fields) setValue(field, null);
+    kept = {};
+    const put = (key, value) => {
+      const field = fieldOf(key);
+      if (field && (typeof value !== "object" || value === null)) return setValue(field, value);
+      const [head, part] = key.split(".");
+      if (part === undefined) kept[head] = value;
+      else kept[head] = { ...kept[head], [part]: value };
+    };
+    for (const [key, value] of Object.entries(answers)) {
+      if (key === "signals" && Array.isArray(value)) {
+        for (const name of value) put(`signals.${name}`, true);
+      } else if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+        for (const [part, inner] of Object.entries(value)) put(`${key}.${part}`, inner);
+      } else if (key === "gpu" || key === "data") {
+        put(key === "gpu" ? "gpu.name" : "data.path", value);
+      } else put(key, value);
+    }
+    $("kept").hidden = !Object.keys(kept).length;
+    $("kept").replaceChildren(
+      `Also stated, without a question here: ${JSON.stringify(kept)} `,
+      button("Forget it", () => {
+        kept = {};
+        $("kept").hidden = true;
+        ask();
+      }),
+    );
+  };
+
+  /** Change some answers, by key of an answers file or by fact. */
+  const change = (changes) => {
+    for (const [key, value] of Object.entries(changes)) {
+      const field = fieldOf(key);
+      if (field) setValue(field, value);
+    }
+    ask();
+  };
+  const changeGpu = (name) => {
+    const parts = fields.filter((one) => one.dataset.key.startsWith("gpu."));
+    for (const part of parts) setValue(part, null);
+    change({ gpu: name });
+  };
+
+  // ------------------------------------------------------------------ asking; the last one wins
+
+  const documents = new Map();
+  /** A document, asked for once. */
+  const asked = async (name, answers) => {
+    const key = JSON.stringify([name, answers]);
+    if (!documents.has(key)) {
+      if (documents.size >= MOST_KEPT) documents.delete(documents.keys().next().value);
+      const found = window.advise(name, answers);
+      documents.set(key, found);
+      found.catch(() => documents.delete(key));
+    }
+    return documents.get(key);
+  };
+  const withPaths = (answers) => JSON.stringify(answers).match(/"(path|examples|tasks)":/);
+
+  let turn = 0;
+  let timer = 0;
+  let shown = null; // {answers, advice, way}: the answer on the screen
+  const later = () => {
+    clearTimeout(timer);
+    timer = setTimeout(ask, WAIT_MS);
+  };
+
+  /** Ask for the answer to the form, or to a text that stands for it, and show it. */
+  async function ask(text = null) {
+    clearTimeout(timer);
+    const mine = (turn += 1);
+    const answers = text === null || typeof text !== "string" ? answersNow() : text;
+    if (typeof answers !== "string" && !answers.task) return showFaults([], answers);
+    $("answer").setAttribute("aria-busy", "true");
+    if (withPaths(answers)) documents.clear(); // a file may have changed
+    try {
+      const [advice, way] = await Promise.all([asked("advise", answers), asked("plan", answers)]);
+      if (mine !== turn) return;
+      if (advice.document.recommendation) {
+        clearFaults();
+        shown = { answers, advice: advice.document, way: way.document };
+        showAnswer();
+        await showStrips(mine);
+      } else showFaults(advice.document.error ?? [], answers);
+    } catch (error) {
+      if (mine === turn) showFaults([{ what: lost(error) }], answers);
+    } finally {
+      if (mine === turn) $("answer").removeAttribute("aria-busy");
+    }
+  }
+  const lost = (error) =>
+    isServed && error instanceof TypeError
+      ? "`advise ui` does not answer any more; start it again and open the address that it prints"
+      : String(error.message ?? error);
+
+  // ------------------------------------------------------------------ faults
+
+  const clearFaults = () => {
+    $("faults").hidden = true;
+    for (const one of form.querySelectorAll("[aria-invalid]")) {
+      one.removeAttribute("aria-invalid");
+      one.removeAttribute("aria-errormessage");
+    }
+    for (const one of form.querySelectorAll(".fault-text")) one.remove();
+  };
+
+  /** The field that a fault is about: by its line in the answers as they were sent, or its words. */
+  const fieldAt = (fault, answers) => {
+    const line = Number(/<stdin>:(\d+)/.exec(fault.where ?? "")?.[1] ?? 0);
+    if (line && typeof answers !== "string") {
+      const path = [];
+      for (const [number, text] of JSON.stringify(answers, null, 1).split("\n").entries()) {
+        const depth = /^ */.exec(text)[0].length;
+        const key = /^ *"(\w+)":/.exec(text)?.[1];
+        if (key) path.splice(depth - 1, path.length, key);
+        if (number + 1 === line) return fieldOf(path.join(".")) ?? fieldOf(path[0]);
+      }
+    }
+    const words = `${fault.where ?? ""} ${fault.what ?? ""}`;
+    return fields.find((one) => {
+      const names = [one.dataset.key, one.dataset.fact, one.dataset.fact.replace(/_/g, "-")];
+      return names.some((name) => words.split(/[\s`':,]+/).some((word) => word === name || word === `--${name}`));
+    });
+  };
+
+  const showFaults = (faults, answers) => {
+    clearFaults();
+    shown = null;
+    const told = faults.length ? faults : [{ what: "Say what the model should do", where: "task" }];
+    $("verdict").textContent = "";
+    $("verdict").className = "verdict";
+    $("headline").textContent = faults.length
+      ? "There is no answer yet."
+      : "Choose what the model should do. Every other answer may be left open.";
+    for (const part of ["numbers", "bar", "reasons", "cards", "sizes"]) $(part).replaceChildren();
+    $("plan").textContent = "";
+    $("faults").hidden = !faults.length;
+    if (faults.length) $("faults").replaceChildren(list(faults.map(faultText)));
+    for (const [number, fault] of told.entries()) {
+      const field = fieldAt(fault, answers);
+      const control = field && controls(field)[0];
+      if (!control || !faults.length) continue;
+      const id = `fault-${number}`;
+      field.append(make("p", { className: "fault-text", id }, faultText(fault)));
+      control.setAttribute("aria-invalid", "true");
+      control.setAttribute("aria-errormessage", id);
+    }
+    $("answer").removeAttribute("aria-busy");
+  };
+  const focusFault = () => {
+    const first = form.querySelector("[aria-invalid]") ?? (shown ? null : controls(questions[0])[0]);
+    if (first) {
+      first.closest("details")?.setAttribute("open", "");
+      first.focus();
+    } else if (!$("faults").hidden) $("faults").focus();
+  };
+
+  // ------------------------------------------------------------------ the answer
+
+  const showAnswer = () => {
+    const { advice, way } = shown;
+    const ours = advice.recommendation;
+    const verdict = verdictOf(advice);
+    $("verdict").textContent = verdict[0];
+    $("verdict").className = `verdict ${verdict[1]}`;
+    $("headline").textContent = way.headline;
+    showNumbers(ours.estimate);
+    $("bar").replaceChildren(...barOf(ours.estimate));
+    showReasons(advice, way);
+    showWay(way);
+    showQuestions(way);
+    showCompared();
+  };
+
+  const showNumbers = (estimate) => {
+    const times = estimate.times;
+    const band = (low, high, unit = "") => (low === null ? null : `${low} to ${high}${unit}`);
+    const entries = [
+      [
+        "Memory",
+        estimate.need_gib === null ? "–" : `${gib(estimate.need_gib)} GiB`,
+        estimate.need_low_gib && band(gib(estimate.need_low_gib), gib(estimate.need_high_gib)),
+      ],
+      [
+        "Time",
+        times ? duration(times.total_hours) : "–",
+        times && band(duration(times.low_hours), duration(times.high_hours)),
+      ],
+      [
+        "Cost",
+        estimate.total_usd === null ? "–" : dollars(estimate.total_usd),
+        estimate.cost_note || null,
+      ],
+    ];
+    const cells = entries.map(([name, value, more]) =>
+      make(
+        "div",
+        {},
+        make("dt", {}, name),
+        make("dd", {}, value, more ? make("small", {}, more) : null),
+      ),
+    );
+    $("numbers").replaceChildren(...(estimate.need_gib === null ? [] : cells));
+  };
+
+  /** Need, with its band, against what the GPU has. */
+  const barOf = (estimate) => {
+    const { need_gib: need, need_low_gib: low, need_high_gib: high, limit_gib: limit } = estimate;
+    if (need === null || low === null) return [];
+    const most = Math.max(high, limit ?? 0) * 1.04;
+    const at = (value) => (1000 * value) / most;
+    const isOver = limit !== null && need > limit;
+    const words = limit
+      ? `Needs ${gib(need)} GiB (${gib(low)} to ${gib(high)}) of ${gib(limit)} GiB`
+      : `Needs ${gib(need)} GiB (${gib(low)} to ${gib(high)})`;
+    const box = { viewBox: "0 0 1000 34", preserveAspectRatio: "none", role: "img" };
+    const part = (className, from, to, y = 5, height = 24) =>
+      draw("rect", { class: className, x: at(from), y, width: at(to) - at(from), height });
+    const edge = (className, value) =>
+      draw("line", { class: className, x1: at(value), x2: at(value), y1: 0, y2: 34 });
+    const drawing = draw(
+      "svg",
+      { ...box, "aria-label": words },
+      part("track", 0, limit ?? most),
+      ...(limit && limit < most ? [part("beyond", limit, most)] : []),
+      part(isOver ? "need-no" : "need", 0, need, 9, 16),
+      part("band", low, high, 9, 16),
+      edge("mark", need),
+      ...(limit ? [edge("limit", limit)] : []),
+    );
+    const share = limit ? ` (${Math.round((100 * need) / limit)} %)` : "";
+    return [drawing, make("p", { className: "hint" }, `${words}${share}; the shade is the band.`)];
+  };
+
+  const SHOWN_ELSEWHERE = ["Why", "Against", "Memory", "Time", "Cost", "Why not", "What if", "Warning"];
+  const showReasons = (advice, way) => {
+    const ours = advice.recommendation;
+    const parts = [];
+    const section = (title, content) => content && parts.push(make("h3", {}, title), content);
+    for (const [label, texts] of Object.entries(way.screen)) {
+      if (!SHOWN_ELSEWHERE.includes(label) && texts.length) section(label, list(texts));
+    }
+    const reason = (one) =>
+      make("li", {}, one.text, make("small", { className: "hint source" }, one.source ?? ""));
+    if (ours.because.length) section("Why", make("ul", {}, ...ours.because.map(reason)));
+    const ways = advice.nothing_fits?.ways_out ?? [];
+    if (ways.length) section("What would fit", list(ways.map((one) => one.text ?? one.command)));
+    const rivals = advice.alternatives.map((one) => {
+      const need = one.estimate.need_gib;
+      const numbers = need === null ? "" : ` (${gib(need)} GiB)`;
+      const why = one.because.map((each) => each.text).join(" ");
+      return make("li", {}, make("b", {}, `${one.composition}${numbers}: `), why);
+    });
+    if (rivals.length) section("Why not another method", folding(rivals, 3));
+    const flips = advice.flips.map((one) => {
+      const canTurn = Object.keys(one.change).every((key) => fieldOf(key));
+      const made = button("", () => change(one.change));
+      made.append(make("span", {}, `${one.text.charAt(0).toUpperCase()}${one.text.slice(1)}`));
+      made.append(make("b", {}, one.to));
+      made.disabled = !canTurn;
+      return make("li", {}, made);
+    });
+    if (flips.length) section("What would change it", make("ul", { className: "flips" }, ...flips));
+    const warnings = [...new Set(advice.warnings)];
+    if (warnings.length) parts.push(make("h3", {}, "Warnings"), folding(warnings.map((one) => make("li", {}, one)), 2));
+    $("reasons").replaceChildren(...parts);
+  };
+
+  /** A list whose rest unfolds. */
+  const folding = (items, count) => {
+    const first = make("ul", {}, ...items.slice(0, count));
+    if (items.length <= count) return first;
+    const summary = make("summary", {}, `${items.length - count} more`);
+    const rest = make("details", {}, summary, make("ul", {}, ...items.slice(count)));
+    return make("div", {}, first, rest);
+  };
+
+  // ------------------------------------------------------------------ questions that still matter
+
+  const showQuestions = (way) => {
+    const focused = document.activeElement?.closest(".question");
+    for (const field of questions) {
+      const name = field.dataset.fact;
+      const isAnswered = valueOf(field) !== null;
+      const isFolded = way.folded.includes(name);
+      // One that neither matters nor is folded waits for the answer to another question.
+      const isPut = isAnswered || isFolded || way.matter.includes(name) || field === focused;
+      field.hidden = !isPut && late.includes(field);
+      if (!late.includes(field) || field === focused) continue;
+      const home = isFolded && !isAnswered ? $("folded-list") : $("more-list");
+      if (field.parentElement !== home) {
+        const next = [...home.children].find((one) => late.indexOf(one) > late.indexOf(field));
+        home.insertBefore(field, next ?? null);
+      }
+    }
+    const count = (id) => [...$(id).children].filter((one) => !one.hidden).length;
+    $("more-count").textContent = `(${count("more-list")})`;
+    $("folded-count").textContent = `(${count("folded-list")})`;
+    $("folded").hidden = !count("folded-list");
+  };
+
+  // ------------------------------------------------------------------ strips
+
+  const summaryOf = (advice) => {
+    const { estimate, composition } = advice.recommendation;
+    const numbers = [
+      estimate.times && duration(estimate.times.total_hours),
+      estimate.total_usd !== null && dollars(estimate.total_usd),
+    ];
+    return [composition, numbers.filter(Boolean).join(" · ")];
+  };
+  const fillCard = (card, advice) => {
+    const [verdict, method, numbers] = card.querySelectorAll(".verdict, small");
+    const [text, className] = verdictOf(advice);
+    const [composition, cost] = advice.nothing_fits ? ["", ""] : summaryOf(advice);
+    verdict.textContent = text;
+    verdict.className = `verdict ${className}`;
+    method.textContent = composition;
+    numbers.textContent = cost;
+  };
+  const cardOf = (name, isMine, onclick) => {
+    const card = button("", onclick);
+    card.setAttribute("aria-pressed", String(isMine));
+    card.append(make("b", {}, name), make("span", { className: "verdict" }, "…"));
+    card.append(make("small", {}), make("small", {}));
+    return card;
+  };
+
+  const showStrips = async (mine) => {
+    const { answers, advice } = shown;
+    const trains = advice.recommendation.stages.length > 0 || advice.nothing_fits;
+    $("cards-panel").hidden = $("sizes-panel").hidden = !trains;
+    if (!trains || typeof answers === "string") return;
+    const gpu = answers.gpu?.name ?? answers.gpu;
+    const own = advice.hardware.gpus.map((one) => one.catalogue?.name ?? one.name)[0];
+    const others = setup.cards.filter((name) => name !== own);
+    const mineName = gpu && gpu !== "unknown" ? gpu : (own ?? (isServed ? "This machine" : "Not said"));
+    const model = advice.situation.model?.id ?? "";
+    const sizes = setup.sizes.filter((one) => one.model !== answers.model);
+    const sizeName = (id) => id.replace(/^.*\//, "");
+    const strips = [
+      ["cards", [[mineName, null], ...others.map((name) => [name, { ...answers, gpu: { name } }])]],
+      [
+        "sizes",
+        [
+          [sizeName(answers.model ?? model), null],
+          ...sizes.map((one) => [sizeName(one.model), { ...answers, model: one.model }]),
+        ],
+      ],
+    ];
+    const open = [];
+    for (const [id, entries] of strips) {
+      const made = entries.map(([name, there]) => {
+        const turnTo = () => {
+          if (there === null) return;
+          if (id === "cards") changeGpu(there.gpu.name);
+          else change({ model: there.model, model_params_b: null });
+          $("answer").focus({ preventScroll: true });
+        };
+        const card = cardOf(name, there === null, turnTo);
+        if (there === null) fillCard(card, advice);
+        else open.push([card, there]);
+        return make("li", {}, card);
+      });
+      $(id).replaceChildren(...made);
+    }
+    for (const [card, there] of open) {
+      if (mine !== turn) return;
+      const found = await asked("advise", there).catch(() => null);
+      if (mine !== turn) return;
+      if (found?.document.recommendation) fillCard(card, found.document);
+      else card.querySelector(".verdict").textContent = "No answer";
+    }
+  };
+
+  // ------------------------------------------------------------------ two answers side by side
+
+  let compared = null;
+  const rowsOf = ({ answers, advice }) => {
+    const { estimate, composition } = advice.recommendation;
+    const flat = {};
+    const walk = (value, path) => {
+      if (value !== null && typeof value === "object")
+        for (const [key, one] of Object.entries(value)) walk(one, path ? `${path}.${key}` : key);
+      else flat[path] = String(value);
+    };
+    walk(answers, "");
+    return {
+      Method: composition,
+      Memory: estimate.need_gib === null ? "–" : `${gib(estimate.need_gib)} GiB`,
+      Verdict: verdictOf(advice)[0],
+      Time: estimate.times ? duration(estimate.times.total_hours) : "–",
+      Cost: estimate.total_usd === null ? "–" : dollars(estimate.total_usd),
+      ...Object.fromEntries(Object.entries(flat).map(([key, value]) => [`You said ${key}`, value])),
+    };
+  };
+  const showCompared = () => {
+    $("compare").hidden = compared === null;
+    if (compared === null || shown === null) return;
+    const [before, now] = [rowsOf(compared), rowsOf(shown)];
+    const names = [...new Set([...Object.keys(before), ...Object.keys(now)])];
+    const rows = names
+      .filter((name) => !name.startsWith("You said") || before[name] !== now[name])
+      .map((name) =>
+        make(
+          "tr",
+          { className: before[name] === now[name] ? "" : "differs" },
+          make("th", { scope: "row" }, name.replace("You said ", "")),
+          make("td", {}, before[name] ?? "–"),
+          make("td", {}, now[name] ?? "–"),
+        ),
+      );
+    const head = ["", "Kept", "Now"].map((text) => make("th", { scope: "col" }, text));
+    $("compare").replaceChildren(
+      make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)),
+      make(
+        "div",
+        { className: "row" },
+        button("Go back to the kept one", () => {
+          setAnswers(compared.answers);
+          ask();
+        }),
+        button("Forget it", () => {
+          compared = null;
+          showCompared();
+        }, "quiet"),
+      ),
+    );
+  };
+
+  // ------------------------------------------------------------------ the way on
+
+  const encoded = (answers) => {
+    const bytes = new TextEncoder().encode(JSON.stringify(answers));
+    const text = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+    return text.replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+  };
+  /** The text in a link; one that is no base64url is handed on as it is. */
+  const decoded = (text) => {
+    try {
+      const bytes = atob(text.replace(/-/g, "+").replace(/_/g, "/"));
+      return new TextDecoder("utf-8", { fatal: true }).decode(
+        Uint8Array.from(bytes, (one) => one.charCodeAt(0)),
+      );
+    } catch {
+      return text;
+    }
+  };
+
+  const showWay = (way) => {
+    const steps = way.steps.map((step) =>
+      make(
+        "div",
+        {},
+        make("p", {}, step.text),
+        ...step.commands.map((line) => make("pre", { tabIndex: 0, className: "wrap" }, line)),
+      ),
+    );
+    $("steps").replaceChildren(...steps);
+    $("plan").textContent = way.plan ?? "";
+    const lacks = way.missing.length ? `What a run still needs: ${way.missing.join(", ")}.` : "";
+    $("plan-hint").textContent = way.plan
+      ? lacks || "Complete: every value has its reason beside it."
+      : `There is no plan for this answer. ${lacks}`;
+    for (const id of ["download", "write"]) $(id).disabled = !way.plan;
+    $("write").disabled = !way.plan || way.missing.length > 0;
+    $("command").textContent = way.command;
+    $("bundle").textContent = way.bundle;
+    const hash = `#a=${encoded(way.answers)}`;
+    const { origin, pathname } = location;
+    $("link").textContent = `${origin}${pathname}${hash}`;
+    history.replaceState(null, "", hash);
+    $("form-files").replaceChildren();
+    $("forms").hidden = !way.forms.length;
+    $("form-names").replaceChildren(
+      ...way.forms.map((name) => button(name, () => showForm(name), "quiet")),
+    );
+  };
+
+  const showForm = async (to) => {
+    const { answers } = shown;
+    const { document: found } = await asked("plan", { answers, to });
+    if (shown?.answers !== answers) return;
+    const files = Object.entries(found.files ?? {}).filter(([name]) => !name.startsWith("data/"));
+    $("form-files").replaceChildren(
+      ...(found.error ? [list(found.error.map(faultText))] : []),
+      ...files.flatMap(([name, text]) => [
+        make("h3", {}, name),
+        make("pre", { tabIndex: 0, "aria-label": name }, text),
+        button("Copy", (event) => copy(text, event.target), "quiet"),
+      ]),
+      make("pre", { className: "wrap", tabIndex: 0 }, (found.messages ?? []).join("\n")),
+    );
+  };
+
+  const copy = async (text, where) => {
+    const label = where.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      where.textContent = "Copied";
+    } catch {
+      where.textContent = "Select and copy it";
+    }
+    setTimeout(() => (where.textContent = label), 1500);
+  };
+  for (const one of document.querySelectorAll("[data-copy]")) {
+    one.addEventListener("click", () => copy($(one.dataset.copy).textContent, one));
+  }
+  $("download").addEventListener("click", () => {
+    const url = URL.createObjectURL(new Blob([$("plan").textContent], { type: "text/yaml" }));
+    make("a", { href: url, download: "plan.yaml" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  });
+
+  // ------------------------------------------------------------------ the box
+
+  const check = async (body) => {
+    $("found").hidden = false;
+    $("found").replaceChildren("Checking …");
+    const gpu = valueOf(fieldOf("gpu"));
+    try {
+      const { document: found } = await window.advise("check", gpu ? { ...body, gpu } : body);
+      showFound(found);
+    } catch (error) {
+      $("found").replaceChildren(lost(error));
+    }
+    $("found").focus();
+  };
+
+  const showFound = (found) => {
+    const parts = [];
+    const lines = (texts) => (texts?.length ? make("pre", { className: "wrap" }, texts.join("\n")) : null);
+    if (found.error) parts.push(list(found.error.map(faultText)));
+    if (found.summary) {
+      parts.push(make("p", {}, chip(VERDICTS[found.verdict] ?? ["", ""]), ` ${found.summary}`));
+      parts.push(lines(found.what), found.takes?.length ? list(found.takes) : null);
+    } else if (found.kind !== undefined) {
+      const rows = `${(found.rows ?? 0).toLocaleString("en")} rows, read as ${found.format ?? found.kind}`;
+      parts.push(make("p", {}, make("b", {}, rows)));
+      if (found.objectives?.length) parts.push(make("p", {}, `Good for: ${found.objectives.join(", ")}`));
+      const use = { "data.kind": found.kind, "data.rows": found.rows, "data.tokens": found.tokens?.total };
+      if (found.kind) parts.push(button("Use these numbers in the form", () => change(use)));
+    }
+    const findings = (found.findings ?? []).map((one) =>
+      make("li", {}, make("b", {}, `${one.severity}: `), one.text, one.where ? ` (${one.where})` : ""),
+    );
+    if (findings.length) parts.push(folding(findings, 6));
+    if (found.diff?.length) {
+      const text = found.diff.join("\n");
+      const shade = { "+": "added", "-": "removed" };
+      const spans = found.diff.map((line) => make("span", { className: shade[line[0]] ?? "" }, `${line}\n`));
+      parts.push(make("h3", {}, "What to change"), make("pre", { tabIndex: 0 }, ...spans));
+      parts.push(button("Copy the changes", (event) => copy(text, event.target)));
+    }
+    const unknown = (found.unknown ?? []).map((one) => `${one.key}: ${one.why}`);
+    if (unknown.length) parts.push(make("h3", {}, "Not known"), list(unknown));
+    const notes = found.notes ?? [];
+    if (notes.length) parts.push(make("p", { className: "hint" }, notes.join("; ")));
+    $("found").replaceChildren(...parts.filter(Boolean));
+  };
+
+  const readFile = async (file) => {
+    if (!file) return;
+    if (file.size > MOST_TEXT) {
+      $("found").hidden = false;
+      const way = isServed ? "name its path instead" : "check it with `advise check`";
+      return $("found").replaceChildren(`${file.name} is larger than 200 MB: ${way}.`);
+    }
+    await check({ name: file.name, text: await file.text() });
+  };
+  $("check").addEventListener("click", () => {
+    const path = isServed ? $("check-path").value.trim() : "";
+    if ($("box").value.trim()) return check({ text: $("box").value });
+    return path ? check({ path }) : $("box").focus();
+  });
+  $("file").addEventListener("change", (event) => readFile(event.target.files[0]));
+  const isFile = (event) => event.dataTransfer?.types.includes("Files");
+  for (const [name, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+    document.addEventListener(name, (event) => {
+      if (!isFile(event)) return;
+      event.preventDefault();
+      $("box").classList.toggle("dropping", isOver);
+      if (name === "drop") readFile(event.dataTransfer.files[0]);
+    });
+  }
+
+  // ------------------------------------------------------------------ runs, at home in `advise ui`
+
+  const showRuns = (runs) => {
+    const made = runs.map((run) => {
+      const { progress } = run;
+      const word = (text) => make("p", { className: "hint" }, text);
+      const bar = progress?.total
+        ? make("progress", { max: progress.total, value: progress.step ?? 0, "aria-label": run.folder })
+        : null;
+      const isAtWork = run.status === "running" || run.status === "starting";
+      const again = run.status === "done" ? null : button("Resume", () => start(run.folder));
+      return make(
+        "li",
+        { className: "run" },
+        make("b", {}, `${run.folder}: ${run.status}`),
+        word([run.composition, run.model].filter(Boolean).join(" · ")),
+        bar,
+        progress ? word(progress.text) : null,
+        run.losses ? curveOf(run.losses) : null,
+        run.verdict?.reasons?.length ? list(run.verdict.reasons.map(String)) : null,
+        run.error.length ? list(run.error.map(faultText)) : null,
+        run.fault ? word(run.fault) : null,
+        isAtWork && run.said.length ? word(run.said.at(-1)) : null,
+        make(
+          "div",
+          { className: "row" },
+          isAtWork ? button("Stop", () => act("stop", { folder: run.folder })) : again,
+          run.report
+            ? make("a", { href: window.advise.report(run.folder), target: "_blank" }, "Report")
+            : null,
+        ),
+      );
+    });
+    $("runs").replaceChildren(...made);
+  };
+  const curveOf = (losses) => {
+    const curves = Object.entries(losses).filter(([, points]) => points.length > 1);
+    return curves.length ? make("div", {}, ...curves.map(([name, points]) => curve(name, points))) : null;
+  };
+  const curve = (name, points) => {
+    const [low, high] = [Math.min(...points.map((one) => one[1])), Math.max(...points.map((one) => one[1]))];
+    const [first, last] = [points[0][0], points.at(-1)[0]];
+    const place = ([step, loss]) =>
+      `${(100 * (step - first)) / (last - first || 1)},${38 - (36 * (loss - low)) / (high - low || 1)}`;
+    const words = `Loss of ${name}: ${points[0][1].toFixed(3)} at step ${first}, ${points.at(-1)[1].toFixed(3)} at step ${last}`;
+    const box = { viewBox: "0 0 100 40", preserveAspectRatio: "none", class: "curve", role: "img" };
+    const line = draw("polyline", { points: points.map(place).join(" ") });
+    return make("div", {}, draw("svg", { ...box, "aria-label": words }, line), make("p", { className: "hint" }, words));
+  };
+
+  const EVERY_MS = 1500;
+  let isWatching = false;
+  const watch = async () => {
+    if (isWatching) return;
+    isWatching = true;
+    try {
+      for (;;) {
+        const { document: found } = await window.advise("runs", {});
+        const runs = found.runs ?? [];
+        const atWork = runs.filter((one) => one.status === "running" || one.status === "starting");
+        for (const run of runs.slice(0, 5)) {
+          const { document: one } = await window.advise("runs", { folder: run.folder });
+          Object.assign(run, one);
+        }
+        const focused = document.activeElement?.closest("#runs") ? document.activeElement : null;
+        const [row, text] = focused
+          ? [[...$("runs").children].indexOf(focused.closest("li")), focused.textContent]
+          : [-1, ""];
+        showRuns(runs);
+        const again = [...($("runs").children[row]?.querySelectorAll("button, a") ?? [])];
+        again.find((one) => one.textContent === text)?.focus();
+        if (!atWork.length) break;
+        await new Promise((done) => setTimeout(done, EVERY_MS));
+      }
+    } catch (error) {
+      $("run-said").textContent = lost(error);
+    } finally {
+      isWatching = false;
+    }
+  };
+  const act = async (name, body) => {
+    $("run-said").textContent = "";
+    try {
+      const { document: found } = await window.advise(name, body);
+      if (found.error?.length && !found.folder)
+        $("run-said").replaceChildren(list(found.error.map(faultText)));
+    } catch (error) {
+      $("run-said").textContent = lost(error);
+    }
+    await watch();
+  };
+  const start = (plan) => act("run", { plan });
+
+  if (isServed) {
+    $("run-named").addEventListener("click", () => start($("run-path").value));
+    $("write").addEventListener("click", async () => {
+      const path = $("plan-path").value.trim();
+      const { document: found } = await window.advise("plan", { answers: shown.answers, path });
+      $("run").disabled = !found.plan_file;
+      $("written").textContent = found.error
+        ? found.error.map(faultText).join("; ")
+        : `Written: ${found.plan_file}. ${found.run}`;
+      if (found.plan_file) $("run-path").value = found.plan_file;
+    });
+    $("run").addEventListener("click", () => start($("run-path").value));
+    watch();
+  }
+
+  // ------------------------------------------------------------------ begin
+
+  form.addEventListener("input", later);
+  form.addEventListener("change", () => ask());
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    await ask();
+    if (shown) $("answer").focus();
+    else focusFault();
+  });
+  $("reset").addEventListener("click", () => {
+    setAnswers({});
+    ask();
+    controls(questions[0])[0].focus();
+  });
+  $("keep").addEventListener("click", () => {
+    compared = shown;
+    showCompared();
+  });
+
+  const fromLink = async () => {
+    const link = /^#a=(.*)$/.exec(location.hash)?.[1];
+    if (link === undefined) return false;
+    const text = decoded(link);
+    try {
+      const answers = JSON.parse(text);
+      if (answers === null || typeof answers !== "object" || Array.isArray(answers)) throw new Error();
+      setAnswers(answers);
+      await ask();
+    } catch {
+      await ask(text); // the command says what is wrong with it
+    }
+    if (!shown) focusFault();
+    return true;
+  };
+  window.addEventListener("hashchange", fromLink);
+  (async () => {
+    if (await fromLink()) return;
+    setAnswers(setup.example);
+    const opening = setup.opening;
+    if (opening) {
+      const answers = answersNow();
+      for (const name of ["advise", "plan"]) {
+        const found = { document: opening[name], exit: 0 };
+        documents.set(JSON.stringify([name, answers]), Promise.resolve(found));
+      }
+    }
+    await ask();
+  })();
+}
