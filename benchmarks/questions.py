@@ -17,7 +17,7 @@ from advisor.ruleset.facts import Fact, read_from
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.space import cells_of
-from advisor.wizard import DONT_KNOW, Question, Relevance, walk
+from advisor.wizard.walk import DONT_KNOW, Question, Relevance, walk
 from benchmarks.measuring import Row
 
 TITLE = (

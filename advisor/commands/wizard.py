@@ -51,8 +51,10 @@ from advisor.situation.build import examples_of, model_folder, situation_of
 from advisor.situation.names import look_up_name
 from advisor.situation.of_plan import device_hardware, plan_shape
 from advisor.situation.types import Situation
-from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard
+from advisor.wizard.menu import run_wizard
+from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
 from advisor.wizard.prompts import terminal_ui
+from advisor.wizard.walk import Relevance
 
 FILES = ("data_path", "data_examples", "tasks", "reward_model")  # answers that name one
 

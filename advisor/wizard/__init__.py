@@ -7,24 +7,3 @@ question into prompts (data_file.py), prompts.py talks to the terminal, saved.py
 over a Ctrl-C. menu.py closes with the choices: run it or try it, pack it for another machine,
 why, another method, or other answers (conversation.py).
 """
-
-from advisor.wizard.asking import ask_round
-from advisor.wizard.menu import run_wizard
-from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
-from advisor.wizard.walk import BACK, DONT_KNOW, Question, Relevance, Reply, Several, walk
-
-__all__ = [
-    "BACK",
-    "DONT_KNOW",
-    "Actions",
-    "Checks",
-    "Interview",
-    "Question",
-    "Relevance",
-    "Reply",
-    "Several",
-    "WizardOutcome",
-    "ask_round",
-    "run_wizard",
-    "walk",
-]

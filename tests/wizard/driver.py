@@ -11,7 +11,8 @@ from advisor.data import profile
 from advisor.ground.types import AnswerSet
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.ruleset.facts import load_facts
-from advisor.wizard import Actions, Checks, Interview, WizardOutcome, run_wizard
+from advisor.wizard.menu import run_wizard
+from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
 from advisor.wizard.prompts import terminal_ui
 from tests.render.example_advice import PROBED_4090, scenario_5
 from tests.wizard.scripted import PROFILE

@@ -6,8 +6,10 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, AnswerSet, DataProfile, Hardware
 from advisor.ruleset.facts import load_facts
-from advisor.wizard import DONT_KNOW, Checks, Interview, ask_round, walk
+from advisor.wizard.asking import ask_round
+from advisor.wizard.outcome import Checks, Interview
 from advisor.wizard.prompts import Option
+from advisor.wizard.walk import DONT_KNOW, walk
 from tests.render.example_advice import CPU
 
 FACTS = load_facts()

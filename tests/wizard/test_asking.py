@@ -8,8 +8,8 @@ from advisor.commands.wizard import _refused
 from advisor.ground.types import Answer, AnswerSet
 from advisor.situation.build import model_folder
 from advisor.situation.names import NamedModel, NameLookup
-from advisor.wizard import Checks
 from advisor.wizard.asking import machine_lines
+from advisor.wizard.outcome import Checks
 from advisor.wizard.prompts import read_number
 from tests.render.example_advice import CPU, PROBED_4090, UNKNOWN_HARDWARE
 from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, known

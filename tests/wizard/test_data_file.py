@@ -10,7 +10,6 @@ import pytest
 from advisor.data import profile
 from advisor.ground.terminal import one_line, width_of
 from advisor.ground.types import Answer, AnswerSet, DataProfile
-from advisor.wizard import Question, Several
 from advisor.wizard.data_file import (
     DataReader,
     ask_data,
@@ -20,6 +19,7 @@ from advisor.wizard.data_file import (
     way_question,
     way_words,
 )
+from advisor.wizard.walk import Question, Several
 from tests.render.test_data import support, write_rows
 from tests.wizard.scripted import FACTS, ScriptedUi
 

@@ -13,8 +13,8 @@ from advisor.commands.wizard import PlanFile, first_ask
 from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, AnswerSet
 from advisor.plan.model import Plan, PlanData, Stage
-from advisor.wizard import Actions, Checks, Interview, WizardOutcome, run_wizard
-from advisor.wizard.menu import MORE, folded, menu_options
+from advisor.wizard.menu import MORE, folded, menu_options, run_wizard
+from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
 from advisor.wizard.prompts import choice_lines
 from advisor.wizard.saved import load_answers
 from tests.render.example_advice import CPU, nothing_fits, remedy_alone, scenario_5

@@ -105,7 +105,8 @@ from rich.console import Console
 from advisor.ground.errors import Stopped
 from advisor.ground.types import Hardware
 from advisor.ruleset.facts import load_facts
-from advisor.wizard import Interview, ask_round
+from advisor.wizard.asking import ask_round
+from advisor.wizard.outcome import Interview
 from advisor.wizard.prompts import QuestionaryUi
 
 machine, ui = Hardware(kind="cpu", origin="probed"), QuestionaryUi(Console(stderr=True))

@@ -7,8 +7,7 @@ import pytest
 from advisor.ground.types import AnswerSet
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.load import load_rules
-from advisor.wizard import Relevance
-from advisor.wizard.walk import for_now, may_apply, open_questions, skipped_questions
+from advisor.wizard.walk import Relevance, for_now, may_apply, open_questions, skipped_questions
 from benchmarks.questions import rounds
 from tests.conftest import scaled
 from tests.wizard.scripted import FACTS, asked_set, known, walked

@@ -9,10 +9,9 @@ from advisor.advice.types import Flip
 from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.composition import parse_composition
 from advisor.ruleset.facts import Fact, Value
-from advisor.wizard import BACK, DONT_KNOW, Several, walk
 from advisor.wizard.conversation import can_be_tried, change_answers
 from advisor.wizard.prompts import Option, choice_lines, prompt_lines
-from advisor.wizard.walk import for_now, questions
+from advisor.wizard.walk import BACK, DONT_KNOW, Several, for_now, questions, walk
 from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, asked_set, known, walked
 
 
