@@ -15,6 +15,7 @@ from advisor.advice.search.fit import settings_by_data, suited_objective
 from advisor.commands.check_options import DEFAULTS, CheckOptions
 from advisor.commands.options import json_option
 from advisor.commands.output import (
+    SCHEMA_VERSION,
     console,
     print_json,
     put,
@@ -34,7 +35,6 @@ from advisor.ground.extras import all_extras, extras
 from advisor.ground.types import DataFinding, DataProfile
 from advisor.ground.yaml_files import parse_yaml
 from advisor.launch.failure_report import KINDS
-from advisor.render.check_page import print_check, print_row, row_json
 from advisor.render.data import check_json
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
@@ -185,7 +185,12 @@ def _check(path: str, options: CheckOptions) -> int:
     columns, arguments = stated.value("data_mapping"), _template_arguments(options)
     if options.show_row is not None:
         shown = row_as_trained(path, options.show_row, options.model, columns, arguments)
-        print_json(row_json(shown)) if options.as_json else print_row(shown, console())
+        if options.as_json:
+            print_json({"schema_version": SCHEMA_VERSION, **shown})
+        else:
+            from advisor.render.check_page import print_row  # with rich, which --json does without
+
+            print_row(shown, console())
         return 0
     found, advice = check_data(path, options)
     refused = unusable(found)
@@ -193,6 +198,8 @@ def _check(path: str, options: CheckOptions) -> int:
         document = {**check_json(found, advice), "checked": "data"}
         print_json(document if refused is None else with_error(document, refused.faults))
     else:
+        from advisor.render.check_page import print_check
+
         print_check(found, advice, console())
     return 0 if refused is None else refused.exit_code
 

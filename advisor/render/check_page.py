@@ -372,8 +372,3 @@ def print_row(shown: dict[str, Any], console: Console) -> None:
         put("")
     for note in shown["notes"]:
         put(f"  note: {note}")
-
-
-def row_json(shown: dict[str, Any]) -> dict[str, Any]:
-    """The row as one JSON document."""
-    return {"schema_version": 1, "checked": "data", **shown}

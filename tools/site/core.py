@@ -78,8 +78,8 @@ def _copy_sources(core: Path, wheel: Path) -> None:
     shutil.copytree(rules_dir(), core / "rules", ignore=shutil.ignore_patterns("schema"))
     for name in PURE:
         spec = find_spec(name)
-        assert spec is not None and spec.origin is not None
-        shutil.copytree(Path(spec.origin).parent, core / name, ignore=ignored)
+        origin = None if spec is None else spec.origin
+        shutil.copytree(Path(str(origin)).parent, core / name, ignore=ignored)
     shutil.copyfile(HERE / "page_entry.py", core / "page_entry.py")
     with zipfile.ZipFile(wheel) as archive:
         inside = [name for name in archive.namelist() if name.startswith("msgspec/")]
