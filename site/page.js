@@ -72,7 +72,7 @@
   const fields = [...form.querySelectorAll("[data-key]")];
   const questions = fields.filter((one) => one.classList.contains("question"));
   const late = questions.filter((one) => one.closest("#more"));
-  let kept = {}; // answers that no control stands for
+  let kept = Object.create(null); // answers that no control stands for
 
   const controls = (field) =>
     [...field.querySelectorAll("input")].filter(
@@ -112,17 +112,31 @@
     return answers;
   };
 
-  /** Put answers into the form; what has no control there is kept and shown. */
+  /** Put one answer into its control; what has none, or does not go into it, is kept and shown. */
+  const put = (key, value) => {
+    const field = fieldOf(key);
+    if (field) setValue(field, value);
+    if (field && valueOf(field) === (value ?? null)) return;
+    if (field) setValue(field, null);
+    const [head, part] = key.split(".");
+    if (part === undefined) kept[head] = value;
+    else (kept[head] ??= Object.create(null))[part] = value;
+  };
+  const showKept = () => {
+    $("kept").hidden = !Object.keys(kept).length;
+    $("kept").replaceChildren(
+      `Also stated, without a question here: ${JSON.stringify(kept)} `,
+      button("Forget it", () => {
+        kept = Object.create(null);
+        ask();
+      }),
+    );
+  };
+
+  /** Put answers into the form, in place of those that are there. */
   const setAnswers = (answers) => {
     for (const field of fields) setValue(field, null);
-    kept = {};
-    const put = (key, value) => {
-      const field = fieldOf(key);
-      if (field && (typeof value !== "object" || value === null)) return setValue(field, value);
-      const [head, part] = key.split(".");
-      if (part === undefined) kept[head] = value;
-      else kept[head] = { ...kept[head], [part]: value };
-    };
+    kept = Object.create(null);
     for (const [key, value] of Object.entries(answers)) {
       if (key === "signals" && Array.isArray(value)) {
         for (const name of value) put(`signals.${name}`, true);
@@ -132,22 +146,12 @@
         put(key === "gpu" ? "gpu.name" : "data.path", value);
       } else put(key, value);
     }
-    $("kept").hidden = !Object.keys(kept).length;
-    $("kept").replaceChildren(
-      `Also stated, without a question here: ${JSON.stringify(kept)} `,
-      button("Forget it", () => {
-        kept = {};
-        $("kept").hidden = true;
-        ask();
-      }),
-    );
   };
 
   /** Change some answers, by key of an answers file or by fact. */
   const change = (changes) => {
     for (const [key, value] of Object.entries(changes)) {
-      const field = fieldOf(key);
-      if (field) setValue(field, value);
+      if (value !== null || fieldOf(key)) put(key, value);
     }
     ask();
   };
@@ -174,19 +178,24 @@
   const withPaths = (answers) => JSON.stringify(answers).match(/"(path|examples|tasks)":/);
 
   let turn = 0;
+  let last = ""; // the answers that were asked about
   let timer = 0;
   let shown = null; // {answers, advice, way}: the answer on the screen
   const later = () => {
     clearTimeout(timer);
-    timer = setTimeout(ask, WAIT_MS);
+    timer = setTimeout(() => ask(), WAIT_MS);
   };
 
   /** Ask for the answer to the form, or to a text that stands for it, and show it. */
-  async function ask(text = null) {
+  async function ask(text = null, again = false) {
     clearTimeout(timer);
+    const answers = text ?? answersNow();
+    // A field that is left says so as well: what is on the screen stays.
+    if (JSON.stringify(answers) === last && !again) return;
+    last = JSON.stringify(answers);
+    showKept();
     const mine = (turn += 1);
-    const answers = text === null || typeof text !== "string" ? answersNow() : text;
-    if (typeof answers !== "string" && !answers.task) return showFaults([], answers);
+    if (text === null && !answers.task && !Object.keys(kept).length) return showFaults([], answers);
     $("answer").setAttribute("aria-busy", "true");
     if (withPaths(answers)) documents.clear(); // a file may have changed
     try {
@@ -215,7 +224,7 @@
     $("faults").hidden = true;
     for (const one of form.querySelectorAll("[aria-invalid]")) {
       one.removeAttribute("aria-invalid");
-      one.removeAttribute("aria-errormessage");
+      one.setAttribute("aria-describedby", $(`${one.name}-hint`)?.id ?? "");
     }
     for (const one of form.querySelectorAll(".fault-text")) one.remove();
   };
@@ -235,7 +244,9 @@
     const words = `${fault.where ?? ""} ${fault.what ?? ""}`;
     return fields.find((one) => {
       const names = [one.dataset.key, one.dataset.fact, one.dataset.fact.replace(/_/g, "-")];
-      return names.some((name) => words.split(/[\s`':,]+/).some((word) => word === name || word === `--${name}`));
+      return names.some((name) =>
+        words.split(/[\s`':,]+/).some((word) => word === name || word === `--${name}`),
+      );
     });
   };
 
@@ -248,6 +259,7 @@
     $("headline").textContent = faults.length
       ? "There is no answer yet."
       : "Choose what the model should do. Every other answer may be left open.";
+    $("peek").textContent = "No answer yet";
     for (const part of ["numbers", "bar", "reasons", "cards", "sizes"]) $(part).replaceChildren();
     $("plan").textContent = "";
     $("faults").hidden = !faults.length;
@@ -259,16 +271,15 @@
       const id = `fault-${number}`;
       field.append(make("p", { className: "fault-text", id }, faultText(fault)));
       control.setAttribute("aria-invalid", "true");
-      control.setAttribute("aria-errormessage", id);
+      const hint = $(`${control.name}-hint`)?.id ?? "";
+      control.setAttribute("aria-describedby", `${hint} ${id}`.trim());
     }
     $("answer").removeAttribute("aria-busy");
   };
   const focusFault = () => {
-    const first = form.querySelector("[aria-invalid]") ?? (shown ? null : controls(questions[0])[0]);
-    if (first) {
-      first.closest("details")?.setAttribute("open", "");
-      first.focus();
-    } else if (!$("faults").hidden) $("faults").focus();
+    const first = form.querySelector("[aria-invalid]");
+    first?.closest("details")?.setAttribute("open", "");
+    (first ?? ($("faults").hidden ? controls(questions[0])[0] : $("faults"))).focus();
   };
 
   // ------------------------------------------------------------------ the answer
@@ -280,7 +291,9 @@
     $("verdict").textContent = verdict[0];
     $("verdict").className = `verdict ${verdict[1]}`;
     $("headline").textContent = way.headline;
-    showNumbers(ours.estimate);
+    const [method, cost] = advice.nothing_fits ? ["nothing", ""] : summaryOf(advice);
+    $("peek").replaceChildren(chip(verdict), ` ${method} `, make("small", {}, cost));
+    showNumbers(ours.estimate, way.screen);
     $("bar").replaceChildren(...barOf(ours.estimate));
     showReasons(advice, way);
     showWay(way);
@@ -288,25 +301,22 @@
     showCompared();
   };
 
-  const showNumbers = (estimate) => {
-    const times = estimate.times;
-    const band = (low, high, unit = "") => (low === null ? null : `${low} to ${high}${unit}`);
+  const showNumbers = (estimate, screen) => {
+    const { times, total_usd: usd, need_gib: need } = estimate;
+    const said = (label) => screen[label]?.[0] ?? "not known";
     const entries = [
-      [
-        "Memory",
-        estimate.need_gib === null ? "–" : `${gib(estimate.need_gib)} GiB`,
-        estimate.need_low_gib && band(gib(estimate.need_low_gib), gib(estimate.need_high_gib)),
-      ],
-      [
-        "Time",
-        times ? duration(times.total_hours) : "–",
-        times && band(duration(times.low_hours), duration(times.high_hours)),
-      ],
-      [
-        "Cost",
-        estimate.total_usd === null ? "–" : dollars(estimate.total_usd),
-        estimate.cost_note || null,
-      ],
+      need === null
+        ? ["Memory", "–", said("Memory")]
+        : [
+            "Memory",
+            `${gib(need)} GiB`,
+            estimate.need_low_gib &&
+              `${gib(estimate.need_low_gib)} to ${gib(estimate.need_high_gib)} GiB`,
+          ],
+      times ? ["Time", duration(times.total_hours), span(times)] : ["Time", "–", said("Time")],
+      usd === null
+        ? ["Cost", "–", said("Cost")]
+        : ["Cost", dollars(usd), estimate.cost_note.replace(/;.*/, "")],
     ];
     const cells = entries.map(([name, value, more]) =>
       make(
@@ -316,8 +326,9 @@
         make("dd", {}, value, more ? make("small", {}, more) : null),
       ),
     );
-    $("numbers").replaceChildren(...(estimate.need_gib === null ? [] : cells));
+    $("numbers").replaceChildren(...(need === null ? [] : cells));
   };
+  const span = ({ low_hours: low, high_hours: high }) => `${duration(low)} to ${duration(high)}`;
 
   /** Need, with its band, against what the GPU has. */
   const barOf = (estimate) => {
@@ -348,17 +359,27 @@
     return [drawing, make("p", { className: "hint" }, `${words}${share}; the shade is the band.`)];
   };
 
-  const SHOWN_ELSEWHERE = ["Why", "Against", "Memory", "Time", "Cost", "Why not", "What if", "Warning"];
+  const SHOWN_ELSEWHERE = [
+    "Why",
+    "Against",
+    "Memory",
+    "Time",
+    "Cost",
+    "Why not",
+    "What if",
+    "Warning",
+  ];
   const showReasons = (advice, way) => {
     const ours = advice.recommendation;
     const parts = [];
     const section = (title, content) => content && parts.push(make("h3", {}, title), content);
+    const reason = (one) =>
+      make("li", {}, one.text, make("small", { className: "hint source" }, one.source ?? ""));
+    const because = ours.because.map(reason);
+    if (because.length) section(way.screen.Against ? "Against" : "Why", folding(because, 2));
     for (const [label, texts] of Object.entries(way.screen)) {
       if (!SHOWN_ELSEWHERE.includes(label) && texts.length) section(label, list(texts));
     }
-    const reason = (one) =>
-      make("li", {}, one.text, make("small", { className: "hint source" }, one.source ?? ""));
-    if (ours.because.length) section("Why", make("ul", {}, ...ours.because.map(reason)));
     const ways = advice.nothing_fits?.ways_out ?? [];
     if (ways.length) section("What would fit", list(ways.map((one) => one.text ?? one.command)));
     const rivals = advice.alternatives.map((one) => {
@@ -378,7 +399,14 @@
     });
     if (flips.length) section("What would change it", make("ul", { className: "flips" }, ...flips));
     const warnings = [...new Set(advice.warnings)];
-    if (warnings.length) parts.push(make("h3", {}, "Warnings"), folding(warnings.map((one) => make("li", {}, one)), 2));
+    if (warnings.length)
+      parts.push(
+        make("h3", {}, "Warnings"),
+        folding(
+          warnings.map((one) => make("li", {}, one)),
+          2,
+        ),
+      );
     $("reasons").replaceChildren(...parts);
   };
 
@@ -450,17 +478,21 @@
     const gpu = answers.gpu?.name ?? answers.gpu;
     const own = advice.hardware.gpus.map((one) => one.catalogue?.name ?? one.name)[0];
     const others = setup.cards.filter((name) => name !== own);
-    const mineName = gpu && gpu !== "unknown" ? gpu : (own ?? (isServed ? "This machine" : "Not said"));
+    const mineName =
+      gpu && gpu !== "unknown" ? gpu : (own ?? (isServed ? "This machine" : "Not said"));
     const model = advice.situation.model?.id ?? "";
-    const sizes = setup.sizes.filter((one) => one.model !== answers.model);
     const sizeName = (id) => id.replace(/^.*\//, "");
+    const own_b = (advice.situation.model?.params ?? 0) / 1e9;
+    const sizes = setup.sizes.filter((one) => one.model !== model && one.model !== answers.model);
+    const entry = (one) => [sizeName(one.model), { ...answers, model: one.model }];
     const strips = [
       ["cards", [[mineName, null], ...others.map((name) => [name, { ...answers, gpu: { name } }])]],
       [
         "sizes",
         [
-          [sizeName(answers.model ?? model), null],
-          ...sizes.map((one) => [sizeName(one.model), { ...answers, model: one.model }]),
+          ...sizes.filter((one) => one.params_b < own_b).map(entry),
+          [sizeName(answers.model ?? model) || "Your model", null],
+          ...sizes.filter((one) => one.params_b >= own_b).map(entry),
         ],
       ],
     ];
@@ -526,7 +558,7 @@
           make("td", {}, now[name] ?? "–"),
         ),
       );
-    const head = ["", "Kept", "Now"].map((text) => make("th", { scope: "col" }, text));
+    const head = ["What", "Kept", "Now"].map((text) => make("th", { scope: "col" }, text));
     $("compare").replaceChildren(
       make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)),
       make(
@@ -536,10 +568,14 @@
           setAnswers(compared.answers);
           ask();
         }),
-        button("Forget it", () => {
-          compared = null;
-          showCompared();
-        }, "quiet"),
+        button(
+          "Forget it",
+          () => {
+            compared = null;
+            showCompared();
+          },
+          "quiet",
+        ),
       ),
     );
   };
@@ -574,17 +610,22 @@
     );
     $("steps").replaceChildren(...steps);
     $("plan").textContent = way.plan ?? "";
-    const lacks = way.missing.length ? `What a run still needs: ${way.missing.join(", ")}.` : "";
+    const path = isServed ? "name it under “Where are your examples?”" : "write its path into it";
+    const lacks = way.missing.map((key) =>
+      key === "data.path"
+        ? `your data file is still missing: ${path}.`
+        : `${key} is still missing.`,
+    );
     $("plan-hint").textContent = way.plan
-      ? lacks || "Complete: every value has its reason beside it."
-      : `There is no plan for this answer. ${lacks}`;
+      ? `Every value has its reason beside it; ${lacks.join(" ") || "it is complete."}`
+      : `This answer needs no plan. ${lacks.join(" ")}`;
     for (const id of ["download", "write"]) $(id).disabled = !way.plan;
     $("write").disabled = !way.plan || way.missing.length > 0;
     $("command").textContent = way.command;
     $("bundle").textContent = way.bundle;
     const hash = `#a=${encoded(way.answers)}`;
     const { origin, pathname } = location;
-    $("link").textContent = `${origin}${pathname}${hash}`;
+    $("link").textContent = `${origin}${pathname}${location.search}${hash}`;
     history.replaceState(null, "", hash);
     $("form-files").replaceChildren();
     $("forms").hidden = !way.forms.length;
@@ -602,7 +643,7 @@
       ...(found.error ? [list(found.error.map(faultText))] : []),
       ...files.flatMap(([name, text]) => [
         make("h3", {}, name),
-        make("pre", { tabIndex: 0, "aria-label": name }, text),
+        make("pre", { tabIndex: 0, role: "group", "aria-label": name }, text),
         button("Copy", (event) => copy(text, event.target), "quiet"),
       ]),
       make("pre", { className: "wrap", tabIndex: 0 }, (found.messages ?? []).join("\n")),
@@ -636,16 +677,17 @@
     const gpu = valueOf(fieldOf("gpu"));
     try {
       const { document: found } = await window.advise("check", gpu ? { ...body, gpu } : body);
-      showFound(found);
+      showFound(found, body);
     } catch (error) {
       $("found").replaceChildren(lost(error));
     }
     $("found").focus();
   };
 
-  const showFound = (found) => {
+  const showFound = (found, body) => {
     const parts = [];
-    const lines = (texts) => (texts?.length ? make("pre", { className: "wrap" }, texts.join("\n")) : null);
+    const lines = (texts) =>
+      texts?.length ? make("pre", { className: "wrap" }, texts.join("\n")) : null;
     if (found.error) parts.push(list(found.error.map(faultText)));
     if (found.summary) {
       parts.push(make("p", {}, chip(VERDICTS[found.verdict] ?? ["", ""]), ` ${found.summary}`));
@@ -653,21 +695,37 @@
     } else if (found.kind !== undefined) {
       const rows = `${(found.rows ?? 0).toLocaleString("en")} rows, read as ${found.format ?? found.kind}`;
       parts.push(make("p", {}, make("b", {}, rows)));
-      if (found.objectives?.length) parts.push(make("p", {}, `Good for: ${found.objectives.join(", ")}`));
-      const use = { "data.kind": found.kind, "data.rows": found.rows, "data.tokens": found.tokens?.total };
-      if (found.kind) parts.push(button("Use these numbers in the form", () => change(use)));
+      if (found.objectives?.length)
+        parts.push(make("p", {}, `Good for: ${found.objectives.join(", ")}`));
+      const { kind, rows: count, tokens } = found;
+      const told = { "data.kind": kind, "data.rows": count, "data.tokens": tokens?.total ?? null };
+      const use = body.path ? { "data.path": body.path } : told;
+      if (kind) parts.push(button("Answer for these data", () => change(use)));
     }
     const findings = (found.findings ?? []).map((one) =>
-      make("li", {}, make("b", {}, `${one.severity}: `), one.text, one.where ? ` (${one.where})` : ""),
+      make(
+        "li",
+        {},
+        make("b", {}, `${one.severity}: `),
+        one.text,
+        one.where ? ` (${one.where})` : "",
+      ),
     );
     if (findings.length) parts.push(folding(findings, 6));
     if (found.diff?.length) {
       const text = found.diff.join("\n");
       const shade = { "+": "added", "-": "removed" };
-      const spans = found.diff.map((line) => make("span", { className: shade[line[0]] ?? "" }, `${line}\n`));
+      const spans = found.diff.map((line) =>
+        make("span", { className: shade[line[0]] ?? "" }, `${line}\n`),
+      );
       parts.push(make("h3", {}, "What to change"), make("pre", { tabIndex: 0 }, ...spans));
       parts.push(button("Copy the changes", (event) => copy(text, event.target)));
     }
+    const model = found.plan?.model;
+    if (model) parts.push(button(`Answer for ${model}`, () => change({ model }), "quiet"));
+    const learned = found.learned;
+    if (learned)
+      parts.push(make("p", {}, learned.words), list(learned.findings.map((one) => one.text)));
     const unknown = (found.unknown ?? []).map((one) => `${one.key}: ${one.why}`);
     if (unknown.length) parts.push(make("h3", {}, "Not known"), list(unknown));
     const notes = found.notes ?? [];
@@ -691,7 +749,11 @@
   });
   $("file").addEventListener("change", (event) => readFile(event.target.files[0]));
   const isFile = (event) => event.dataTransfer?.types.includes("Files");
-  for (const [name, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+  for (const [name, isOver] of [
+    ["dragover", true],
+    ["dragleave", false],
+    ["drop", false],
+  ]) {
     document.addEventListener(name, (event) => {
       if (!isFile(event)) return;
       event.preventDefault();
@@ -707,7 +769,11 @@
       const { progress } = run;
       const word = (text) => make("p", { className: "hint" }, text);
       const bar = progress?.total
-        ? make("progress", { max: progress.total, value: progress.step ?? 0, "aria-label": run.folder })
+        ? make("progress", {
+            max: progress.total,
+            value: progress.step ?? 0,
+            "aria-label": run.folder,
+          })
         : null;
       const isAtWork = run.status === "running" || run.status === "starting";
       const again = run.status === "done" ? null : button("Resume", () => start(run.folder));
@@ -719,7 +785,9 @@
         bar,
         progress ? word(progress.text) : null,
         run.losses ? curveOf(run.losses) : null,
-        run.verdict?.reasons?.length ? list(run.verdict.reasons.map(String)) : null,
+        ...[run.verdict?.plain?.text ?? run.verdict?.text, run.verdict?.next?.text]
+          .filter(Boolean)
+          .map((text) => make("p", {}, text)),
         run.error.length ? list(run.error.map(faultText)) : null,
         run.fault ? word(run.fault) : null,
         isAtWork && run.said.length ? word(run.said.at(-1)) : null,
@@ -737,17 +805,27 @@
   };
   const curveOf = (losses) => {
     const curves = Object.entries(losses).filter(([, points]) => points.length > 1);
-    return curves.length ? make("div", {}, ...curves.map(([name, points]) => curve(name, points))) : null;
+    return curves.length
+      ? make("div", {}, ...curves.map(([name, points]) => curve(name, points)))
+      : null;
   };
   const curve = (name, points) => {
-    const [low, high] = [Math.min(...points.map((one) => one[1])), Math.max(...points.map((one) => one[1]))];
+    const [low, high] = [
+      Math.min(...points.map((one) => one[1])),
+      Math.max(...points.map((one) => one[1])),
+    ];
     const [first, last] = [points[0][0], points.at(-1)[0]];
     const place = ([step, loss]) =>
       `${(100 * (step - first)) / (last - first || 1)},${38 - (36 * (loss - low)) / (high - low || 1)}`;
     const words = `Loss of ${name}: ${points[0][1].toFixed(3)} at step ${first}, ${points.at(-1)[1].toFixed(3)} at step ${last}`;
     const box = { viewBox: "0 0 100 40", preserveAspectRatio: "none", class: "curve", role: "img" };
     const line = draw("polyline", { points: points.map(place).join(" ") });
-    return make("div", {}, draw("svg", { ...box, "aria-label": words }, line), make("p", { className: "hint" }, words));
+    return make(
+      "div",
+      {},
+      draw("svg", { ...box, "aria-label": words }, line),
+      make("p", { className: "hint" }, words),
+    );
   };
 
   const EVERY_MS = 1500;
@@ -810,11 +888,17 @@
 
   // ------------------------------------------------------------------ begin
 
-  form.addEventListener("input", later);
+  form.addEventListener("input", (event) => {
+    const [head, part] = event.target.closest("[data-key]")?.dataset.key.split(".") ?? [];
+    if (part === undefined) delete kept[head];
+    else delete kept[head]?.[part];
+    if (kept[head] && !Object.keys(kept[head]).length) delete kept[head];
+    later();
+  });
   form.addEventListener("change", () => ask());
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    await ask();
+    await ask(null, true);
     if (shown) $("answer").focus();
     else focusFault();
   });
@@ -834,7 +918,8 @@
     const text = decoded(link);
     try {
       const answers = JSON.parse(text);
-      if (answers === null || typeof answers !== "object" || Array.isArray(answers)) throw new Error();
+      if (answers === null || typeof answers !== "object" || Array.isArray(answers))
+        throw new Error();
       setAnswers(answers);
       await ask();
     } catch {

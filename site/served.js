@@ -16,7 +16,11 @@
     });
     const text = await response.text();
     if (!response.ok) throw new Error(text);
-    return { document: JSON.parse(text), exit: Number(response.headers.get("X-Advise-Exit")), text };
+    return {
+      document: JSON.parse(text),
+      exit: Number(response.headers.get("X-Advise-Exit")),
+      text,
+    };
   };
   window.advise.report = (folder) => `report?${new URLSearchParams({ token, folder })}`;
 }

@@ -23,6 +23,7 @@ FIRST = ("task", "model", "gpu", "data_path", "data_kind", "data_rows")  # the r
 LISTS = {"model": "models", "teacher_model": "models", "gpu": "gpus"}  # fact -> its datalist
 SERVED = "served"  # the home of `advise ui`; the other one is "static"
 DONT_KNOW = "I don\N{RIGHT SINGLE QUOTATION MARK}t know"
+WITH_PARTS = {"gpu": "Several GPUs, or another size", "budget": "A limit in dollars or hours"}
 YES_NO = {"true": "Yes", "false": "No"}
 
 
@@ -114,13 +115,13 @@ def _key(fact: Fact) -> str:
 
 
 def _hint(fact: Fact, is_served: bool) -> str:
-    remark = fact.ask.partition(" (")[2].removesuffix(")")
+    remark = _as_sentence(fact.ask.partition(" (")[2].removesuffix(")"))
     if fact.id == "gpu":
-        nothing = "this machine" if is_served else "unknown hardware rules nothing out"
-        return f"A name, or none. Left empty: {nothing}"
+        nothing = "this machine is looked at" if is_served else "hardware rules nothing out"
+        return f"A name, or none. Left empty: {nothing}."
     if fact.type in ("text", "path", "number") and fact.unknown:
         remark = f"{remark}. " if remark else ""
-        return f"{remark}Left empty: {fact.unknown}"
+        return f"{remark}Left empty: {fact.unknown}."
     return remark
 
 
@@ -156,26 +157,31 @@ def _parts(fact: Fact) -> str:
     """The numbers that belong to a question: how many of the GPU, dollars and hours."""
     head = (fact.answer or "").partition(".")[0]
     found = [
-        one
+        _part(one)
         for one in load_facts().values()
-        if one.order is None
+        if fact.id in WITH_PARTS
+        and one.order is None
         and one.type == "number"
         and (one.answer or "").startswith(f"{head}.")
-        and fact.id in ("gpu", "budget")
     ]
     if not found:
         return ""
-    fields = "".join(
-        f'<span data-fact="{escape(one.id)}" data-key="{escape(_key(one))}" data-type="number">'
-        f'<label for="{escape(one.id)}">{escape(_part_name(one))}</label>'
-        f"{_input(one, escape(one.id))}</span>"
-        for one in found
+    return (
+        f"<details><summary>{WITH_PARTS[fact.id]}</summary>"
+        f'<div class="parts">{"".join(found)}</div></details>'
     )
-    return f'<div class="parts">{fields}</div>'
 
 
-def _part_name(fact: Fact) -> str:
-    return f"{fact.name[:1].upper()}{fact.name[1:]}"
+def _part(fact: Fact) -> str:
+    name, label = escape(fact.id), escape(_as_sentence(fact.name))
+    return (
+        f'<span data-fact="{name}" data-key="{escape(_key(fact))}" data-type="number">'
+        f'<label for="{name}">{label}</label>{_input(fact, name)}</span>'
+    )
+
+
+def _as_sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _datalist(name: str, values: Iterable[str]) -> str:

@@ -57,7 +57,8 @@ class Server(socketserver.ForkingMixIn, HTTPServer):
     def __init__(self, main: Main, port: int, folder: Path) -> None:
         self.main, self.token = main, secrets.token_urlsafe(24)
         self.runs = Runs(folder)
-        self.page = page_html(SERVED, SCRIPTS, POLICY).encode()
+        opening = {name: json.loads(_example(main, name)) for name in ("advise", "plan")}
+        self.page = page_html(SERVED, SCRIPTS, POLICY, opening).encode()
         files = (path for path in site_folder().iterdir() if path.suffix in (".css", ".js", ".svg"))
         self.files = {f"/static/{path.name}": bytes_of(path) for path in files}
         super().__init__((HOST, port), Handler)
@@ -207,7 +208,6 @@ def ui(main: Main, port: int, no_browser: bool) -> None:
         with server:
             put(server.address)
             sys.stdout.flush()
-            warm_up(main)
             if not no_browser and is_terminal(sys.stdout):
                 webbrowser.open(server.address)
             say("Ctrl-C ends it")
@@ -219,7 +219,6 @@ def ui(main: Main, port: int, no_browser: bool) -> None:
                     say(line)
 
 
-def warm_up(main: Main) -> None:
-    """Load what answers, so that each process finds it loaded."""
-    for name in ("advise", "plan"):
-        answer(main, name, json.dumps(content()["example"]))
+def _example(main: Main, name: str) -> str:
+    """What the page opens with. It also loads what answers, for every process to come."""
+    return answer(main, name, json.dumps(content()["example"]))[0]

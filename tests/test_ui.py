@@ -1,0 +1,473 @@
+"""`advise ui` and its page: who may ask, what is answered, runs, and the page in a real browser."""
+
+import base64
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from http.client import HTTPConnection
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from advisor.ground.resources import cache_folder
+from advisor.situation.answers import answers_document
+from tests.advice.situations import random_answers
+
+BROWSER = shutil.which("chromium")
+AXE = "axe-core@4.14.1"
+in_browser = pytest.mark.skipif(
+    not (BROWSER and find_spec("playwright")), reason="needs Chromium and playwright"
+)
+EXAMPLE = {"task": "qa", "model": "Qwen/Qwen3-8B", "gpu": {"name": "RTX 4090"}}
+MODEL_ROWS = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(200)]
+
+
+class Ui:
+    """A server that was started as a person starts it."""
+
+    def __init__(self, folder):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "advisor", "ui", "--no-browser"],
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.address = self.process.stdout.readline().strip()
+        self.host, self.token = urlsplit(self.address).netloc, self.address.partition("token=")[2]
+
+    def raw(self, method, path, body=None, **headers):
+        """(status, headers, text) of one request."""
+        connection = HTTPConnection(self.host, timeout=60)
+        connection.request(method, path, body, {"Host": self.host, **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+    def text(self, name, body):
+        """(exit code, document as text) of a request with the token."""
+        sent = body if isinstance(body, str) else json.dumps(body)
+        status, headers, text = self.raw(
+            "POST", f"/api/{name}", sent.encode(), **{"X-Advise-Token": self.token}
+        )
+        assert status == 200, text
+        return int(headers["X-Advise-Exit"]), text
+
+    def ask(self, name, body):
+        """(exit code, document)."""
+        code, text = self.text(name, body)
+        return code, json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ui")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADVISE_RUNS", "off")
+        server = Ui(folder)
+    yield server
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(timeout=30) == 0
+
+
+# --------------------------------------------------------------------------- who may ask
+
+
+REFUSED = {  # method, path, headers; {token} is the right one
+    "a wrong token": ("POST", "/api/advise", {"X-Advise-Token": "guess"}),
+    "no token": ("POST", "/api/advise", {}),
+    "a page without its token": ("GET", "/", {}),
+    "a page with a wrong token": ("GET", "/?token=%F0%9F%98%80", {}),
+    "a foreign host": ("POST", "/api/advise", {"X-Advise-Token": "{token}", "Host": "evil.example"}),
+    "a foreign origin": (
+        "POST", "/api/advise", {"X-Advise-Token": "{token}", "Origin": "http://evil.example"},
+    ),
+    "another port's page": (
+        "POST", "/api/advise", {"X-Advise-Token": "{token}", "Origin": "http://127.0.0.1:1"},
+    ),
+    "a request of another site": (
+        "POST", "/api/advise", {"X-Advise-Token": "{token}", "Sec-Fetch-Site": "cross-site"},
+    ),
+    "a static file for a foreign host": ("GET", "/static/page.js", {"Host": "evil.example"}),
+    "a report without its token": ("GET", "/report?folder=/etc", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_who_has_no_business_here_is_refused(ui, case):
+    """The address holds a token; other hosts and origins are refused, and so is a guess."""
+    method, path, headers = REFUSED[case]
+    sent = {name: value.format(token=ui.token) for name, value in headers.items()}
+    status, told, _ = ui.raw(method, path, b"{}" if method == "POST" else None, **sent)
+    assert (status, "X-Advise-Exit" in told) == (403, False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/static/../pyproject.toml", "/static/%2e%2e/%2e%2e/etc/passwd", "/static/", "/etc/passwd",
+     "/static//etc/passwd", "/static/page.js/..", "/api/advise", "//etc/passwd",
+     "/report?token={token}&folder=/etc", "/report?token={token}&folder=%00"],
+)  # fmt: skip
+def test_no_path_leads_out_of_the_page_s_files(ui, path):
+    """Only the page and the files beside it are served."""
+    assert ui.raw("GET", path.format(token=ui.token))[0] == 404
+
+
+def test_the_page_is_served_with_a_strict_policy(ui):
+    """Nothing but its own files, no inline script or style, no frame, no referrer."""
+    status, headers, page = ui.raw("GET", f"/?token={ui.token}")
+    assert status == 200
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert not re.search(r"\son\w+=|\sstyle=|<style|javascript:", page)
+    for file in re.findall(r'(?:src|href)="(static/[^"]+)"', page):
+        assert ui.raw("GET", f"/{file}")[0] == 200
+
+
+# --------------------------------------------------------------------------- documents
+
+
+def test_documents_are_those_of_the_commands(ui, call, tmp_path, monkeypatch):
+    """Byte for byte, for situations drawn by a seed, and so is the exit code."""
+    monkeypatch.setenv("ADVISE_RUNS", "off")
+    file = tmp_path / "answers.json"
+    for seed in range(12):
+        answers = answers_document(random_answers(seed))
+        if answers["gpu"] == "none":  # what is free in this machine changes meanwhile
+            answers["gpu"] = "RTX 4090"
+        file.write_text(json.dumps(answers))
+        code, out, _ = call("--json", "--answers", str(file))
+        assert ui.text("advise", answers) == (code, out.replace(str(file), "<stdin>"))
+    (tmp_path / "specs.json").write_text(specs := '[{"model": "Qwen/Qwen3-8B"}, {}]')
+    code, out, _ = call("estimate", "--json", "--specs", str(tmp_path / "specs.json"))
+    assert ui.text("estimate", specs) == (code, out)
+
+
+CHECKED = {  # a text -> the name that it is checked under, and what it is recognised as
+    '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}': ("pasted.jsonl", "kind"),
+    "model_name_or_path: Qwen/Qwen3-8B\nstage: sft\ndataset: x\noutput_dir: y": ("config.yaml", "tool"),
+    "trl sft --model_name_or_path Qwen/Qwen3-8B --dataset_name x": ("command.sh", "tool"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CHECKED)
+def test_what_is_pasted_is_recognised(ui, call, tmp_path, monkeypatch, text):
+    """The document is that of `advise check`, with the GPU of the form where it matters."""
+    name, key = CHECKED[text]
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    gpu = [] if key == "kind" else ["--gpu", "RTX 4090"]
+    code, out, _ = call("check", "--json", *gpu, name)
+    assert key in json.loads(out)
+    assert ui.text("check", {"text": text, "gpu": "RTX 4090"}) == (code, out)
+    assert ui.text("check", {"path": str(tmp_path / name), "gpu": "RTX 4090"})[0] == code
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [("advise", "{"), ("advise", {"task": "x"}), ("advise", []), ("plan", "{"), ("plan", {"task": 3}),
+     ("plan", {"answers": {}, "into": "x"}), ("check", []), ("check", {"text": 3}), ("check", {}),
+     ("check", {"path": "no/such/file"}), ("estimate", "{}"), ("run", {}), ("run", {"plan": "no.yaml"}),
+     ("stop", {"folder": "/tmp"}), ("runs", {"folder": "\0"}), ("plan", {"answers": EXAMPLE, "to": "x"})],
+)  # fmt: skip
+def test_bad_input_is_an_error_in_the_document(ui, name, body):
+    """Exit code 2 and what is wrong, never a broken page."""
+    code, document = ui.ask(name, body)
+    assert code == 2
+    assert document["error"][0]["what"]
+    assert "bug in advise" not in document["error"][0]["what"]
+
+
+def test_many_requests_at_once_are_all_answered(ui):
+    """A hundred of them, each with its own answer."""
+    with ThreadPoolExecutor(100) as pool:
+        found = list(
+            pool.map(lambda n: ui.ask("advise", {**EXAMPLE, "data": {"rows": n}}), range(100))
+        )
+    assert [code for code, _ in found] == [0] * 100
+    assert [one["situation"]["facts"]["data_rows"] for _, one in found] == list(range(100))
+
+
+def test_the_way_on_from_an_answer(ui, call, tmp_path, monkeypatch):
+    """The command gives the same answer, the plan is the one that `--plan` writes, a file of
+    another trainer is shown, and what stands there is not overwritten.
+    """
+    monkeypatch.chdir(tmp_path)
+    Path("train.jsonl").write_text("\n".join(map(json.dumps, MODEL_ROWS)))
+    answers = {**EXAMPLE, "data": {"path": str(tmp_path / "train.jsonl")}}
+    code, way = ui.ask("plan", {"answers": answers, "path": str(tmp_path / "a.yaml")})
+    assert (code, way["missing"], way["plan_file"]) == (0, [], str(tmp_path / "a.yaml"))
+    typed = shlex.split(way["command"])[1:]
+    assert call(*typed, "--plan", "b.yaml")[0] == 0
+    written, same = (
+        Path(name).read_text().partition("origin:")[0] for name in ("a.yaml", "b.yaml")
+    )
+    assert written == same.replace("run b.yaml", "run a.yaml")
+    other = {**answers, "model": "Qwen/Qwen3-1.7B"}
+    code, again = ui.ask("plan", {"answers": other, "path": str(tmp_path / "a.yaml")})
+    assert code == 2
+    assert "exists" in again["error"][0]["what"]
+    code, files = ui.ask("plan", {"answers": answers, "to": "trl"})
+    assert code == 0
+    assert "model_name_or_path: Qwen/Qwen3-8B" in files["files"]["trl.yaml"]
+
+
+def test_a_question_that_cannot_change_the_answer_folds(ui):
+    """What no answer can change is named apart from what still matters."""
+    answers = {"task": "classification", "data": {"kind": "paired", "rows": 5000}, "budget": "low",
+               "model": "Qwen/Qwen3-0.6B", "gpu": "RTX 4090", "depth": "task"}  # fmt: skip
+    code, way = ui.ask("plan", answers)
+    assert code == 0
+    assert way["folded"] == ["verifiable_rewards_available"]
+    assert "latency_critical" in way["matter"]
+    assert not {*way["folded"]} & {*way["matter"]}
+
+
+# --------------------------------------------------------------------------- runs
+
+
+def test_a_run_is_started_stopped_resumed_and_finished(tiny_model, tmp_path):
+    """By requests alone; it is in its folder, and goes on while nobody looks."""
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, MODEL_ROWS)))
+    ui = Ui(tmp_path)
+    answers = {"task": "customer_service", "depth": "style", "model": str(tiny_model),
+               "data": {"path": "train.jsonl"}, "gpu": "none"}  # fmt: skip
+    assert ui.ask("plan", {"answers": answers, "path": "plan.yaml"})[0] == 0
+    code, started = ui.ask("run", {"plan": "plan.yaml"})
+    assert (code, started["status"]) == (0, "starting"), started
+    folder = {"folder": str(tmp_path / started["folder"])}
+
+    def wait_for(is_so):
+        deadline = time.monotonic() + 240
+        while not is_so(found := ui.ask("runs", folder)[1]):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.3)
+        return found
+
+    wait_for(lambda one: (one["progress"] or {}).get("step"))
+    assert ui.ask("stop", folder)[0] == 0
+    stopped = wait_for(lambda one: one["status"] not in ("running", "starting"))
+    assert stopped["status"] == "stopped"
+    assert stopped["losses"]["sft"]
+    assert ui.ask("run", {"plan": folder["folder"]})[0] == 0
+    done = wait_for(lambda one: one["status"] not in ("running", "starting"))
+    assert (done["status"], done["report"]) == ("done", True), done
+    assert [one["status"] for one in ui.ask("runs", {})[1]["runs"]] == ["done"]
+    status, headers, page = ui.raw("GET", f"/report?token={ui.token}&folder={folder['folder']}")
+    assert status == 200
+    assert "sandbox" in headers["Content-Security-Policy"]
+    assert "<h1" in page
+    ui.process.send_signal(signal.SIGINT)
+    assert ui.process.wait(timeout=30) == 0
+
+
+# --------------------------------------------------------------------------- in a browser
+
+ANSWERED = '#sizes li:last-child .verdict:not(:text-is("…"))'  # the last that an answer fills
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, ui):
+    """The page with its first answer; it asks nobody else, and nothing in it fails."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page, asked, failed = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(urlsplit(request.url).netloc))
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    page.on("console", lambda line: failed.append(line.text) if line.type == "error" else None)
+    page.goto(ui.address)
+    page.wait_for_selector(ANSWERED)
+    yield page
+    context.close()
+    assert (set(asked), failed) == ({ui.host}, [])
+
+
+def linked(ui, text):
+    """The address of a link that carries this text."""
+    code = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return f"{ui.address}#a={code}"
+
+
+def tab_to(page, selector, most=80):
+    """Press Tab until an element has the focus."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if page.evaluate(f"document.activeElement.matches({json.dumps(selector)})"):
+            return
+    raise AssertionError(f"{selector} is not reached by Tab")
+
+
+@in_browser
+def test_the_page_opens_with_an_answer_and_follows_a_change(page):
+    """A choice changes the sentence, the numbers and what other GPUs say; the last change wins."""
+    assert "Teach Qwen/Qwen3-8B" in page.inner_text("#headline")
+    assert page.inner_text("#verdict") == "Fits"
+    page.fill("#gpu", "T4")
+    page.fill("#data_rows", "1")
+    page.fill("#data_rows", "3000")
+    page.wait_for_selector("#headline:has-text('3,000'):has-text('qlora')")
+    page.click("#cards button:has-text('H100')")
+    page.wait_for_selector("#headline:has-text('sft+lora')")
+    assert page.input_value("#gpu") == "H100 SXM5 80GB"
+    page.click(".flips button:has-text('150')")
+    page.wait_for_selector("#headline:has-text('prompting')")
+    assert page.input_value("#data_rows") == "150"
+    assert page.is_hidden("#cards-panel")
+
+
+@in_browser
+def test_the_keyboard_alone_reaches_the_plan(page):
+    """Task, model and GPU by keys; then the plan can be read and copied."""
+    tab_to(page, "[name=task]")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#headline:has-text('Qwen3-8B')")
+    tab_to(page, "#model")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("Qwen/Qwen3-1.7B")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#headline:has-text('Qwen3-1.7B')")
+    page.wait_for_selector("#answer:focus")
+    tab_to(page, "#plan")
+    assert "model: Qwen/Qwen3-1.7B" in page.inner_text("#plan")
+
+
+@in_browser
+def test_a_link_carries_the_answers(ui, page):
+    """What the page says of a link is what it said when the link was made."""
+    for seed in range(4):
+        answers = answers_document(random_answers(seed))
+        page.goto("about:blank")
+        page.goto(linked(ui, json.dumps(answers)))
+        page.wait_for_selector("#reasons h3")
+        _code, way = ui.ask("plan", answers)
+        assert page.inner_text("#headline") == way["headline"]
+        link, said = page.text_content("#link"), page.text_content("#command")
+        assert sorted(shlex.split(said)) == sorted(shlex.split(way["command"]))
+        page.goto("about:blank")
+        page.goto(link)
+        page.wait_for_selector("#reasons h3")
+        assert (page.text_content("#link"), page.text_content("#command")) == (link, said)
+
+
+WRONG = ["{", "[]", "3", "null", "", "%%%", "\0", '{"task": "x"}', '{"tusk": "qa"}', '{"task": ["qa"]}',
+         '{"task": "qa", "gpu": 3}', '{"task": "qa", "data": {"rows": -1}}', '{"task": "qa", "__proto__": 1}',
+         '{"task": "qa", "signals": {"x": 4}}', '{"task": "qa", "budget": "cheap"}', '{"data": []}',
+         '{"task": "qa", "data": {"rows": "many"}}', '{"task": "qa", "n_tasks": 0.5}', '{"gpu": {"nam": "T4"}}',
+         '{"task": "qa", "budget": {"usd": -3}}']  # fmt: skip
+
+
+@in_browser
+def test_a_wrong_link_gets_the_command_s_own_message(ui, page):
+    """Also one that is no base64url; the field at fault has the focus where there is one."""
+    for text in WRONG:
+        page.goto("about:blank")
+        page.goto(f"{ui.address}#a=%%%" if text == "%%%" else linked(ui, text))
+        page.wait_for_selector("#faults:not([hidden])")
+        code, document = ui.ask("advise", text)
+        assert code == 2
+        assert document["error"][0]["what"].replace("`", "") in page.inner_text("#faults")
+        if '"rows": -1' in text:
+            page.wait_for_selector("#data_rows[aria-invalid=true]:focus")
+
+
+HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>'
+
+
+@in_browser
+def test_what_a_file_says_is_text(page):
+    """Markup in a pasted file, in a link, in a name of a model is shown, never run."""
+    page.fill("#box", f"model_name_or_path: '{HOSTILE}'\nstage: sft\noutput_dir: x\n{HOSTILE}: 1")
+    page.click("#check")
+    page.wait_for_selector("#found li, #found pre")
+    page.fill("#model", HOSTILE)
+    page.wait_for_selector("#answer:not([aria-busy])")
+    page.wait_for_timeout(600)
+    assert page.evaluate("window.hit") is None
+    assert page.locator("#found img, #answer img, #found script").count() == 0
+
+
+@in_browser
+def test_a_pasted_configuration_is_answered_with_its_diff(page):
+    """Recognised, judged for the GPU of the form, with the changes to copy."""
+    page.fill("#box", "model_name_or_path: Qwen/Qwen3-8B\nstage: sft\ndataset: x\noutput_dir: y\n")
+    page.click("#check")
+    page.wait_for_selector("#found pre .added")
+    assert "Does not fit" in page.inner_text("#found")
+    assert page.evaluate("document.activeElement.id") == "found"
+    page.fill("#box", "\n".join(map(json.dumps, MODEL_ROWS)))
+    page.click("#check")
+    page.click("#found button:has-text('Answer for these data')")
+    page.wait_for_selector("#headline:has-text('200')")
+
+
+@cache
+def axe():
+    """The source of axe-core, from its npm package; skips if it cannot be had."""
+    folder = cache_folder() / "tests" / AXE
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        npm = shutil.which("npm") or pytest.skip("needs npm")
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--silent", "--ignore-scripts", "--prefix", str(folder), AXE]
+        if subprocess.run(command, check=False, capture_output=True, timeout=120).returncode:
+            pytest.skip(f"{AXE} cannot be had")
+    return script.read_text("utf-8")
+
+
+@in_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("state", ["answer", "faults", "all open"])
+def test_axe_finds_nothing(ui, chromium, scheme, state):
+    """With an answer, with faults, with everything unfolded, light and dark, on a small screen."""
+    context = chromium.new_context(
+        viewport={"width": 390, "height": 844}, color_scheme=scheme, bypass_csp=True
+    )
+    page = context.new_page()
+    is_wrong = state == "faults"
+    page.goto(
+        linked(ui, '{"task": "qa", "gpu": "RTX 9999", "data": {"rows": -1}}')
+        if is_wrong
+        else ui.address
+    )
+    page.wait_for_selector("[aria-invalid]" if is_wrong else ANSWERED)
+    if state == "all open":
+        page.click("#keep")
+        page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    page.evaluate(axe())
+    found = page.evaluate("axe.run().then((result) => result.violations)")
+    told = [(one["id"], [node["target"] for node in one["nodes"]]) for one in found]
+    width = page.evaluate("document.documentElement.scrollWidth")
+    context.close()
+    assert (told, width) == ([], 390)
+
+
+@in_browser
+def test_nothing_moves_while_the_page_loads(ui, chromium):
+    """The layout shifts by less than what Google calls good (0.1)."""
+    page = chromium.new_page(viewport={"width": 390, "height": 844})
+    page.add_init_script(
+        "window.shift = 0; new PerformanceObserver((list) => { for (const one of list.getEntries())"
+        " if (!one.hadRecentInput) window.shift += one.value; })"
+        ".observe({type: 'layout-shift', buffered: true})"
+    )
+    page.goto(ui.address)
+    page.wait_for_selector(ANSWERED)
+    page.wait_for_timeout(300)
+    shift = page.evaluate("window.shift")
+    page.close()
+    assert shift < 0.1
