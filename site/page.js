@@ -922,6 +922,7 @@
         throw new Error();
       setAnswers(answers);
       await ask();
+      if (!shown && Object.keys(kept).length) await ask(text);
     } catch {
       await ask(text); // the command says what is wrong with it
     }
