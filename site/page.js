@@ -60,6 +60,7 @@
     return VERDICTS[advice.recommendation.estimate.fits] ?? VERDICTS.unknown;
   };
   const chip = ([text, className]) => make("span", { className: `verdict ${className}` }, text);
+  const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}`;
   const faultText = (fault) =>
     [fault.what, fault.allowed && `Allowed: ${fault.allowed}`, fault.hint]
       .filter(Boolean)
@@ -392,21 +393,17 @@
     const flips = advice.flips.map((one) => {
       const canTurn = Object.keys(one.change).every((key) => fieldOf(key));
       const made = button("", () => change(one.change));
-      made.append(make("span", {}, `${one.text.charAt(0).toUpperCase()}${one.text.slice(1)}`));
+      made.append(make("span", {}, sentence(one.text)));
       made.append(make("b", {}, one.to));
       made.disabled = !canTurn;
       return make("li", {}, made);
     });
     if (flips.length) section("What would change it", make("ul", { className: "flips" }, ...flips));
-    const warnings = [...new Set(advice.warnings)];
-    if (warnings.length)
-      parts.push(
-        make("h3", {}, "Warnings"),
-        folding(
-          warnings.map((one) => make("li", {}, one)),
-          2,
-        ),
-      );
+    const warnings = advice.warnings.map((text) => make("li", {}, sentence(text)));
+    if (warnings.length) section("Warnings", folding(warnings, 2));
+    if (way.names.length) {
+      parts.push(make("details", {}, make("summary", {}, "What the names mean"), list(way.names)));
+    }
     $("reasons").replaceChildren(...parts);
   };
 
@@ -921,8 +918,9 @@
       if (answers === null || typeof answers !== "object" || Array.isArray(answers))
         throw new Error();
       setAnswers(answers);
-      await ask();
-      if (!shown && Object.keys(kept).length) await ask(text);
+      const isOdd = Object.keys(kept).length > 0; // the form holds it in other words
+      const { document: found } = isOdd ? await asked("advise", text) : { document: {} };
+      await ask(found.error ? text : null);
     } catch {
       await ask(text); // the command says what is wrong with it
     }

@@ -38,7 +38,7 @@ from advisor.ground.files import text_of
 from advisor.ground.yaml_files import Document
 from advisor.plan.model import Comments, Plan
 from advisor.plan.write import plan_text, write_plan_file
-from advisor.render.answer.page import first_screen
+from advisor.render.answer.page import first_screen, legend
 from advisor.render.next_steps import file_to_write, plan_command
 from advisor.render.words import without_flags
 from advisor.ruleset.model import Ruleset
@@ -244,6 +244,7 @@ def way_on(advice: Advice, ruleset: Ruleset) -> dict[str, Any]:
         "run": None,
         "bundle": f"{line} --plan plan.yaml && advise export plan.yaml --to bundle",
         "forms": [engine.form] if engine is not None and engine.form else forms if plan else [],
+        "names": [item.text for block in legend(advice).blocks for item in block.items],
         "matter": matter,
         "folded": folded,
     }
