@@ -261,6 +261,7 @@
       ? "There is no answer yet."
       : "Choose what the model should do. Every other answer may be left open.";
     $("peek").textContent = "No answer yet";
+    $("cards-panel").hidden = $("sizes-panel").hidden = true;
     for (const part of ["numbers", "bar", "reasons", "cards", "sizes"]) $(part).replaceChildren();
     $("plan").textContent = "";
     $("faults").hidden = !faults.length;
@@ -317,7 +318,7 @@
       times ? ["Time", duration(times.total_hours), span(times)] : ["Time", "–", said("Time")],
       usd === null
         ? ["Cost", "–", said("Cost")]
-        : ["Cost", dollars(usd), estimate.cost_note.replace(/;.*/, "")],
+        : ["Cost", dollars(usd), estimate.cost_note.split(" (")[0]],
     ];
     const cells = entries.map(([name, value, more]) =>
       make(
@@ -357,7 +358,9 @@
       ...(limit ? [edge("limit", limit)] : []),
     );
     const share = limit ? ` (${Math.round((100 * need) / limit)} %)` : "";
-    return [drawing, make("p", { className: "hint" }, `${words}${share}; the shade is the band.`)];
+    const note = estimate.cost_note ? ` Price: ${estimate.cost_note}.` : "";
+    const legend = `${words}${share}; the shade is the band.${note}`;
+    return [drawing, make("p", { className: "hint" }, legend)];
   };
 
   const SHOWN_ELSEWHERE = [
@@ -382,7 +385,7 @@
       if (!SHOWN_ELSEWHERE.includes(label) && texts.length) section(label, list(texts));
     }
     const ways = advice.nothing_fits?.ways_out ?? [];
-    if (ways.length) section("What would fit", list(ways.map((one) => one.text ?? one.command)));
+    if (ways.length) section("What would fit", list(ways.map((one) => sentence(one.text))));
     const rivals = advice.alternatives.map((one) => {
       const need = one.estimate.need_gib;
       const numbers = need === null ? "" : ` (${gib(need)} GiB)`;
@@ -683,11 +686,13 @@
 
   const showFound = (found, body) => {
     const parts = [];
+    const offers = [];
     const lines = (texts) =>
       texts?.length ? make("pre", { className: "wrap" }, texts.join("\n")) : null;
     if (found.error) parts.push(list(found.error.map(faultText)));
     if (found.summary) {
-      parts.push(make("p", {}, chip(VERDICTS[found.verdict] ?? ["", ""]), ` ${found.summary}`));
+      const tone = VERDICTS[found.verdict]?.[1] ?? "";
+      parts.push(make("p", { className: `notice ${tone}` }, found.summary));
       parts.push(lines(found.what), found.takes?.length ? list(found.takes) : null);
     } else if (found.kind !== undefined) {
       const rows = `${(found.rows ?? 0).toLocaleString("en")} rows, read as ${found.format ?? found.kind}`;
@@ -697,7 +702,7 @@
       const { kind, rows: count, tokens } = found;
       const told = { "data.kind": kind, "data.rows": count, "data.tokens": tokens?.total ?? null };
       const use = body.path ? { "data.path": body.path } : told;
-      if (kind) parts.push(button("Answer for these data", () => change(use)));
+      if (kind) offers.push(button("Answer for these data", () => change(use)));
     }
     const findings = (found.findings ?? []).map((one) =>
       make(
@@ -716,10 +721,10 @@
         make("span", { className: shade[line[0]] ?? "" }, `${line}\n`),
       );
       parts.push(make("h3", {}, "What to change"), make("pre", { tabIndex: 0 }, ...spans));
-      parts.push(button("Copy the changes", (event) => copy(text, event.target)));
+      offers.push(button("Copy the changes", (event) => copy(text, event.target)));
     }
     const model = found.plan?.model;
-    if (model) parts.push(button(`Answer for ${model}`, () => change({ model }), "quiet"));
+    if (model) offers.push(button(`Answer for ${model}`, () => change({ model }), "quiet"));
     const learned = found.learned;
     if (learned)
       parts.push(make("p", {}, learned.words), list(learned.findings.map((one) => one.text)));
@@ -727,6 +732,7 @@
     if (unknown.length) parts.push(make("h3", {}, "Not known"), list(unknown));
     const notes = found.notes ?? [];
     if (notes.length) parts.push(make("p", { className: "hint" }, notes.join("; ")));
+    parts.push(make("div", { className: "row" }, ...offers));
     $("found").replaceChildren(...parts.filter(Boolean));
   };
 

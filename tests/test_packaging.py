@@ -94,6 +94,8 @@ def test_the_wheel_holds_one_import_package(wheel):
         "trainers/updates/lora.py",
         "docs/agents.md",
         "docs/glossary.md",
+        "site/index.html",
+        "site/page.js",
     )
     assert {f"advisor/_bundled/{name}" for name in inside} <= names
     assert {"advisor/demo/support.jsonl", "advisor/render/templates/report.html"} <= names

@@ -186,7 +186,7 @@ def _check(path: str, options: CheckOptions) -> int:
     if options.show_row is not None:
         shown = row_as_trained(path, options.show_row, options.model, columns, arguments)
         if options.as_json:
-            print_json({"schema_version": SCHEMA_VERSION, **shown})
+            print_json({"schema_version": SCHEMA_VERSION, "checked": "data", **shown})
         else:
             from advisor.render.check_page import print_row  # with rich, which --json does without
 
