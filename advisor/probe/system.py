@@ -136,8 +136,8 @@ def _machine_memory(root: Path) -> tuple[int | None, int | None]:
         pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # not POSIX, or a POSIX without these
         return windows_memory()
-    # -1: the system does not say
-    return pages * page_bytes if pages > 0 and page_bytes > 0 else None, None
+    is_known = min(pages, page_bytes) > 0 and sys.platform != "emscripten"  # a page sees no machine
+    return pages * page_bytes if is_known else None, None
 
 
 def windows_memory() -> tuple[int | None, int | None]:
