@@ -152,10 +152,8 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
         return (*steps, TrainingStep(text=text, commands=(line,)))
     by_hand = f" --choose {shlex.quote(str(composition))} --force" if is_chosen(advice) else ""
     if advice.rent and situation.hardware.kind == "unknown":
-        text, first = (
-            "Write the plan for the card that you rent, such as the first:",
-            advice.rent[0],
-        )
+        text = "Write the plan for the card that you rent, such as the first:"
+        first = advice.rent[0]
         if advice.rent_instead is not None:
             other, first = advice.rent_instead
             by_hand = f" --choose {shlex.quote(str(other))} --force"
@@ -279,7 +277,8 @@ def file_to_write(advice: Advice) -> tuple[TrainingStep, dict[str, Any]]:
 
 def finding_out(advice: Advice) -> str | None:
     """The line that measures whether it fits, if the estimate cannot say; else None."""
-    if advice.recommendation.estimate.fits != "may_fit" or advice.recommendation.engine:
+    best = advice.recommendation
+    if best.estimate.fits != "may_fit" or best.engine or not best.composition.chain:
         return None
     lines = [line for step in training_steps(advice) for line in step.commands]
     return next((line for line in lines if line.endswith(DRY_RUN)), None)

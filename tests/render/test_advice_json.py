@@ -43,6 +43,7 @@ ODD = (
     {"task": "multi_department", "model": "FacebookAI/roberta-base", "n_tasks": 5, "gpu": "L4"},
     {"task": "qa", "model": "deepseek-ai/DeepSeek-V3", "gpu": "RTX 4090", "data_kind": "paired"},
     {"task": "code", "model": "Mistral-Nemmo", "gpu": "unknown", "gpus": 2},
+    {"task": "qa", "model": "openai/gpt-oss-20b", "gpu": "RTX 3060 12GB"},
     {"task": "qa", "gpu": "L4", "budget_usd": 0.0, "data_kind": "paired", "data_rows": 3000},
 )
 
