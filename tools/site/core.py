@@ -14,9 +14,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from advisor.ground.errors import AdviseError
 from advisor.ground.resources import PACKAGE, rules_dir
@@ -47,14 +48,20 @@ SAMPLES = (
 )  # fmt: skip
 
 
-def write_python(out: Path, stage: Path, pyodide: Path | None) -> None:
-    """Write pyodide/ and core.bin. Raises AdviseError if a part is missing or cannot be made."""
+def write_python(
+    out: Path, stage: Path, pyodide: Path | None, example: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write pyodide/ and core.bin. Returns what the page says of the example, by request.
+
+    Raises AdviseError if a part is missing or cannot be made.
+    """
     folder, wheel = parts(pyodide)
     _copy_sources(stage / "core", wheel)
     with zipfile.ZipFile(folder / "python_stdlib.zip") as archive:
         archive.extractall(stage / "stdlib", _wanted(archive.namelist()))
     _run([node(), str(HERE / "prepare.mjs"), str(folder), str(stage)], "the bytecode")
-    _keep_rules(stage / "cache")
+    opening = [("advise", example), ("plan", example)]
+    texts = _keep_rules(stage / "cache", [*opening, *SAMPLES])
     (out / "core.bin").write_bytes(_packed(stage))
     (out / "pyodide").mkdir()
     for name in AS_IT_IS:
@@ -63,6 +70,7 @@ def write_python(out: Path, stage: Path, pyodide: Path | None) -> None:
     lock = json.loads((folder / "pyodide-lock.json").read_text("utf-8"))
     text = json.dumps({"info": lock["info"], "packages": {}})
     (out / "pyodide" / "pyodide-lock.json").write_text(text, "utf-8")
+    return {name: json.loads(text) for (name, _), text in zip(opening, texts, strict=False)}
 
 
 def _wanted(names: list[str]) -> Iterator[str]:
@@ -86,22 +94,28 @@ def _copy_sources(core: Path, wheel: Path) -> None:
         archive.extractall(core, [name for name in inside if not name.endswith(".pyi")])
 
 
-def _keep_rules(cache: Path) -> None:
-    """What the advisor makes of its rule files, as its own cache holds it."""
+def _keep_rules(cache: Path, requests: Sequence[tuple[str, Any]]) -> list[str]:
+    """Fill the advisor's own cache of its rules with what these requests need. Returns the answers.
+
+    In a process of its own, as the page would be: no runs of the past, and nothing set by a user.
+    """
     code = (
-        "import json, sys; from tools.site.page_entry import answer;"
-        " [answer(name, json.dumps(body)) for name, body in json.load(sys.stdin)]"
+        "import json, sys; from tools.site.page_entry import answer; print(json.dumps("
+        "[answer(name, json.dumps(body))[0] for name, body in json.load(sys.stdin)]))"
     )
     set_here = {
         "XDG_CACHE_HOME": str(cache), "PYTHONHASHSEED": "0", "ADVISE_RUNS": "off",
         "ADVISE_RULES": "", "ADVISE_METHODS": "", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
-    _run([sys.executable, "-c", code], "the rules", json.dumps(SAMPLES), {**os.environ, **set_here})
+    environment = {**os.environ, **set_here}
+    text = _run([sys.executable, "-c", code], "the rules", json.dumps(requests), environment)
+    found: list[str] = json.loads(text)
+    return found
 
 
 def _run(
     words: list[str], what: str, given: str | None = None, env: dict[str, str] | None = None
-) -> None:
+) -> str:
     done = subprocess.run(
         words, input=given, capture_output=True, text=True, env=env, cwd=HERE.parent.parent
     )
@@ -109,6 +123,7 @@ def _run(
         lines = [line for line in done.stderr.splitlines() if "Error" in line and len(line) < 500]
         said = (lines or [f"exit code {done.returncode}"])[-1]
         raise AdviseError(f"{what} of the page cannot be made: {said[:500]}", hint="this is a bug")
+    return done.stdout
 
 
 def _packed(stage: Path) -> bytes:
