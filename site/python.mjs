@@ -1,6 +1,6 @@
 // Python with the advisor in it. The worker starts it, and the builder's check starts it in Node.
 
-const HOME = "/home/page";
+const HOME = "/home/me";
 const ROOT = "/advise";
 
 /** The files in core.bin: a line of JSON with their paths and sizes, then their bytes; gzip. */

@@ -26,7 +26,12 @@ POLICY = (
     " connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'"
 )
 # Answers in the page are those of a machine where nobody has trained or set anything.
-NOTHING_OF_HERE = {"ADVISE_RUNS": "off", "ADVISE_RULES": "", "ADVISE_METHODS": ""}
+NOTHING_OF_HERE = {
+    "ADVISE_RUNS": "off",
+    "ADVISE_RULES": "",
+    "ADVISE_METHODS": "",
+    "HF_HUB_OFFLINE": "1",
+}
 SCRIPTS = ("static/static.js",)
 
 

@@ -97,17 +97,13 @@ def _copy_sources(core: Path, wheel: Path) -> None:
 def _keep_rules(cache: Path, requests: Sequence[tuple[str, Any]]) -> list[str]:
     """Fill the advisor's own cache of its rules with what these requests need. Returns the answers.
 
-    In a process of its own, as the page would be: no runs of the past, and nothing set by a user.
+    In a process of its own, which has that cache from its start.
     """
     code = (
         "import json, sys; from tools.site.page_entry import answer; print(json.dumps("
         "[answer(name, json.dumps(body))[0] for name, body in json.load(sys.stdin)]))"
     )
-    set_here = {
-        "XDG_CACHE_HOME": str(cache), "PYTHONHASHSEED": "0", "ADVISE_RUNS": "off",
-        "ADVISE_RULES": "", "ADVISE_METHODS": "", "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
-    environment = {**os.environ, **set_here}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONHASHSEED": "0"}
     text = _run([sys.executable, "-c", code], "the rules", json.dumps(requests), environment)
     found: list[str] = json.loads(text)
     return found
