@@ -26,6 +26,7 @@
     return element;
   };
   const list = (texts) => make("ul", {}, ...texts.map((text) => make("li", {}, text)));
+  const line = (text) => make("pre", { tabIndex: 0, className: "wrap" }, text);
   const button = (text, onclick, className = "") => {
     const made = make("button", { type: "button", className }, text);
     made.addEventListener("click", onclick);
@@ -263,7 +264,9 @@
     $("peek").textContent = "No answer yet";
     $("cards-panel").hidden = $("sizes-panel").hidden = true;
     for (const part of ["numbers", "bar", "reasons", "cards", "sizes"]) $(part).replaceChildren();
-    $("plan").textContent = "";
+    for (const id of ["plan", "plan-hint", "command", "bundle", "link"]) $(id).textContent = "";
+    for (const id of ["steps", "form-names", "form-files"]) $(id).replaceChildren();
+    for (const id of ["write", "run", "download", "keep"]) $(id).disabled = true;
     $("faults").hidden = !faults.length;
     if (faults.length) $("faults").replaceChildren(list(faults.map(faultText)));
     for (const [number, fault] of told.entries()) {
@@ -601,12 +604,7 @@
 
   const showWay = (way) => {
     const steps = way.steps.map((step) =>
-      make(
-        "div",
-        {},
-        make("p", {}, step.text),
-        ...step.commands.map((line) => make("pre", { tabIndex: 0, className: "wrap" }, line)),
-      ),
+      make("div", {}, make("p", {}, step.text), ...step.commands.map(line)),
     );
     $("steps").replaceChildren(...steps);
     $("plan").textContent = way.plan ?? "";
@@ -619,7 +617,8 @@
     $("plan-hint").textContent = way.plan
       ? `Every value has its reason beside it; ${lacks.join(" ") || "it is complete."}`
       : `This answer needs no plan. ${lacks.join(" ")}`;
-    for (const id of ["download", "write"]) $(id).disabled = !way.plan;
+    $("keep").disabled = false;
+    $("download").disabled = !way.plan;
     $("write").disabled = !way.plan || way.missing.length > 0;
     $("command").textContent = way.command;
     $("bundle").textContent = way.bundle;
@@ -791,6 +790,7 @@
         ...[run.verdict?.plain?.text ?? run.verdict?.text, run.verdict?.next?.text]
           .filter(Boolean)
           .map((text) => make("p", {}, text)),
+        run.verdict?.next?.command ? line(run.verdict.next.command) : null,
         run.error.length ? list(run.error.map(faultText)) : null,
         run.fault ? word(run.fault) : null,
         isAtWork && run.said.length ? word(run.said.at(-1)) : null,

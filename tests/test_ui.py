@@ -28,6 +28,12 @@ in_browser = pytest.mark.skipif(
     not (BROWSER and find_spec("playwright")), reason="needs Chromium and playwright"
 )
 EXAMPLE = {"task": "qa", "model": "Qwen/Qwen3-8B", "gpu": {"name": "RTX 4090"}}
+TRAINED = {
+    "task": "customer_service",
+    "depth": "style",
+    "data": {"path": "train.jsonl"},
+    "gpu": "none",
+}
 MODEL_ROWS = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(200)]
 
 
@@ -237,8 +243,7 @@ def test_a_run_is_started_stopped_resumed_and_finished(tiny_model, tmp_path):
     """By requests alone; it is in its folder, and goes on while nobody looks."""
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, MODEL_ROWS)))
     ui = Ui(tmp_path)
-    answers = {"task": "customer_service", "depth": "style", "model": str(tiny_model),
-               "data": {"path": "train.jsonl"}, "gpu": "none"}  # fmt: skip
+    answers = TRAINED | {"model": str(tiny_model)}
     assert ui.ask("plan", {"answers": answers, "path": "plan.yaml"})[0] == 0
     code, started = ui.ask("run", {"plan": "plan.yaml"})
     assert (code, started["status"]) == (0, "starting"), started
@@ -413,6 +418,31 @@ def test_a_pasted_configuration_is_answered_with_its_diff(page):
     page.click("#check")
     page.click("#found button:has-text('Answer for these data')")
     page.wait_for_selector("#headline:has-text('200')")
+
+
+@in_browser
+def test_a_run_goes_through_by_clicks(chromium, tiny_model, tmp_path):
+    """Written, started, stopped, the page closed, found again, resumed, finished, its report read."""
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, MODEL_ROWS)))
+    ui, context = Ui(tmp_path), chromium.new_context()
+    page = context.new_page()
+    page.goto(linked(ui, json.dumps(TRAINED | {"model": str(tiny_model)})))
+    page.click("#write:not([disabled])")
+    page.click("#run:not([disabled])")
+    page.wait_for_selector("#runs progress", timeout=120_000)
+    page.click("#runs button:has-text('Stop')")
+    page.wait_for_selector("#runs b:has-text('stopped')", timeout=120_000)
+    page.close()
+    page = context.new_page()
+    page.goto(ui.address)
+    page.click("#runs button:has-text('Resume')")
+    page.wait_for_selector("#runs b:has-text('done')", timeout=240_000)
+    with context.expect_page() as opened:
+        page.click("#runs a:has-text('Report')")
+    opened.value.wait_for_selector("h1:has-text('train.jsonl')")
+    context.close()
+    ui.process.send_signal(signal.SIGINT)
+    assert ui.process.wait(timeout=30) == 0
 
 
 @cache
