@@ -6,6 +6,7 @@ They are fetched once, by the clients of their registries, into the user's cache
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import tarfile
@@ -57,6 +58,13 @@ def parts(folder: Path | None) -> tuple[Path, Path]:
             where="--pyodide",
             allowed=f"the unpacked npm package pyodide {PYODIDE}",
         )
+    info = json.loads((folder / "pyodide-lock.json").read_text("utf-8"))["info"]
+    if f"pyemscripten_{info.get('abi_version')}_wasm32" != PLATFORM:
+        raise InputError(
+            f"{folder} holds another Pyodide, of Python {info.get('python')}",
+            where="--pyodide",
+            allowed=f"Pyodide {PYODIDE}, of Python {PYTHON}",
+        )
     wheels = sorted(folder.glob(f"msgspec-*{PLATFORM}.whl"))
     return folder.resolve(), wheels[-1] if wheels else _fetched_msgspec()
 
@@ -104,7 +112,8 @@ def _fetched(name: str, sha256: str, command: Callable[[Path], list[str]]) -> Pa
         words = command(Path(folder))
         try:
             done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S)
-            said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+            lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+            said = lines or [f"exit code {done.returncode}"] if done.returncode else []
         except (OSError, subprocess.TimeoutExpired) as error:
             said = [str(error)]
         fetched = Path(folder) / name
