@@ -16,7 +16,7 @@
       if (name in element) element[name] = value;
       else element.setAttribute(name, value);
     }
-    element.append(...children.filter((one) => one !== null && one !== undefined));
+    element.append(...children.filter(Boolean));
     return element;
   };
   const draw = (tag, attributes, ...children) => {
@@ -27,6 +27,9 @@
   };
   const list = (texts) => make("ul", {}, ...texts.map((text) => make("li", {}, text)));
   const line = (text) => make("pre", { tabIndex: 0, className: "wrap" }, text);
+  const paragraph = (text, className = "") => make("p", { className }, text);
+  const hint = (text) => paragraph(text, "hint");
+  const row = (...children) => make("div", { className: "row" }, ...children);
   const button = (text, onclick, className = "") => {
     const made = make("button", { type: "button", className }, text);
     made.addEventListener("click", onclick);
@@ -276,8 +279,8 @@
       const id = `fault-${number}`;
       field.append(make("p", { className: "fault-text", id }, faultText(fault)));
       control.setAttribute("aria-invalid", "true");
-      const hint = $(`${control.name}-hint`)?.id ?? "";
-      control.setAttribute("aria-describedby", `${hint} ${id}`.trim());
+      const below = $(`${control.name}-hint`)?.id ?? "";
+      control.setAttribute("aria-describedby", `${below} ${id}`.trim());
     }
     $("answer").removeAttribute("aria-busy");
   };
@@ -296,7 +299,7 @@
     $("verdict").textContent = verdict[0];
     $("verdict").className = `verdict ${verdict[1]}`;
     $("headline").textContent = way.headline;
-    const [method, cost] = advice.nothing_fits ? ["nothing", ""] : summaryOf(advice);
+    const [method, cost] = summaryOf(advice);
     $("peek").replaceChildren(chip(verdict), ` ${method} `, make("small", {}, cost));
     showNumbers(ours.estimate, way.screen);
     $("bar").replaceChildren(...barOf(ours.estimate));
@@ -306,34 +309,25 @@
     showCompared();
   };
 
+  const figures = ({ times, total_usd: usd, need_gib: need }) => ({
+    Memory: need === null ? "" : `${gib(need)} GiB`,
+    Time: times ? duration(times.total_hours) : "",
+    Cost: usd === null ? "" : dollars(usd),
+  });
   const showNumbers = (estimate, screen) => {
-    const { times, total_usd: usd, need_gib: need } = estimate;
-    const said = (label) => screen[label]?.[0] ?? "not known";
-    const entries = [
-      need === null
-        ? ["Memory", "–", said("Memory")]
-        : [
-            "Memory",
-            `${gib(need)} GiB`,
-            estimate.need_low_gib &&
-              `${gib(estimate.need_low_gib)} to ${gib(estimate.need_high_gib)} GiB`,
-          ],
-      times ? ["Time", duration(times.total_hours), span(times)] : ["Time", "–", said("Time")],
-      usd === null
-        ? ["Cost", "–", said("Cost")]
-        : ["Cost", dollars(usd), estimate.cost_note.split(" (")[0]],
-    ];
-    const cells = entries.map(([name, value, more]) =>
-      make(
-        "div",
-        {},
-        make("dt", {}, name),
-        make("dd", {}, value, more ? make("small", {}, more) : null),
-      ),
-    );
-    $("numbers").replaceChildren(...(need === null ? [] : cells));
+    const { times, need_low_gib: low, need_high_gib: high } = estimate;
+    const bands = {
+      Memory: low && `${gib(low)} to ${gib(high)} GiB`,
+      Time: times && `${duration(times.low_hours)} to ${duration(times.high_hours)}`,
+      Cost: estimate.cost_note.split(" (")[0],
+    };
+    const cells = Object.entries(figures(estimate)).map(([name, value]) => {
+      const more = value ? bands[name] : (screen[name]?.[0] ?? "not known");
+      const told = make("dd", {}, value || "–", more && make("small", {}, more));
+      return make("div", {}, make("dt", {}, name), told);
+    });
+    $("numbers").replaceChildren(...(estimate.need_gib === null ? [] : cells));
   };
-  const span = ({ low_hours: low, high_hours: high }) => `${duration(low)} to ${duration(high)}`;
 
   /** Need, with its band, against what the GPU has. */
   const barOf = (estimate) => {
@@ -363,19 +357,10 @@
     const share = limit ? ` (${Math.round((100 * need) / limit)} %)` : "";
     const note = estimate.cost_note ? ` Price: ${estimate.cost_note}.` : "";
     const legend = `${words}${share}; the shade is the band.${note}`;
-    return [drawing, make("p", { className: "hint" }, legend)];
+    return [drawing, hint(legend)];
   };
 
-  const SHOWN_ELSEWHERE = [
-    "Why",
-    "Against",
-    "Memory",
-    "Time",
-    "Cost",
-    "Why not",
-    "What if",
-    "Warning",
-  ];
+  const SHOWN_ELSEWHERE = /^(Why|Against|Memory|Time|Cost|Why not|What if|Warning)$/;
   const showReasons = (advice, way) => {
     const ours = advice.recommendation;
     const parts = [];
@@ -385,7 +370,7 @@
     const because = ours.because.map(reason);
     if (because.length) section(way.screen.Against ? "Against" : "Why", folding(because, 2));
     for (const [label, texts] of Object.entries(way.screen)) {
-      if (!SHOWN_ELSEWHERE.includes(label) && texts.length) section(label, list(texts));
+      if (!SHOWN_ELSEWHERE.test(label) && texts.length) section(label, list(texts));
     }
     const ways = advice.nothing_fits?.ways_out ?? [];
     if (ways.length) section("What would fit", list(ways.map((one) => sentence(one.text))));
@@ -397,11 +382,9 @@
     });
     if (rivals.length) section("Why not another method", folding(rivals, 3));
     const flips = advice.flips.map((one) => {
-      const canTurn = Object.keys(one.change).every((key) => fieldOf(key));
       const made = button("", () => change(one.change));
-      made.append(make("span", {}, sentence(one.text)));
-      made.append(make("b", {}, one.to));
-      made.disabled = !canTurn;
+      made.append(make("span", {}, sentence(one.text)), make("b", {}, one.to));
+      made.disabled = !Object.keys(one.change).every(fieldOf);
       return make("li", {}, made);
     });
     if (flips.length) section("What would change it", make("ul", { className: "flips" }, ...flips));
@@ -448,18 +431,14 @@
 
   // ------------------------------------------------------------------ strips
 
-  const summaryOf = (advice) => {
-    const { estimate, composition } = advice.recommendation;
-    const numbers = [
-      estimate.times && duration(estimate.times.total_hours),
-      estimate.total_usd !== null && dollars(estimate.total_usd),
-    ];
-    return [composition, numbers.filter(Boolean).join(" · ")];
+  const summaryOf = ({ nothing_fits: nothing, recommendation: ours }) => {
+    const { Time, Cost } = figures(ours.estimate);
+    return nothing ? ["", ""] : [ours.composition, [Time, Cost].filter(Boolean).join(" · ")];
   };
   const fillCard = (card, advice) => {
     const [verdict, method, numbers] = card.querySelectorAll(".verdict, small");
     const [text, className] = verdictOf(advice);
-    const [composition, cost] = advice.nothing_fits ? ["", ""] : summaryOf(advice);
+    const [composition, cost] = summaryOf(advice);
     verdict.textContent = text;
     verdict.className = `verdict ${className}`;
     method.textContent = composition;
@@ -478,29 +457,28 @@
     const trains = advice.recommendation.stages.length > 0 || advice.nothing_fits;
     $("cards-panel").hidden = $("sizes-panel").hidden = !trains;
     if (!trains || typeof answers === "string") return;
-    const gpu = answers.gpu?.name ?? answers.gpu;
     const own = advice.hardware.gpus.map((one) => one.catalogue?.name ?? one.name)[0];
-    const others = setup.cards.filter((name) => name !== own);
-    const mineName =
-      gpu && gpu !== "unknown" ? gpu : (own ?? (isServed ? "This machine" : "Not said"));
-    const model = advice.situation.model?.id ?? "";
-    const sizeName = (id) => id.replace(/^.*\//, "");
-    const own_b = (advice.situation.model?.params ?? 0) / 1e9;
+    const { id: model = "", params = 0 } = advice.situation.model ?? {};
+    const place = isServed ? "This machine" : "Not said";
+    const gpu = /^(unknown)?$/.test(answers.gpu?.name ?? "") ? (own ?? place) : answers.gpu.name;
+    const count = answers.gpu?.count > 1 ? `${answers.gpu.count} × ` : "";
+    const cards = setup.cards.filter((name) => name !== own);
     const sizes = setup.sizes.filter((one) => one.model !== model && one.model !== answers.model);
-    const entry = (one) => [sizeName(one.model), { ...answers, model: one.model }];
-    const strips = [
-      ["cards", [[mineName, null], ...others.map((name) => [name, { ...answers, gpu: { name } }])]],
-      [
-        "sizes",
-        [
-          ...sizes.filter((one) => one.params_b < own_b).map(entry),
-          [sizeName(answers.model ?? model) || "Your model", null],
-          ...sizes.filter((one) => one.params_b >= own_b).map(entry),
-        ],
+    const short = (id) => id.replace(/^.*\//, "");
+    const entry = (one) => [short(one.model), { ...answers, model: one.model }];
+    const [smaller, larger] = [true, false].map((isSmaller) =>
+      sizes.filter((one) => one.params_b < params / 1e9 === isSmaller).map(entry),
+    );
+    const mineSize = [short(answers.model ?? model) || "Your model", null];
+    const strips = {
+      cards: [
+        [`${count}${gpu}`, null],
+        ...cards.map((name) => [name, { ...answers, gpu: { name } }]),
       ],
-    ];
+      sizes: [...smaller, mineSize, ...larger],
+    };
     const open = [];
-    for (const [id, entries] of strips) {
+    for (const [id, entries] of Object.entries(strips)) {
       const made = entries.map(([name, there]) => {
         const turnTo = () => {
           if (there === null) return;
@@ -527,59 +505,40 @@
   // ------------------------------------------------------------------ two answers side by side
 
   let compared = null;
+  /** What an answer says, and below it what was stated, by key of an answers file. */
   const rowsOf = ({ answers, advice }) => {
-    const { estimate, composition } = advice.recommendation;
-    const flat = {};
-    const walk = (value, path) => {
-      if (value !== null && typeof value === "object")
-        for (const [key, one] of Object.entries(value)) walk(one, path ? `${path}.${key}` : key);
-      else flat[path] = String(value);
-    };
-    walk(answers, "");
-    return {
-      Method: composition,
-      Memory: estimate.need_gib === null ? "–" : `${gib(estimate.need_gib)} GiB`,
-      Verdict: verdictOf(advice)[0],
-      Time: estimate.times ? duration(estimate.times.total_hours) : "–",
-      Cost: estimate.total_usd === null ? "–" : dollars(estimate.total_usd),
-      ...Object.fromEntries(Object.entries(flat).map(([key, value]) => [`You said ${key}`, value])),
-    };
+    const stated = Object.entries(answers).flatMap(([key, value]) =>
+      typeof value === "object"
+        ? Object.entries(value).map(([part, one]) => [`${key}.${part}`, String(one)])
+        : [[key, String(value)]],
+    );
+    const { composition, estimate } = advice.recommendation;
+    const told = { Method: composition, Verdict: verdictOf(advice)[0], ...figures(estimate) };
+    return { ...told, ...Object.fromEntries(stated) };
   };
   const showCompared = () => {
     $("compare").hidden = compared === null;
     if (compared === null || shown === null) return;
     const [before, now] = [rowsOf(compared), rowsOf(shown)];
-    const names = [...new Set([...Object.keys(before), ...Object.keys(now)])];
-    const rows = names
-      .filter((name) => !name.startsWith("You said") || before[name] !== now[name])
-      .map((name) =>
-        make(
-          "tr",
-          { className: before[name] === now[name] ? "" : "differs" },
-          make("th", { scope: "row" }, name.replace("You said ", "")),
-          make("td", {}, before[name] ?? "–"),
-          make("td", {}, now[name] ?? "–"),
-        ),
-      );
+    const rows = Object.keys({ ...before, ...now })
+      .filter((name) => before[name] !== now[name] || /^[A-Z]/.test(name))
+      .map((name) => {
+        const cells = [before, now].map((one) => make("td", {}, one[name] || "–"));
+        const className = before[name] === now[name] ? "" : "differs";
+        return make("tr", { className }, make("th", { scope: "row" }, name), ...cells);
+      });
     const head = ["What", "Kept", "Now"].map((text) => make("th", { scope: "col" }, text));
+    const goBack = () => {
+      setAnswers(compared.answers);
+      ask();
+    };
+    const forget = () => {
+      compared = null;
+      showCompared();
+    };
     $("compare").replaceChildren(
       make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)),
-      make(
-        "div",
-        { className: "row" },
-        button("Go back to the kept one", () => {
-          setAnswers(compared.answers);
-          ask();
-        }),
-        button(
-          "Forget it",
-          () => {
-            compared = null;
-            showCompared();
-          },
-          "quiet",
-        ),
-      ),
+      row(button("Go back to the kept one", goBack), button("Forget it", forget, "quiet")),
     );
   };
 
@@ -645,7 +604,7 @@
         make("pre", { tabIndex: 0, role: "group", "aria-label": name }, text),
         button("Copy", (event) => copy(text, event.target), "quiet"),
       ]),
-      make("pre", { className: "wrap", tabIndex: 0 }, (found.messages ?? []).join("\n")),
+      line((found.messages ?? []).join("\n")),
     );
   };
 
@@ -686,31 +645,20 @@
   const showFound = (found, body) => {
     const parts = [];
     const offers = [];
-    const lines = (texts) =>
-      texts?.length ? make("pre", { className: "wrap" }, texts.join("\n")) : null;
     if (found.error) parts.push(list(found.error.map(faultText)));
     if (found.summary) {
-      const tone = VERDICTS[found.verdict]?.[1] ?? "";
-      parts.push(make("p", { className: `notice ${tone}` }, found.summary));
-      parts.push(lines(found.what), found.takes?.length ? list(found.takes) : null);
-    } else if (found.kind !== undefined) {
-      const rows = `${(found.rows ?? 0).toLocaleString("en")} rows, read as ${found.format ?? found.kind}`;
-      parts.push(make("p", {}, make("b", {}, rows)));
-      if (found.objectives?.length)
-        parts.push(make("p", {}, `Good for: ${found.objectives.join(", ")}`));
-      const { kind, rows: count, tokens } = found;
-      const told = { "data.kind": kind, "data.rows": count, "data.tokens": tokens?.total ?? null };
+      parts.push(paragraph(found.summary, `notice ${VERDICTS[found.verdict]?.[1] ?? ""}`));
+      parts.push(line((found.what ?? []).join("\n")), list(found.takes ?? []));
+    } else if (found.kind) {
+      const { kind, format, rows, tokens, objectives = [] } = found;
+      parts.push(paragraph(`${(rows ?? 0).toLocaleString("en")} rows, read as ${format ?? kind}`));
+      if (objectives.length) parts.push(paragraph(`Good for: ${objectives.join(", ")}`));
+      const told = { "data.kind": kind, "data.rows": rows, "data.tokens": tokens?.total ?? null };
       const use = body.path ? { "data.path": body.path } : told;
-      if (kind) offers.push(button("Answer for these data", () => change(use)));
+      offers.push(button("Answer for these data", () => change(use)));
     }
-    const findings = (found.findings ?? []).map((one) =>
-      make(
-        "li",
-        {},
-        make("b", {}, `${one.severity}: `),
-        one.text,
-        one.where ? ` (${one.where})` : "",
-      ),
+    const findings = (found.findings ?? []).map(({ severity, text, where }) =>
+      make("li", {}, make("b", {}, `${severity}: `), text, where && ` (${where})`),
     );
     if (findings.length) parts.push(folding(findings, 6));
     if (found.diff?.length) {
@@ -724,15 +672,13 @@
     }
     const model = found.plan?.model;
     if (model) offers.push(button(`Answer for ${model}`, () => change({ model }), "quiet"));
-    const learned = found.learned;
+    const { learned } = found;
     if (learned)
-      parts.push(make("p", {}, learned.words), list(learned.findings.map((one) => one.text)));
+      parts.push(paragraph(learned.words), list(learned.findings.map((one) => one.text)));
     const unknown = (found.unknown ?? []).map((one) => `${one.key}: ${one.why}`);
     if (unknown.length) parts.push(make("h3", {}, "Not known"), list(unknown));
-    const notes = found.notes ?? [];
-    if (notes.length) parts.push(make("p", { className: "hint" }, notes.join("; ")));
-    parts.push(make("div", { className: "row" }, ...offers));
-    $("found").replaceChildren(...parts.filter(Boolean));
+    parts.push(hint((found.notes ?? []).join("; ")), row(...offers));
+    $("found").replaceChildren(...parts);
   };
 
   const readFile = async (file) => {
@@ -750,85 +696,66 @@
     return path ? check({ path }) : $("box").focus();
   });
   $("file").addEventListener("change", (event) => readFile(event.target.files[0]));
-  const isFile = (event) => event.dataTransfer?.types.includes("Files");
-  for (const [name, isOver] of [
-    ["dragover", true],
-    ["dragleave", false],
-    ["drop", false],
-  ]) {
+  for (const name of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(name, (event) => {
-      if (!isFile(event)) return;
+      if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
-      $("box").classList.toggle("dropping", isOver);
+      $("box").classList.toggle("dropping", name === "dragover");
       if (name === "drop") readFile(event.dataTransfer.files[0]);
     });
   }
 
   // ------------------------------------------------------------------ runs, at home in `advise ui`
 
-  const showRuns = (runs) => {
-    const made = runs.map((run) => {
-      const { progress } = run;
-      const word = (text) => make("p", { className: "hint" }, text);
-      const bar = progress?.total
-        ? make("progress", {
-            max: progress.total,
-            value: progress.step ?? 0,
-            "aria-label": run.folder,
-          })
-        : null;
-      const isAtWork = run.status === "running" || run.status === "starting";
-      const again = run.status === "done" ? null : button("Resume", () => start(run.folder));
-      return make(
-        "li",
-        { className: "run" },
-        make("b", {}, `${run.folder}: ${run.status}`),
-        word([run.composition, run.model].filter(Boolean).join(" · ")),
-        bar,
-        progress ? word(progress.text) : null,
-        run.losses ? curveOf(run.losses) : null,
-        ...[run.verdict?.plain?.text ?? run.verdict?.text, run.verdict?.next?.text]
-          .filter(Boolean)
-          .map((text) => make("p", {}, text)),
-        run.verdict?.next?.command ? line(run.verdict.next.command) : null,
-        run.error.length ? list(run.error.map(faultText)) : null,
-        run.fault ? word(run.fault) : null,
-        isAtWork && run.said.length ? word(run.said.at(-1)) : null,
-        make(
-          "div",
-          { className: "row" },
-          isAtWork ? button("Stop", () => act("stop", { folder: run.folder })) : again,
-          run.report
-            ? make("a", { href: window.advise.report(run.folder), target: "_blank" }, "Report")
-            : null,
-        ),
-      );
-    });
-    $("runs").replaceChildren(...made);
-  };
-  const curveOf = (losses) => {
-    const curves = Object.entries(losses).filter(([, points]) => points.length > 1);
-    return curves.length
-      ? make("div", {}, ...curves.map(([name, points]) => curve(name, points)))
-      : null;
-  };
-  const curve = (name, points) => {
-    const [low, high] = [
-      Math.min(...points.map((one) => one[1])),
-      Math.max(...points.map((one) => one[1])),
-    ];
-    const [first, last] = [points[0][0], points.at(-1)[0]];
-    const place = ([step, loss]) =>
-      `${(100 * (step - first)) / (last - first || 1)},${38 - (36 * (loss - low)) / (high - low || 1)}`;
-    const words = `Loss of ${name}: ${points[0][1].toFixed(3)} at step ${first}, ${points.at(-1)[1].toFixed(3)} at step ${last}`;
-    const box = { viewBox: "0 0 100 40", preserveAspectRatio: "none", class: "curve", role: "img" };
-    const line = draw("polyline", { points: points.map(place).join(" ") });
+  const isAtWork = (run) => run.status === "running" || run.status === "starting";
+  const runOf = (run) => {
+    const { progress, verdict } = run;
+    const told = [verdict?.plain?.text ?? verdict?.text, verdict?.next?.text].filter(Boolean);
+    const [max, value] = [progress?.total, progress?.step ?? 0];
+    const report = () => ({ href: window.advise.report(run.folder), target: "_blank" });
     return make(
-      "div",
-      {},
-      draw("svg", { ...box, "aria-label": words }, line),
-      make("p", { className: "hint" }, words),
+      "li",
+      { className: "run" },
+      make("b", {}, `${run.folder}: ${run.status}`),
+      hint([run.composition, run.model].filter(Boolean).join(" · ")),
+      max && make("progress", { max, value, "aria-label": run.folder }),
+      hint(progress?.text ?? (isAtWork(run) ? (run.said.at(-1) ?? "") : run.fault)),
+      ...Object.entries(run.losses ?? {}).flatMap(curveOf),
+      ...told.map((text) => paragraph(text)),
+      verdict?.next?.command && line(verdict.next.command),
+      run.error.length > 0 && list(run.error.map(faultText)),
+      row(
+        isAtWork(run) && button("Stop", () => act("stop", { folder: run.folder })),
+        !isAtWork(run) && run.status !== "done" && button("Resume", () => start(run.folder)),
+        run.report && make("a", report(), "Report"),
+      ),
     );
+  };
+  const curveOf = ([name, points]) => {
+    if (points.length < 2) return [];
+    const [first, last] = [points[0], points.at(-1)];
+    const values = points.map((one) => one[1]);
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const x = (step) => (100 * (step - first[0])) / (last[0] - first[0] || 1);
+    const y = (loss) => 38 - (36 * (loss - low)) / (high - low || 1);
+    const [from, to] = [first, last].map(([step, loss]) => `${loss.toFixed(3)} at step ${step}`);
+    const words = `Loss of ${name}: ${from}, ${to}`;
+    const box = { viewBox: "0 0 100 40", preserveAspectRatio: "none", class: "curve", role: "img" };
+    const places = points.map(([step, loss]) => `${x(step)},${y(loss)}`).join(" ");
+    const drawn = draw(
+      "svg",
+      { ...box, "aria-label": words },
+      draw("polyline", { points: places }),
+    );
+    return [drawn, hint(words)];
+  };
+  /** Show the runs; a button that has the focus keeps it. */
+  const showRuns = (runs) => {
+    const { activeElement: focused } = document;
+    const place = [...$("runs").children].indexOf(focused?.closest("#runs > li"));
+    $("runs").replaceChildren(...runs.map(runOf));
+    const again = $("runs").children[place]?.querySelectorAll("button, a") ?? [];
+    [...again].find((one) => one.textContent === focused.textContent)?.focus();
   };
 
   const EVERY_MS = 1500;
@@ -840,19 +767,12 @@
       for (;;) {
         const { document: found } = await window.advise("runs", {});
         const runs = found.runs ?? [];
-        const atWork = runs.filter((one) => one.status === "running" || one.status === "starting");
         for (const run of runs.slice(0, 5)) {
           const { document: one } = await window.advise("runs", { folder: run.folder });
           Object.assign(run, one);
         }
-        const focused = document.activeElement?.closest("#runs") ? document.activeElement : null;
-        const [row, text] = focused
-          ? [[...$("runs").children].indexOf(focused.closest("li")), focused.textContent]
-          : [-1, ""];
         showRuns(runs);
-        const again = [...($("runs").children[row]?.querySelectorAll("button, a") ?? [])];
-        again.find((one) => one.textContent === text)?.focus();
-        if (!atWork.length) break;
+        if (!runs.some(isAtWork)) break;
         await new Promise((done) => setTimeout(done, EVERY_MS));
       }
     } catch (error) {
@@ -937,13 +857,9 @@
   (async () => {
     if (await fromLink()) return;
     setAnswers(setup.example);
-    const opening = setup.opening;
-    if (opening) {
-      const answers = answersNow();
-      for (const name of ["advise", "plan"]) {
-        const found = { document: opening[name], exit: 0 };
-        documents.set(JSON.stringify([name, answers]), Promise.resolve(found));
-      }
+    for (const [name, found] of Object.entries(setup.opening ?? {})) {
+      const key = JSON.stringify([name, answersNow()]);
+      documents.set(key, Promise.resolve({ document: found, exit: 0 }));
     }
     await ask();
   })();
