@@ -21,6 +21,7 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError
 from advisor.ground.resources import PACKAGE, rules_dir
+from advisor.situation.catalogue import known_ids
 from tools.site.packages import AS_IT_IS, node, parts
 
 HERE = Path(__file__).parent
@@ -36,9 +37,11 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 # What the builder asks, so that what the advisor keeps of its rules is there from the beginning.
 _QA = {"task": "qa", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B"}
-SAMPLES = (
+SAMPLES: tuple[tuple[str, Any], ...] = (
     ("advise", _QA),
     ("advise", {"task": "reasoning", "budget": {"usd": 50, "hours": 20}, "gpu": "none"}),
+    ("advise", {"task": "multi_department", "gpu": "8 x MI300X", "model": "bert-base-uncased"}),
+    ("advise", {"task": "classification", "gpu": "M3 Max 64GB", "budget": "low"}),
     ("plan", _QA),
     ("estimate", [{"model": "Qwen/Qwen3-8B", "gpu": "T4", "framework": "unsloth"}]),
     ("check", {"name": "rows.jsonl", "text": '{"question": "a", "answer": "b"}\n' * 40}),
@@ -61,7 +64,9 @@ def write_python(
         archive.extractall(stage / "stdlib", _wanted(archive.namelist()))
     _run([node(), str(HERE / "prepare.mjs"), str(folder), str(stage)], "the bytecode")
     opening = [("advise", example), ("plan", example)]
-    texts = _keep_rules(stage / "cache", [*opening, *SAMPLES])
+    one_of_each = {name.partition("/")[0]: name for name in known_ids()}  # their files are apart
+    listed = [{"model": name, "gpu": "T4"} for name in one_of_each.values()]
+    texts = _keep_rules(stage / "cache", [*opening, *SAMPLES, ("estimate", listed)])
     (out / "core.bin").write_bytes(_packed(stage))
     (out / "pyodide").mkdir()
     for name in AS_IT_IS:
