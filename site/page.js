@@ -423,6 +423,9 @@
         home.insertBefore(field, next ?? null);
       }
     }
+    for (const one of form.querySelectorAll(".chosen")) {
+      one.textContent = one.parentElement.querySelector(":checked")?.parentElement.title ?? "";
+    }
     const count = (id) => [...$(id).children].filter((one) => !one.hidden).length;
     $("more-count").textContent = `(${count("more-list")})`;
     $("folded-count").textContent = `(${count("folded-list")})`;

@@ -181,7 +181,8 @@ def test_what_is_pasted_is_recognised(ui, call, tmp_path, monkeypatch, text):
     [("advise", "{"), ("advise", {"task": "x"}), ("advise", []), ("plan", "{"), ("plan", {"task": 3}),
      ("plan", {"answers": {}, "into": "x"}), ("check", []), ("check", {"text": 3}), ("check", {}),
      ("check", {"path": "no/such/file"}), ("estimate", "{}"), ("run", {}), ("run", {"plan": "no.yaml"}),
-     ("stop", {"folder": "/tmp"}), ("runs", {"folder": "\0"}), ("plan", {"answers": EXAMPLE, "to": "x"})],
+     ("stop", {"folder": "/tmp"}), ("runs", {"folder": "\0"}), ("plan", {"answers": EXAMPLE, "to": "x"}),
+     ("check", {"path": "\0"}), ("run", {"plan": "\0"})],
 )  # fmt: skip
 def test_bad_input_is_an_error_in_the_document(ui, name, body):
     """Exit code 2 and what is wrong, never a broken page."""
@@ -220,6 +221,10 @@ def test_the_way_on_from_an_answer(ui, call, tmp_path, monkeypatch):
     code, again = ui.ask("plan", {"answers": other, "path": str(tmp_path / "a.yaml")})
     assert code == 2
     assert "exists" in again["error"][0]["what"]
+    for path in ("no/such/folder/a.yaml", "a\0.yaml"):
+        code, refused = ui.ask("plan", {"answers": answers, "path": path})
+        assert code == 2
+        assert refused["error"][0]["what"]
     code, files = ui.ask("plan", {"answers": answers, "to": "trl"})
     assert code == 0
     assert "model_name_or_path: Qwen/Qwen3-8B" in files["files"]["trl.yaml"]

@@ -34,7 +34,7 @@ from advisor.commands.session import (
 )
 from advisor.export.exporter import exporters
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.files import text_of
+from advisor.ground.files import refused_as_path, refused_by_system, text_of
 from advisor.ground.yaml_files import Document
 from advisor.plan.model import Comments, Plan
 from advisor.plan.write import plan_text, write_plan_file
@@ -93,12 +93,19 @@ def _taken() -> bytes:
 
 
 def _guarded(work: Callable[[], int]) -> int:
-    """The exit code; what cannot be used is printed as the document."""
+    """The exit code; what cannot be used, and a bug, is the document."""
     try:
         return work()
-    except AdviseError as error:
-        print_json(with_error({"schema_version": SCHEMA_VERSION}, error.faults))
-        return error.exit_code
+    except Exception as error:
+        failure = error if isinstance(error, AdviseError) else _explained(error)
+        _taken()
+        print_json(with_error({"schema_version": SCHEMA_VERSION}, failure.faults))
+        return failure.exit_code
+
+
+def _explained(error: Exception) -> AdviseError:
+    known = refused_by_system(error) if isinstance(error, OSError) else refused_as_path(error)
+    return known or AdviseError(f"this is a bug in advise: {type(error).__name__}: {error}")
 
 
 def _typed(main: Main, *words: str) -> int:

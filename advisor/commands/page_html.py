@@ -103,7 +103,10 @@ def _question(fact: Fact, is_served: bool) -> str:
         )
         if not fact.required:
             pills += _pill(name, "", DONT_KNOW, fact.unknown)
-        inside = f'<legend>{ask}</legend><div class="pills">{pills}</div>{below}{_parts(fact)}'
+        chosen = '<p class="hint chosen"></p>' if fact.values else ""
+        inside = (
+            f'<legend>{ask}</legend><div class="pills">{pills}</div>{chosen}{below}{_parts(fact)}'
+        )
         return f"<fieldset {head}>{inside}</fieldset>"
     control = _input(fact, name, described=bool(hint), is_served=is_served)
     return f'<div {head}><label for="{name}">{ask}</label>{control}{below}{_parts(fact)}</div>'
@@ -127,7 +130,7 @@ def _hint(fact: Fact, is_served: bool) -> str:
 
 def _pill(name: str, value: str, label: str, help_: str) -> str:
     checked = "" if value else " checked"
-    title = f' title="{escape(help_)}"' if help_ else ""
+    title = f' title="{escape(_as_sentence(help_))}"' if help_ else ""
     return (
         f'<label class="pill"{title}><input type="radio" name="{name}" value="{escape(value)}"'
         f"{checked}><span>{escape(label)}</span></label>"
