@@ -200,7 +200,7 @@
     last = JSON.stringify(answers);
     showKept();
     const mine = (turn += 1);
-    if (text === null && !answers.task && !Object.keys(kept).length) return showFaults([], answers);
+    if (text === null && !answers.task && !Object.keys(kept).length) return showFaults([]);
     $("answer").setAttribute("aria-busy", "true");
     if (withPaths(answers)) documents.clear(); // a file may have changed
     try {
@@ -211,9 +211,9 @@
         shown = { answers, advice: advice.document, way: way.document };
         showAnswer();
         await showStrips(mine);
-      } else showFaults(advice.document.error ?? [], answers);
+      } else showFaults(advice.document.error ?? []);
     } catch (error) {
-      if (mine === turn) showFaults([{ what: lost(error) }], answers);
+      if (mine === turn) showFaults([{ what: lost(error) }]);
     } finally {
       if (mine === turn) $("answer").removeAttribute("aria-busy");
     }
@@ -234,31 +234,19 @@
     for (const one of form.querySelectorAll(".fault-text")) one.remove();
   };
 
-  /** The field that a fault is about: by its line in the answers as they were sent, or its words. */
-  const fieldAt = (fault, answers) => {
-    const line = Number(/<stdin>:(\d+)/.exec(fault.where ?? "")?.[1] ?? 0);
-    if (line && typeof answers !== "string") {
-      const path = [];
-      for (const [number, text] of JSON.stringify(answers, null, 1).split("\n").entries()) {
-        const depth = /^ */.exec(text)[0].length;
-        const key = /^ *"(\w+)":/.exec(text)?.[1];
-        if (key) path.splice(depth - 1, path.length, key);
-        if (number + 1 === line) return fieldOf(path.join(".")) ?? fieldOf(path[0]);
-      }
-    }
-    const words = `${fault.where ?? ""} ${fault.what ?? ""}`;
-    return fields.find((one) => {
-      const names = [one.dataset.key, one.dataset.fact, one.dataset.fact.replace(/_/g, "-")];
-      return names.some((name) =>
-        words.split(/[\s`':,]+/).some((word) => word === name || word === `--${name}`),
-      );
-    });
+  /** The field that a fault is about, by the names in it: `rows`, data_rows, --data-rows. */
+  const fieldAt = (fault) => {
+    const named = (fault.what ?? "").match(/`[^`]+`|^\w+/g) ?? [];
+    const words = `${fault.where ?? ""} ${named.join(" ")}`.split(/[^\w.-]+/);
+    const names = words.map((word) => word.replace(/^-+/, "").replace(/-/g, "_"));
+    const isNamed = ({ dataset: { key, fact } }) =>
+      [key, fact, key.split(".").at(-1)].some((name) => names.includes(name));
+    return fields.find(isNamed);
   };
 
-  const showFaults = (faults, answers) => {
+  const showFaults = (faults) => {
     clearFaults();
     shown = null;
-    const told = faults.length ? faults : [{ what: "Say what the model should do", where: "task" }];
     $("verdict").textContent = "";
     $("verdict").className = "verdict";
     $("headline").textContent = faults.length
@@ -272,10 +260,10 @@
     for (const id of ["write", "run", "download", "keep"]) $(id).disabled = true;
     $("faults").hidden = !faults.length;
     if (faults.length) $("faults").replaceChildren(list(faults.map(faultText)));
-    for (const [number, fault] of told.entries()) {
-      const field = fieldAt(fault, answers);
+    for (const [number, fault] of faults.entries()) {
+      const field = fieldAt(fault);
       const control = field && controls(field)[0];
-      if (!control || !faults.length) continue;
+      if (!control) continue;
       const id = `fault-${number}`;
       field.append(make("p", { className: "fault-text", id }, faultText(fault)));
       control.setAttribute("aria-invalid", "true");
