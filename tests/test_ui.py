@@ -244,6 +244,7 @@ def test_a_question_that_cannot_change_the_answer_folds(ui):
 # --------------------------------------------------------------------------- runs
 
 
+@pytest.mark.smoke
 def test_a_run_is_started_stopped_resumed_and_finished(tiny_model, tmp_path):
     """By requests alone; it is in its folder, and goes on while nobody looks."""
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, MODEL_ROWS)))
@@ -425,6 +426,7 @@ def test_a_pasted_configuration_is_answered_with_its_diff(page):
     page.wait_for_selector("#headline:has-text('200')")
 
 
+@pytest.mark.smoke
 @in_browser
 def test_a_run_goes_through_by_clicks(chromium, tiny_model, tmp_path):
     """Written, started, stopped, the page closed, found again, resumed, finished, its report read."""
