@@ -20,7 +20,7 @@ import yaml
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import parse_yaml
-from tests.site.asking import BROKEN, ROOT, by_command, by_page, differences, situations
+from tests.site.asking import BROKEN, ROOT, as_text, by_command, by_page, differences, situations
 
 BROWSER = shutil.which("chromium")
 ROWS = 50_000
@@ -180,7 +180,7 @@ ANSWER = """async (body) => {
 }"""
 CHECK = """async (count) => {
   const row = (k) => JSON.stringify({question: `What does item ${k} cost?`,
-    answer: `Item ${k} costs ${k * 7 % 991} euros and ships within ${k % 9} days.`});
+    answer: `Item ${k} costs ${k * 7 % 991} euros and ships within ${k % 9} days. `.repeat(9)});
   const text = Array.from({length: count}, (_, k) => row(k)).join("\\n");
   let last = performance.now(), pause = 0, ticks = 0;
   const timer = setInterval(() => {
@@ -217,6 +217,17 @@ def test_a_browser_needs_nothing_but_the_folder(hosted):
     assert len(page.asked) == loaded
     assert [url for url in page.asked if not url.startswith(address)] == []
     assert page.said == []
+
+
+@pytest.mark.slow
+def test_200_situations_get_the_same_bytes_in_a_browser(hosted):
+    """What the smoke test shows of twelve in Node."""
+    address, page = hosted
+    page.goto(f"{address}index.html")
+    for answers in [*situations(2, 200), *BROKEN]:
+        found = page.evaluate(ANSWER, as_text(answers))
+        said = by_command("--json", "--answers", "-", given=answers)
+        assert (found["text"], found["exit"]) == said, answers
 
 
 @pytest.mark.smoke
