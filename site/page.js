@@ -663,7 +663,8 @@
     }
     const model = found.plan?.model;
     if (model) offers.push(button(`Answer for ${model}`, () => change({ model }), "quiet"));
-    const { learned } = found;
+    const { learned, out_of_memory: ranOut } = found;
+    if (ranOut) parts.push(list(ranOut.words.slice(1)));
     if (learned)
       parts.push(paragraph(learned.words), list(learned.findings.map((one) => one.text)));
     const unknown = (found.unknown ?? []).map((one) => `${one.key}: ${one.why}`);
