@@ -133,6 +133,9 @@ def test_the_page_is_served_with_a_strict_policy(ui):
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     assert not re.search(r"\son\w+=|\sstyle=|<style|javascript:", page)
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len({*ids})
+    assert {*re.findall(r' (?:list|for|href)="#?([\w-]+)"', page)} <= {*ids}
     for file in re.findall(r'(?:src|href)="(static/[^"]+)"', page):
         assert ui.raw("GET", f"/{file}")[0] == 200
 

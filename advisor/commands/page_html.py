@@ -20,7 +20,11 @@ from advisor.situation.catalogue import known_ids, suggested_models
 from advisor.wizard.walk import questions
 
 FIRST = ("task", "model", "gpu", "data_path", "data_kind", "data_rows")  # the rest folds away
-LISTS = {"model": "models", "teacher_model": "models", "gpu": "gpus"}  # fact -> its datalist
+LISTS = {
+    "model": "model-list",
+    "teacher_model": "model-list",
+    "gpu": "gpu-list",
+}  # fact -> its datalist
 SERVED = "served"  # the home of `advise ui`; the other one is "static"
 DONT_KNOW = "I don\N{RIGHT SINGLE QUOTATION MARK}t know"
 WITH_PARTS = {"gpu": "Several GPUs, or another size", "budget": "A limit in dollars or hours"}
@@ -61,9 +65,9 @@ def page_html(
     parts = {
         "questions": "".join(_question(fact, is_served) for fact in first),
         "more": "".join(_question(fact, is_served) for fact in asked if fact.id not in FIRST),
-        "lists": _datalist("models", known_ids())
+        "lists": _datalist("model-list", known_ids())
         + _datalist(
-            "gpus", ["none", *dict.fromkeys(one.name for one in load_catalogue().values())]
+            "gpu-list", ["none", *dict.fromkeys(one.name for one in load_catalogue().values())]
         ),
         "setup": json.dumps(setup, ensure_ascii=False).replace("<", "\\u003c"),
         "scripts": "".join(f'<script src="{escape(one)}" defer></script>' for one in scripts),
