@@ -89,10 +89,13 @@
     const text = (chosen?.value ?? "").trim();
     if (text === "") return null;
     if (field.dataset.type === "flag") return text === "true";
+    if (field.dataset.type === "map")
+      return Object.fromEntries(text.split(/\s+/).map((pair) => pair.split(/=(.*)/, 2)));
     return field.dataset.type === "number" ? Number(text) : text;
   };
   const setValue = (field, value) => {
-    const text = value === null || value === undefined ? "" : String(value);
+    const pairs = (map) => Object.entries(map).map((pair) => pair.join("="));
+    const text = value instanceof Object ? pairs(value).join(" ") : String(value ?? "");
     for (const one of controls(field)) {
       if (one.type === "radio") one.checked = one.value === text;
       else one.value = text;
@@ -121,7 +124,7 @@
   const put = (key, value) => {
     const field = fieldOf(key);
     if (field) setValue(field, value);
-    if (field && valueOf(field) === (value ?? null)) return;
+    if (field && JSON.stringify(valueOf(field)) === JSON.stringify(value ?? null)) return;
     if (field) setValue(field, null);
     const [head, part] = key.split(".");
     if (part === undefined) kept[head] = value;
@@ -145,7 +148,7 @@
     for (const [key, value] of Object.entries(answers)) {
       if (key === "signals" && Array.isArray(value)) {
         for (const name of value) put(`signals.${name}`, true);
-      } else if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+      } else if (value?.constructor === Object && fieldOf(key)?.dataset.type !== "map") {
         for (const [part, inner] of Object.entries(value)) put(`${key}.${part}`, inner);
       } else if (key === "gpu" || key === "data") {
         put(key === "gpu" ? "gpu.name" : "data.path", value);
@@ -360,6 +363,8 @@
     for (const [label, texts] of Object.entries(way.screen)) {
       if (!SHOWN_ELSEWHERE.test(label) && texts.length) section(label, list(texts));
     }
+    const warnings = advice.warnings.map((text) => make("li", {}, sentence(text)));
+    if (warnings.length) section("Warnings", folding(warnings, 2));
     const ways = advice.nothing_fits?.ways_out ?? [];
     if (ways.length) section("What would fit", list(ways.map((one) => sentence(one.text))));
     const rivals = advice.alternatives.map((one) => {
@@ -376,8 +381,6 @@
       return make("li", {}, made);
     });
     if (flips.length) section("What would change it", make("ul", { className: "flips" }, ...flips));
-    const warnings = advice.warnings.map((text) => make("li", {}, sentence(text)));
-    if (warnings.length) section("Warnings", folding(warnings, 2));
     if (way.names.length) {
       parts.push(make("details", {}, make("summary", {}, "What the names mean"), list(way.names)));
     }
@@ -558,15 +561,13 @@
     );
     $("steps").replaceChildren(...steps);
     $("plan").textContent = way.plan ?? "";
-    const path = isServed ? "name it under “Where are your examples?”" : "write its path into it";
-    const lacks = way.missing.map((key) =>
-      key === "data.path"
-        ? `your data file is still missing: ${path}.`
-        : `${key} is still missing.`,
-    );
-    $("plan-hint").textContent = way.plan
-      ? `Every value has its reason beside it; ${lacks.join(" ") || "it is complete."}`
-      : `This answer needs no plan. ${lacks.join(" ")}`;
+    const where = isServed ? "name it under “Where are your examples?”" : "write its path into it";
+    const lacks = way.missing
+      .map((key) => (key === "data.path" ? `your data file (${where})` : key))
+      .join(", ");
+    const complete = "Complete; every value has its reason beside it.";
+    $("plan-hint").textContent = lacks ? `It still needs ${lacks}.` : complete;
+    if (!way.plan) $("plan-hint").textContent = sentence(way.no_plan || `It needs ${lacks}.`);
     $("keep").disabled = false;
     $("download").disabled = !way.plan;
     $("write").disabled = !way.plan || way.missing.length > 0;

@@ -378,6 +378,32 @@ def test_a_link_carries_the_answers(ui, page):
         assert (page.text_content("#link"), page.text_content("#command")) == (link, said)
 
 
+@in_browser
+def test_every_kind_of_answer_goes_through_the_form(ui, page, tmp_path):
+    """Choices, numbers with their parts, limits, signals said and denied, a file for each team; what
+    the form has no question for is kept, shown, and forgotten by a click.
+    """
+    for name in ("legal", "sales"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, MODEL_ROWS)))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("legal", "sales")}
+    answers = {"task": "multi_department", "tasks": files, "budget": {"usd": 20, "hours": 3},
+               "gpu": {"name": "RTX 4090", "count": 2}, "depth": "style", "model": "Qwen/Qwen3-1.7B",
+               "signals": {"prompting_tried": True, "latency_critical": False}, "model_params_b": 2}  # fmt: skip
+    page.goto("about:blank")
+    page.goto(linked(ui, json.dumps(answers)))
+    page.wait_for_selector("#reasons h3")
+    assert page.inner_text("#headline") == ui.ask("plan", answers)[1]["headline"]
+    assert json.loads(page.inner_text("#kept").partition(": ")[2].partition(" Forget")[0]) == {
+        "model_params_b": 2
+    }
+    page.click("#kept button")
+    page.wait_for_selector("#kept", state="hidden")
+    page.wait_for_selector("#answer:not([aria-busy])")
+    del answers["model_params_b"]
+    said = page.evaluate("document.querySelector('#command').textContent")
+    assert sorted(shlex.split(said)) == sorted(shlex.split(ui.ask("plan", answers)[1]["command"]))
+
+
 WRONG = ["{", "[]", "3", "null", "", "%%%", "\0", '{"task": "x"}', '{"tusk": "qa"}', '{"task": ["qa"]}',
          '{"task": "qa", "gpu": 3}', '{"task": "qa", "data": {"rows": -1}}', '{"task": "qa", "__proto__": 1}',
          '{"task": "qa", "signals": {"x": 4}}', '{"task": "qa", "budget": "cheap"}', '{"data": []}',

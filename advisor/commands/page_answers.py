@@ -47,6 +47,8 @@ from advisor.wizard.walk import Relevance, applies, open_questions, questions
 
 Main = Callable[[], object]  # the command line: reads sys.argv and ends with SystemExit
 Answering = Callable[[Main, str], int]  # prints one document, returns the exit code
+# Questions that the page always shows; the others fold away if they cannot change the answer.
+FIRST = ("task", "model", "gpu", "data_path", "data_kind", "data_rows")
 NO_DATA = "write your own file here; nothing was read"
 
 
@@ -247,6 +249,7 @@ def way_on(advice: Advice, ruleset: Ruleset) -> dict[str, Any]:
         "command": line,
         "plan": plan,
         "missing": missing,
+        "no_plan": nothing_to_train(advice, ruleset).partition(";")[0],
         "plan_file": None,
         "run": None,
         "bundle": f"{line} --plan plan.yaml && advise export plan.yaml --to bundle",
@@ -275,7 +278,9 @@ def _plan_to_show(advice: Advice, ruleset: Ruleset) -> tuple[str | None, list[st
 
 
 def _questions(advice: Advice, ruleset: Ruleset) -> tuple[list[str], list[str]]:
-    """The questions that may still change the answer, and those that apply and cannot."""
+    """The open questions that may still change the answer, and those that apply and cannot; of
+    those that the page always shows nothing is said.
+    """
     situation, answers = advice.situation, advice.situation.answers
     facts = situation_facts(situation)
 
@@ -289,7 +294,7 @@ def _questions(advice: Advice, ruleset: Ruleset) -> tuple[list[str], list[str]]:
     put = [
         fact.id
         for fact in questions(ruleset.facts)
-        if fact.id in opened and applies(fact, answers, ruleset.facts)
+        if fact.id in opened - {*FIRST} and applies(fact, answers, ruleset.facts)
     ]
     matter = [name for name in put if relevant(name, answers, opened)]
     return matter, [name for name in put if name not in matter]

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from advisor.commands.page_answers import FIRST
 from advisor.ground.files import text_of
 from advisor.ground.resources import resource_root
 from advisor.probe.catalogue import load_catalogue
@@ -19,7 +20,6 @@ from advisor.ruleset.facts import Fact, load_facts
 from advisor.situation.catalogue import known_ids, suggested_models
 from advisor.wizard.walk import questions
 
-FIRST = ("task", "model", "gpu", "data_path", "data_kind", "data_rows")  # the rest folds away
 LISTS = {
     "model": "model-list",
     "teacher_model": "model-list",
@@ -28,6 +28,7 @@ LISTS = {
 SERVED = "served"  # the home of `advise ui`; the other one is "static"
 DONT_KNOW = "I don\N{RIGHT SINGLE QUOTATION MARK}t know"
 WITH_PARTS = {"gpu": "Several GPUs, or another size", "budget": "A limit in dollars or hours"}
+FILES = ("path", "map")  # types of answers that name files, which the static page cannot read
 YES_NO = {"true": "Yes", "false": "No"}
 
 
@@ -58,9 +59,9 @@ def page_html(
         ],
         "opening": opening,
     }
-    facts = [fact for fact in questions(load_facts()) if fact.type != "map"]
+    facts = questions(load_facts())
     is_served = home == SERVED
-    asked = [fact for fact in facts if is_served or fact.type != "path"]
+    asked = [fact for fact in facts if is_served or fact.type not in FILES]
     first = sorted((one for one in asked if one.id in FIRST), key=lambda one: FIRST.index(one.id))
     parts = {
         "questions": "".join(_question(fact, is_served) for fact in first),
@@ -126,7 +127,9 @@ def _hint(fact: Fact, is_served: bool) -> str:
     if fact.id == "gpu":
         nothing = "this machine is looked at" if is_served else "hardware rules nothing out"
         return f"A name, or none. Left empty: {nothing}."
-    if fact.type in ("text", "path", "number") and fact.unknown:
+    if fact.type == "map":
+        remark = "NAME=FILE for each, with blanks between them"
+    if fact.type in ("text", "path", "map", "number") and fact.unknown:
         remark = f"{remark}. " if remark else ""
         return f"{remark}Left empty: {fact.unknown}."
     return remark
