@@ -5,14 +5,16 @@
   const worker = new Worker(new URL("worker.js", folder), { type: "module" });
   const waiting = new Map();
   let last = 0;
+  let broken = null; // why nothing can be answered any more
 
   const fail = (why) => {
-    for (const { reject } of waiting.values()) reject(new Error(why));
+    broken ??= new Error(`This page cannot compute an answer. ${why}`);
+    for (const { reject } of waiting.values()) reject(broken);
     waiting.clear();
   };
-  worker.onerror = (event) => fail(event.message || "the worker of this page cannot start");
+  worker.onerror = (event) => fail(event.message || "worker.js does not load");
   worker.onmessage = ({ data }) => {
-    if (data.broken) fail(`the page cannot start: ${data.broken}`);
+    if (data.broken) fail(data.broken);
     const asker = waiting.get(data.id);
     if (!asker) return;
     waiting.delete(data.id);
@@ -27,6 +29,7 @@
    */
   window.advise = (name, body) =>
     new Promise((resolve, reject) => {
+      if (broken) return reject(broken);
       last += 1;
       waiting.set(last, { resolve, reject });
       const text = typeof body === "string" ? body : JSON.stringify(body, null, 1);

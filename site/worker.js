@@ -4,20 +4,28 @@ import { start } from "./python.mjs";
 
 const place = new URL("./", import.meta.url).href;
 
-async function read(name) {
-  const response = await fetch(place + name);
-  if (!response.ok) throw new Error(`${name}: ${response.status}`);
-  return response.arrayBuffer();
-}
+const say = (why) => postMessage({ broken: why });
 
-const started = start(place, read).then((answer) => {
-  // Nothing leaves the page: from here on there is nothing to send it with.
-  for (const way of ["fetch", "XMLHttpRequest", "WebSocket", "EventSource", "WebTransport"])
-    self[way] = undefined;
-  postMessage({ ready: true });
-  return answer;
-});
-started.catch((error) => postMessage({ broken: String(error.message ?? error) }));
+// Pyodide waits for ever for a file that does not come.
+const get = self.fetch;
+self.fetch = async (address, ...more) => {
+  const response = await get(address, ...more).catch((error) => {
+    say(`${address}: ${error.message}`);
+    throw error;
+  });
+  if (!response.ok) say(`${response.url}: ${response.status}`);
+  return response;
+};
+
+const started = start(place, async (name) => (await fetch(place + name)).arrayBuffer()).then(
+  (answer) => {
+    // Nothing leaves the page: from here on there is nothing to send it with.
+    for (const way of ["fetch", "XMLHttpRequest", "WebSocket", "EventSource", "WebTransport"])
+      self[way] = undefined;
+    return answer;
+  },
+);
+started.catch((error) => say(String(error.message ?? error)));
 
 self.onmessage = async ({ data: { id, name, body } }) => {
   try {

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -201,15 +202,16 @@ def test_a_browser_needs_nothing_but_the_folder(hosted):
     address, page = hosted
     page.goto(f"{address}index.html")
     first = page.evaluate(ANSWER, QA)
-    text, code = by_command("--json", "--answers", "-", given=QA)
-    assert (first["text"], first["exit"]) == (text, code)
-    assert first["since"] < 15_000  # 2 s on an idle machine; the aim is 5
+    start = time.perf_counter()
+    assert (first["text"], first["exit"]) == by_command("--json", "--answers", "-", given=QA)
+    command_ms = 1000 * (time.perf_counter() - start)  # what else the machine does counts for both
+    assert first["since"] < max(5_000, 10 * command_ms)
     loaded = len(page.asked)
     times = [
         page.evaluate(ANSWER, {**QA, "data": {"kind": "paired", "rows": rows}})["ms"]
         for rows in (500, 5_000, 50_000)
     ]
-    assert sorted(times)[1] < 2_000  # 0.2 s on an idle machine
+    assert sorted(times)[1] < max(600, 4 * command_ms)
     found = page.evaluate(CHECK, ROWS)
     assert found["rows"] == ROWS
     assert found["pause"] < 1_000
@@ -231,13 +233,16 @@ def test_200_situations_get_the_same_bytes_in_a_browser(hosted):
 
 
 @pytest.mark.smoke
-def test_a_page_that_cannot_load_says_so(hosted):
-    """A file that the host does not have is named."""
+@pytest.mark.parametrize("file", ["core.bin", "worker.js", "pyodide.asm.wasm"])
+def test_a_page_that_cannot_load_says_so(hosted, file):
+    """A file that the host does not have is named to the person, whenever they ask."""
     address, page = hosted
-    page.route("**/core.bin", lambda route: route.fulfill(status=404))
+    page.route(f"**/{file}", lambda route: route.fulfill(status=404))
     page.goto(f"{address}index.html")
-    with pytest.raises(Exception, match=r"core\.bin: 404"):
-        page.evaluate(ANSWER, {**QA, "task": "code"})
+    page.wait_for_selector("#reasons h3")  # of the example, which needs no Python
+    page.wait_for_timeout(1000)
+    page.check("input[name=task][value=code]", force=True)
+    page.wait_for_function(f"document.getElementById('faults').innerText.includes('{file}')")
 
 
 @pytest.mark.smoke
