@@ -345,6 +345,11 @@ class _Reading:
         value = found.plain()
         if value is None and keyword == LENGTH:
             found, value = Found(UNKNOWN, found.node, (), NO_LENGTH), UNKNOWN
+        if value == "" and key == MODEL:
+            found, value = (
+                Found(UNKNOWN, found.node, (), "nothing is said where it starts"),
+                UNKNOWN,
+            )
         if value is UNKNOWN:
             made = found.value.name if isinstance(found.value, Made) else ""
             why = found.why or (f"what {made}() gives is not known" if made else "it is no value")
@@ -418,7 +423,7 @@ class _Reading:
                 continue
             key = tool.renamed.get(keyword, keyword)
             is_own = keyword in fields and key not in known_names("trl")  # of the code, for itself
-            if not is_own and (key in known_names("trl") or one.plain() is not UNKNOWN):
+            if not is_own:
                 self.put(key, one, made.call, keyword)
         if made.parsed:
             open_ = "a flag of the command line gives it"
@@ -668,13 +673,17 @@ class _Reading:
         }
         found: list[tuple[Found, ast.Call | None, str]] = []
         for name, call, at in self.code.calls:
-            given = {one.arg: one.value for one in call.keywords}
             if not self.is_plain and getattr(at.scope.node, "name", "") not in mapped:
                 continue
+            given: dict[str, Found] = {}
+            for one in call.keywords:
+                said = self.code.value(one.value, at)
+                spread = said.value if isinstance(said.value, dict) else {}
+                given |= spread if one.arg is None else {one.arg: said}
             keyword = "max_length" if {"truncation", "padding"} & given.keys() else ""
             keyword = "model_max_length" if name.endswith(LOADER) else keyword
             if keyword in given:
-                found.append((self.code.value(given[keyword], at), call, keyword))
+                found.append((given[keyword], call, keyword))
         if not self.is_plain and not found:
             return
         for node, at in self.code.slices if not found else ():

@@ -482,3 +482,16 @@ def test_no_changed_script_ends_in_a_traceback(tmp_path):
         seen += bool(found.told())
         ConfigurationReport(found, *stated_hardware("RTX 4090", from_flag=True))
     assert seen > 60
+
+
+def test_what_is_not_said_or_not_known_is_named(check):
+    """A keyword that nobody knows, an empty model, and a length that a map of arguments holds."""
+    _, document = check(
+        'model = AutoModelForCausalLM.from_pretrained("")\n'
+        'cut = {"padding": "max_length", "truncation": True, "max_length": 256}\n'
+        "rows = rows.map(lambda row: tokenizer(row, **cut))\n"
+        "args = TrainingArguments(output_dir='out', colour=paint())\n"
+        "Trainer(model=model, args=args, train_dataset=rows).train()\n"
+    )
+    assert document["found"]["max_length"]["value"] == 256
+    assert {"model_name_or_path", "colour"} <= {one["key"] for one in document["unknown"]}
