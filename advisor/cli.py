@@ -34,18 +34,15 @@ from advisor.methods import methods
 # Command -> its line in `advise --help`, the first sentence of its own help.
 COMMANDS = {
     "run": "Train a plan stage by stage, and resume automatically.",
-    "demo": (
-        "Train a small real model on bundled data with the recommended method, and show what"
-        " changed."
-    ),
+    "demo": "Train a small real model with the recommended method, and show what changed.",
     "chat": "Chat with what was trained, beside its base model.",
     "export": "Write a plan or the result of a run in another form.",
     "check": "Check data, a training script, a configuration or a run, and say what is wrong.",
     "estimate": "Estimate memory and time for a plan, a single configuration, or a list.",
     "probe": "Show what this machine offers for training.",
     "rules": "List the rules, explain one, or prove them all.",
-    "mcp": "Answer agents over standard input and output, by the Model Context Protocol.",
     "ui": "Open a page that asks, answers, writes plans and runs them on this machine.",
+    "mcp": "Answer agents over standard input and output, by the Model Context Protocol.",
 }
 COMPLETION = "_ADVISE_COMPLETE"  # set by the line that `advise --help` prints
 

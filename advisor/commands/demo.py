@@ -82,9 +82,7 @@ def demo_model(hardware: Hardware) -> str:
 @run_options
 @click.pass_context
 def demo(context: click.Context, /, **settings: Any) -> None:
-    """Train a small real model on bundled data with the recommended method, and show what
-    changed.
-    """
+    """Train a small real model with the recommended method, and show what changed."""
     say("1. A small language model: SmolLM2-135M-Instruct (Apache-2.0), downloaded once")
     hardware = probe()
     model = demo_model(hardware)
