@@ -37,6 +37,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 # What the builder asks, so that what the advisor keeps of its rules is there from the beginning.
 _QA = {"task": "qa", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B"}
+_SCRIPT = "SFTTrainer(model='Qwen/Qwen3-8B', args=SFTConfig(output_dir='out', bf16=True))\n"
+_LOG = {"log_history": [{"step": step, "loss": 2.0} for step in (1, 2)], "global_step": 2}
 SAMPLES: tuple[tuple[str, Any], ...] = (
     ("advise", _QA),
     ("advise", {"task": "reasoning", "budget": {"usd": 50, "hours": 20}, "gpu": "none"}),
@@ -47,6 +49,8 @@ SAMPLES: tuple[tuple[str, Any], ...] = (
     ("check", {"name": "rows.jsonl", "text": '{"question": "a", "answer": "b"}\n' * 40}),
     ("check", {"name": "trl.yaml", "text": "model_name_or_path: Qwen/Qwen3-8B\nuse_peft: true\n"}),
     ("check", {"name": "axolotl.yaml", "text": "base_model: Qwen/Qwen3-8B\nadapter: lora\n"}),
+    ("check", {"name": "train.py", "text": _SCRIPT, "gpu": "T4"}),
+    ("check", {"name": "trainer_state.json", "text": json.dumps(_LOG)}),
     ("check", {"name": "lf.yaml", "text": "model_name_or_path: Qwen/Qwen3-8B\nstage: sft\n"}),
 )  # fmt: skip
 
