@@ -1,8 +1,7 @@
 """`advise mcp`: the commands that answer, as a server of the Model Context Protocol for agents.
 
-A message is one line of JSON (modelcontextprotocol.io, transport stdio); clients of the stateless
-revision and of older ones get the same results. A call is the command itself in a forked process:
-its document is the command's, nothing is kept between calls, and a call can be cancelled.
+A message is one line of JSON (modelcontextprotocol.io, transport stdio). A call is the command
+itself in a forked process: its document is the command's, and it can be cancelled.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from importlib import import_module
-from multiprocessing import Pipe, get_context
+from multiprocessing import Pipe, active_children, get_context
 from multiprocessing.connection import Connection, wait
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,11 +29,9 @@ from advisor.ground.version import __version__
 Result = dict[str, Any]
 Call = tuple[list[str], bytes]  # of a command: the words after `advise`, and its standard input
 Shape = TypeVar("Shape")
-
 REVISIONS = ["2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"]
 STATELESS, *HANDSHAKE = REVISIONS
 PARSE_ERROR, INVALID_REQUEST, UNKNOWN_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
-UNKNOWN_REVISION = -32022
 MOST_BYTES, MOST_AT_ONCE = 4 * 10**6, 8  # of a message; calls, with which nothing more is read
 GLOSSARY, RULES = "advise://glossary", "advise://rules/"
 ABOUT = {
@@ -43,8 +40,7 @@ ABOUT = {
     "instructions": "How to fine-tune a language model, and whether: rules decide, not you. Ask for"
     " the facts, state them to `advise`, and show its `next_steps`: nothing here trains or writes.",
 }
-# The stateless revision wants the keys of `CACHED`, and older ones allow any.
-CACHED = {"resultType": "complete", "ttlMs": 3_600_000, "cacheScope": "public"}
+CACHED = {"resultType": "complete", "ttlMs": 3_600_000, "cacheScope": "public"}  # for STATELESS
 HINTS = {"readOnlyHint": True, "destructiveHint": False, "openWorldHint": False}
 
 
@@ -93,8 +89,7 @@ class Tool:
         return [*self.words, *flags, "--", first], b""
 
 
-# What else `advise rules` does explains nothing, and `schema` writes files.
-EXPLAINED = Annotated[str, Meta(pattern="^(?!(agents|diff|lint|schema)$)")]
+EXPLAINED = Annotated[str, Meta(pattern="^(?!(agents|diff|lint|schema)$)")]  # not what else acts
 TOOLS = {
     "advise": Tool("--json --answers -", [("answers", Raw)],
         "Say whether to fine-tune a language model at all, by which method and settings, whether it"
@@ -174,8 +169,7 @@ def answer(method: str, params: Params) -> Result | Call:
     """The result of a request, or the call that makes it. Raises Refused."""
     asked = params.meta.get("io.modelcontextprotocol/protocolVersion", STATELESS)
     if asked != STATELESS:
-        data = {"supported": REVISIONS, "requested": asked}
-        raise Refused(UNKNOWN_REVISION, "unknown revision", data)
+        raise Refused(-32022, "unknown revision", {"supported": REVISIONS, "requested": asked})
     match method:
         case "initialize":
             asked = params.protocol_version
@@ -221,6 +215,7 @@ class Server:
 
     def serve(self) -> None:
         """Answer until the client has closed its end and every call is answered."""
+        signal.signal(signal.SIGTERM, self.end)
         begun, source = b"", [0]
         while source or self.running:
             for ready in wait([*source, *self.running]):
@@ -284,6 +279,12 @@ class Server:
         with open(self.wire, "wb", closefd=False) as wire:
             wire.write(msgspec.json.encode({"jsonrpc": "2.0", "id": number, **answer}) + b"\n")
 
+    def end(self, *_: object) -> None:  # leave no call behind
+        for child in active_children():
+            child.kill()  # a process that was just forked loses every other signal
+            child.join()
+        os._exit(143)
+
 
 @click.command()
 @click.pass_obj
@@ -294,7 +295,6 @@ def mcp(main: Callable[[], object]) -> None:
     """
     if not hasattr(os, "fork"):
         raise MachineNotReady("`advise mcp` needs Linux or macOS", hint="type: advise --json")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     wire = os.dup(1)
     os.dup2(2, 1)  # what else prints here, a library's warning, goes to standard error
     Server(main, wire).serve()
