@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -46,6 +46,7 @@ from advisor.situation.answers import answers_document, answers_from_document, c
 from advisor.wizard.walk import Relevance, applies, open_questions, questions
 
 Main = Callable[[], object]  # the command line: reads sys.argv and ends with SystemExit
+Resolved = tuple[Plan | None, Comments, Sequence[str]]
 Answering = Callable[[Main, str], int]  # prints one document, returns the exit code
 # Questions that the page always shows; the others fold away if they cannot change the answer.
 FIRST = ("task", "model", "gpu", "data_path", "data_kind", "data_rows")
@@ -206,8 +207,8 @@ def _plan(main: Main, body: str) -> int:
     facts = load_known_facts(())
     answers, warnings = answers_from_document(Document("answers", lambda: given["answers"]), facts)
     advice, ruleset = advise_on(Stated(answers=answers, warnings=warnings))
-    made, comments, missing = resolve_plan(advice, ruleset)
-    document, nothing = way_on(advice, ruleset), nothing_to_train(advice, ruleset)
+    resolved = made, comments, missing = resolve_plan(advice, ruleset)
+    document, nothing = way_on(advice, ruleset, resolved), nothing_to_train(advice, ruleset)
     path = given.get("path")
     if path is not None:
         if made is None:
@@ -227,12 +228,12 @@ def _object_of_plan(body: str) -> dict[str, Any]:
     return {"answers": given}
 
 
-def way_on(advice: Advice, ruleset: Ruleset) -> dict[str, Any]:
+def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, Any]:
     """What the page shows beside the document of `advise --json`: the first screen as texts, the
     plan, the lines to type, and the questions that can still change the answer.
     """
     screen, answers = first_screen(advice), advice.situation.answers
-    plan, missing = _plan_to_show(advice, ruleset)
+    plan, missing = _plan_to_show(advice, ruleset, resolved)
     line = command_line(answers, {}, command="advise")
     engine = advice.recommendation.engine
     forms = [name for name, form in exporters().items() if form.ANSWERS]
@@ -260,13 +261,11 @@ def way_on(advice: Advice, ruleset: Ruleset) -> dict[str, Any]:
     }
 
 
-def _plan_to_show(advice: Advice, ruleset: Ruleset) -> tuple[str | None, list[str]]:
+def _plan_to_show(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> tuple[Any, list[str]]:
     """The text of plan.yaml, or None and what it lacks. Without a data file it names the one that
     the answer asks for, and says so.
     """
-    made: Plan | None
-    comments: Comments
-    made, comments, missing = resolve_plan(advice, ruleset)
+    made, comments, missing = resolved
     if missing == ["data.path"]:
         place = file_to_write(advice)[1].get("data_path")
         made, comments = make_plan(advice, advice.recommendation, ruleset)
