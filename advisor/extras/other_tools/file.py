@@ -56,7 +56,7 @@ def looks_like_configuration(path: Path) -> bool:
     """Whether a file is a configuration, not data; of JSON the keys decide. Without errors."""
     ending = path.suffix.lower()
     if ending in (".yaml", ".yml", *SCRIPTS):
-        return ending in CONFIGURATIONS or path.is_file()
+        return ending in (*CONFIGURATIONS, *CODE) or path.is_file()
     if ending != ".json" or not path.is_file() or path.stat().st_size > MAX_BYTES:
         return False
     try:

@@ -373,6 +373,12 @@ def test_what_is_no_training_in_python_is_refused_with_its_place(check, text, wh
     assert any(part in shown for part in said.split("|"))
 
 
+def test_code_that_is_not_there_is_not_taken_for_data(call):
+    """The path is at fault, and not the GPU that was named."""
+    code, _, told = call("check", "nowhere.py", "--gpu", "T4")
+    assert (code, "nowhere.py: cannot be read: No such file" in told) == (2, True)
+
+
 FLAGS = """\
 import argparse
 from trl import SFTConfig, SFTTrainer
