@@ -16,6 +16,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from advisor.data.example import CALLS, Example, Message
+from advisor.data.templates.bounded import RENDERER, BrokenTemplate, TemplateLimit
+from advisor.data.templates.bounded import RefusedByTemplate as RefusedByTemplate
 from advisor.ground.annotated import parse_json
 from advisor.ground.errors import InputError
 from advisor.ground.files import text_of
@@ -23,10 +25,6 @@ from advisor.ground.resources import install_line
 
 TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 Turn = Mapping[str, Any]  # role, content, and what else a template reads
-
-
-class RefusedByTemplate(Exception):
-    """The template does not take this conversation."""
 
 
 class ChatText:
@@ -46,8 +44,9 @@ class ChatText:
     ) -> None:
         self.source, self.arguments, self.where = source, arguments or {}, where
         self._given = {**tokens, **self.arguments}
-        self._template = _compiled(source, name)
+        self._today: datetime.date | None = None
         self._takes_system: bool | None = None
+        _try(source, name)
 
     @classmethod
     def in_folder(cls, folder: Path) -> ChatText:
@@ -63,7 +62,7 @@ class ChatText:
 
     def on(self, day: datetime.date) -> None:
         """Let templates that write today's date write this one."""
-        self._template.globals["strftime_now"] = day.strftime
+        self._today = day
 
     def write(
         self,
@@ -82,15 +81,12 @@ class ChatText:
             prompt: Also write what begins a new answer.
             row: The row of the data that it is, for the error.
         """
-        from advisor.data.templates.bounded import TemplateLimit
-
         values = {**self._given, **(given or {}), "add_generation_prompt": prompt}
+        values["messages"] = [*map(dict, messages)]
         try:
-            return str(self._template.render(messages=[*map(dict, messages)], **values))
+            return RENDERER.render(self.source, values, today=self._today)[0]
         except TemplateLimit as error:
             raise error.of(self.where, row) from None
-        except Exception as error:  # a template may raise anything: its author's own complaints
-            raise RefusedByTemplate(str(error) or type(error).__name__) from None
 
     def as_trained(
         self, messages: Sequence[Turn], given: Mapping[str, Any] | None = None, *, prompt: bool
@@ -170,43 +166,15 @@ def special_texts(folder: Path) -> dict[str, str]:
     return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
-def _compiled(source: str, name: str) -> Any:
-    """The compiled chat template. Raises InputError if it cannot be tried."""
+def _try(source: str, name: str) -> None:
+    """Raise InputError for a chat template that cannot be tried."""
     if importlib.util.find_spec("jinja2") is None:
         raise InputError(
             f"the chat template was not tried: jinja2 is not installed ({install_line()})"
         )
-    import jinja2
-    from jinja2.ext import Extension
-
-    from advisor.data.templates.bounded import BoundedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` as transformers has it: marks what the assistant says, unchanged."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2 reads it from the class
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body, lineno=line)
-
-    def refuse(message: str) -> None:
-        raise jinja2.exceptions.TemplateError(message)
-
-    def strftime_now(form: str) -> str:
-        return datetime.datetime.now().strftime(form)
-
-    environment = BoundedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, indent=None, **_options: json.dumps(
-        value, ensure_ascii=False, indent=indent
-    )
-    environment.globals.update(raise_exception=refuse, strftime_now=strftime_now)
     try:
-        return environment.from_string(source)
-    except Exception as error:  # Python's own among them: nested too deeply
+        RENDERER.render(source)
+    except BrokenTemplate as error:
         raise InputError(
             f"{name} is broken ({str(error)[:120]}): the model cannot be trained on"
             " conversations with it",
