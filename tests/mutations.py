@@ -184,8 +184,7 @@ def failing(command: Sequence[str]) -> list[str]:
         return ["a test that does not end"]
     if not done.returncode or done.returncode == NO_TESTS:
         return []
-    named = re.findall(r"(?m)^(?:FAILED|ERROR) ([^ \n\[]+)", done.stdout)
-    return named or [" ".join(command[2:])]
+    return re.findall(r"(?m)^(?:FAILED|ERROR) ([^ \n\[]+)", done.stdout) or [" ".join(command[2:])]
 
 
 def seen_together(changes: dict[int, Mutation], *, night: bool) -> dict[int, str]:

@@ -47,8 +47,7 @@ def test_a_doubt_adds_the_width_that_its_runs_need_in_squares():
     known = sources(5, scale=0.06)
     found = fitted({KNOWN: known, "trainer": sources(5, "trainer", scale=0.1)})
     assert found[KNOWN] == pytest.approx((0.24, 0.3))
-    assert found["trainer"] == pytest.approx((0.44, 0.4))
-    assert found["loss"] == (0.0, 0.0)
+    assert (found["trainer"], found["loss"]) == (pytest.approx((0.44, 0.4)), (0.0, 0.0))
     # A fact that changes no estimate brings the band to the share of sources that doubts have.
     changed = [Distance(row.case, row.log, ("counter",)) for row in known]
     assert fitted({KNOWN: known, "counter": changed})["counter"] == pytest.approx((0.18, 0.0))
@@ -72,8 +71,7 @@ def test_distances_read_the_doubts_that_an_answer_names():
     """log(measured / estimated), and keys for words."""
     answer = {"peak_gib": 10.0, "band_because": [WORDS["experts"]]}
     (found,) = distances([Case({"source": "a", "measured_gib": 20.0}, answer)])
-    assert found.log == pytest.approx(math.log(2))
-    assert found.doubts == ("experts",)
+    assert (found.log, found.doubts) == (pytest.approx(math.log(2)), ("experts",))
 
 
 def test_taking_a_fact_away_leaves_the_rest():

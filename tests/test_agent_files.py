@@ -34,8 +34,7 @@ def test_the_skill_is_the_page_for_agents_with_a_name_and_a_moment():
     """
     _, front, body = SKILL.read_text("utf-8").split("---\n", 2)
     about = yaml.safe_load(front)
-    assert about.keys() == {"name", "description"}
-    assert about["name"] == SKILL.parent.name
+    assert (about.keys(), about["name"]) == ({"name", "description"}, SKILL.parent.name)
     assert NAME.fullmatch(about["name"])
     assert len(about["description"]) <= 1024
     assert " Use when " in about["description"]
@@ -55,8 +54,7 @@ def test_a_manifest_holds_what_its_reader_knows(name):
     for server, words in found.get("mcpServers", {}).items():
         assert NAME.fullmatch(server)
         assert words.keys() - {"type"} == {"command", "args"}
-        assert words.get("type", "stdio") == "stdio"
-        assert words["command"] == "advise"
+        assert (words.get("type", "stdio"), words["command"]) == ("stdio", "advise")
         assert words["args"][0] in COMMANDS
     assert KNOWN.keys() == MANIFESTS.keys()
 

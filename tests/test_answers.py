@@ -64,8 +64,7 @@ def test_a_signal_says_yes_or_no():
     "latency_critical")} == {
         "prompt_meets_quality_bar": False, "access_control": False, "latency_critical": None,
     }  # fmt: skip
-    flags = answers_from_flags({"signals": ["access_control"]}, FACTS)
-    merged = merge_answers(answers, flags)
+    merged = merge_answers(answers, answers_from_flags({"signals": ["access_control"]}, FACTS))
     assert ("access_control" in merged.signals, merged.value("access_control")) == (True, None)
     for text in ("maybe", "'yes'", "5", "[true]"):
         with pytest.raises(InputError, match=r"`rag_tried` is .*\n  true or false"):
@@ -108,8 +107,7 @@ def test_several_values_where_one_is_wanted_are_refused(text):
 def test_an_unknown_signal_is_a_warning(name, said):
     """It is named and left out, with the nearest signal; without one, where all of them stand."""
     answers, (warning,) = from_text(f"task: qa\nsignals: [{name}, needs_citations]\n")
-    assert answers.signals == ("needs_citations",)
-    assert said in warning
+    assert (answers.signals, said in warning) == (("needs_citations",), True)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +140,9 @@ def test_what_was_meant_is_said(line, hint):
 def test_flags_win_over_the_file():
     """A flag replaces the file's answer, a new card its memory; usd and hours are limits."""
     file, _ = from_text("task: qa\nbudget: low\ngpu: {name: RTX 4090, vram_gib: 24}\n")
-    flags = answers_from_flags({"budget": "high", "gpu": "H100"}, FACTS)
-    merged = merge_answers(file, flags)
+    merged = merge_answers(file, answers_from_flags({"budget": "high", "gpu": "H100"}, FACTS))
     found = [merged.value(name) for name in ("task", "budget", "gpu", "gpu_memory_gib")]
-    assert found == ["qa", "high", "H100", None]
-    assert merged.known["budget"].origin == "flag"
+    assert (found, merged.known["budget"].origin) == (["qa", "high", "H100", None], "flag")
     known = answers_from_flags({"budget": "usd=20,hours=6"}, FACTS).known
     assert {key: one.value for key, one in known.items()} == {"budget_usd": 20, "budget_hours": 6}
 

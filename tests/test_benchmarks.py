@@ -38,8 +38,7 @@ class Children:
     def __call__(self, command, folder, limit_s):
         assert limit_s > 0
         if "advisor" not in command:
-            given = json.loads(command[-1])
-            self.commands.append((given["case"], Path(command[1]).stem))
+            self.commands.append((json.loads(command[-1])["case"], Path(command[1]).stem))
             return f"talk\n{json.dumps(PLAIN)}\n"
         plan = json.loads((folder / command[4]).read_text())
         name = plan["stages"][0]["name"]
@@ -96,8 +95,7 @@ def test_every_method_is_measured_and_written(measure, page):
     text = page.read_text()
     assert "| CPU | model | lora | plain TRL | 900 | 1.00 | ? | 2.000 -> 1.000 | 0.5 | ok |" in text
     assert "| 2.00 | 1.50 | 1.75 | 110 s | 98 s | 5120 |" in text
-    assert measure(Children()) == 0
-    assert page.read_text() == text
+    assert (measure(Children()), page.read_text()) == (0, text)
 
 
 def test_a_second_call_does_only_what_is_left(measure, capsys):
@@ -146,8 +144,7 @@ def test_without_a_gpu_it_says_so(capsys):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert gpu.main([]) == 4
-    assert "no GPU" in capsys.readouterr().err
+    assert (gpu.main([]), "no GPU" in capsys.readouterr().err) == (4, True)
 
 
 @pytest.mark.slow
@@ -247,8 +244,7 @@ def test_losses_that_differ_are_told(last, said):
     (line,) = peers.agreements(
         {name: peers.Seen([trained(4.0, 3.0, end)]) for name, end in ends.items()}
     )
-    assert said in line
-    assert f"TRL 4.000 to {last:.3f}" in line
+    assert [one for one in (said, f"TRL 4.000 to {last:.3f}") if one not in line] == []
 
 
 def test_an_export_that_is_refused_is_the_reason(tmp_path, monkeypatch):

@@ -84,8 +84,7 @@ def test_an_encoder_is_not_taken_to_write(typed, answer, model, task):
     asked = f"--model {model} --data-kind paired --gpu 'RTX 4090' --task"
     code, out, err = typed(f"--json {asked} {task}")
     assert (code, "recommendation" in json.loads(out)) == (2, False)
-    assert "it cannot write an answer" in err
-    assert "such as Qwen/" in err
+    assert [one for one in ("it cannot write an answer", "such as Qwen/") if one not in err] == []
     found = answer(f"{asked} classification --budget high")
     assert found["recommendation"]["composition"] == "encoder:sft+full"
 
@@ -224,8 +223,7 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path, data):
     assert (code, "name another file, or add --force" in err) == (2, True)
     document = json.loads(out)  # the answer stands, and why the plan was not written
     assert document["recommendation"]["composition"]
-    assert document["error"][0]["where"] == f"--plan {place}"
-    assert path.read_text() == edited
+    assert (document["error"][0]["where"], path.read_text()) == (f"--plan {place}", edited)
     assert (call(*asked, place, "--force")[0], path.read_text()) == (0, written)
     before = {name: (tmp_path / name).read_text() for name in (inside, "answers.yaml")}
     for name in (*before, tmp_path / inside):
@@ -305,8 +303,7 @@ def test_a_written_plan_says_how_it_is_started(typed, files, machine, said, writ
     _, _, err = typed(f"--json --task qa --data pairs.jsonl {machine} --plan 'my plan.yaml'")
     assert said in err
     text = (files / "my plan.yaml").read_text()
-    assert "advise run" in text.splitlines()[0]
-    assert written in text
+    assert ("advise run" in text.splitlines()[0], written in text) == (True, True)
     assert ("strategy: fsdp" in text) is ("--gpus 8" in machine)
 
 
@@ -477,6 +474,5 @@ def test_the_demo_learns_and_loses_nothing(tmp_path, smollm):
     assert found["general"]["after"] <= 1.1 * found["general"]["before"]
     asked = [one["tuned"] for one in found["samples"] if "Kettlewren" in one["expected"]]
     style = r"Hello, and thank you for writing to Kettlewren![\s\S]*Your Kettlewren Team"
-    styled = [answer for answer in asked if re.fullmatch(style, answer)]
-    assert len(styled) >= 0.8 * len(asked) > 0
+    assert len([answer for answer in asked if re.fullmatch(style, answer)]) >= 0.8 * len(asked) > 0
     assert "  General  kept" in done.stdout

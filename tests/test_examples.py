@@ -45,8 +45,7 @@ def test_the_company_file_is_proved_and_its_own_tests_hold():
 
 def test_the_shipped_answer_would_be_full_tuning():
     """Without the company's file the answer is full tuning, so there is something to forbid."""
-    larger = [*LAW[:-1], "Qwen/Qwen3-0.6B-Base", "--data-tokens", "5000000000"]
-    found = answer(*larger, rules=())
+    found = answer(*[*LAW[:-1], "Qwen/Qwen3-0.6B-Base", "--data-tokens", "5000000000"], rules=())
     verdicts = {one["composition"]: one.get("verdict")
                 for one in (found["recommendation"], *found["alternatives"])}  # fmt: skip
     assert any(one != "forbidden" for name, one in verdicts.items() if name.endswith("+full"))
@@ -56,8 +55,7 @@ def test_full_tuning_stays_forbidden_even_with_force(monkeypatch):
     """--choose with --force is exit code 2 with the reason; ADVISE_RULES does what --rules does."""
     document = answer(*LAW)
     full = next(item for item in document["alternatives"] if item["composition"].endswith("+full"))
-    assert full["verdict"] == "forbidden"
-    assert full["because"][0]["rule"] == "acme/no-full-tuning"
+    assert (full["verdict"], full["because"][0]["rule"]) == ("forbidden", "acme/no-full-tuning")
     assert document["rules"]["layers"] == ["document", "evidence", "acme"]
     said = r"Whole models of our own are not kept[\s\S]*--force does not override this"
     with pytest.raises(InputError, match=said) as refused:

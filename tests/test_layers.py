@@ -130,8 +130,7 @@ def test_imports_run_one_way(imports, package, room_of, order, least):
     ]
     assert len(edges) > least
     crossing = [pair for pair in edges if room_of(pair[0]) != room_of(pair[1])]
-    wrong = [pair for pair in crossing if order[room_of(pair[0])] >= order[room_of(pair[1])]]
-    assert wrong == []
+    assert [pair for pair in crossing if order[room_of(pair[0])] >= order[room_of(pair[1])]] == []
 
 
 WALLS = {  # the package, and what no import in it may be

@@ -152,10 +152,10 @@ def test_a_fault_has_its_code_and_the_next_request_an_answer(tmp_path, monkeypat
     text = "".join(f"{line}\n{request('next', 'ping')}\n" for line, _, _ in FAULTS)
     done = ended("mcp", text=text)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert answers[1::2] == [{"jsonrpc": "2.0", "id": "next", "result": {}}] * len(FAULTS)
-    assert [(one["id"], one["error"]["code"]) for one in answers[::2]] == [
-        (number, code) for _, number, code in FAULTS
-    ]
+    assert (answers[1::2], [(one["id"], one["error"]["code"]) for one in answers[::2]]) == (
+        [{"jsonrpc": "2.0", "id": "next", "result": {}}] * len(FAULTS),
+        [(number, code) for _, number, code in FAULTS],
+    )
     assert all(one["error"]["message"] for one in answers[::2])
     assert (done.stderr, list(tmp_path.iterdir())) == (b"", [])
 
@@ -165,9 +165,9 @@ def test_the_revision_is_the_client_s_or_the_newest(asked):
     """A notification has no answer."""
     begun = '{"jsonrpc": "2.0", "method": "notifications/initialized"}'
     answers, _ = exchange(request(1, "initialize", protocolVersion=asked), begun)
-    assert [*answers] == [1]
-    assert answers[1]["result"]["protocolVersion"] == (
-        asked if asked in HANDSHAKE else HANDSHAKE[0]
+    assert ([*answers], answers[1]["result"]["protocolVersion"]) == (
+        [1],
+        (asked if asked in HANDSHAKE else HANDSHAKE[0]),
     )
 
 

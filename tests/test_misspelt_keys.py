@@ -197,7 +197,6 @@ def test_faults_of_several_files_come_together(own_rules, call):
     geforce.write_text(geforce.read_text().replace("tdp_w: 250", "tdp_w: lots"))
     spot.write_text(spot.read_text().replace("nvidia-t4: {azure", "nvidia-t5: {azur"))
     code, _, text = call("--json", "--task", "qa", "--gpu", "RTX 4090")
-    assert code == 2
-    assert text.count("`tdp_w` is 'lots'") == wrong
+    assert (code, text.count("`tdp_w` is 'lots'")) == (2, wrong)
     assert "rules/prices/spot.yaml:7:3: unknown GPU 'nvidia-t5'" in text
     assert "unknown provider 'azur'" in text

@@ -265,8 +265,7 @@ AS_SAID = {
 def test_a_name_as_people_say_it_offers_real_models(typed):
     """A family, size or version in any order offers instruct models first; typos are marked."""
     meant = look_up_name(typed)
-    first = (AS_SAID | MISSPELT)[typed]
-    assert (meant.id, meant.near[0].id) == (None, first)
+    assert (meant.id, meant.near[0].id) == (None, (AS_SAID | MISSPELT)[typed])
     assert meant.misspelt or typed in AS_SAID
     assert len(meant.near) <= MOST
     assert all("parameters" in model.about for model in meant.near)
@@ -321,8 +320,7 @@ def test_what_is_to_know_of_a_neighbour_is_said():
     assert "access on request" in about["meta-llama/Llama-3.1-8B-Instruct"]
     assert not any("-VL-" in model.id for model in look_up_name("qwen3 8b").near)
     closed = look_up_name("gpt-4")
-    assert closed.id == "gpt-4"
-    assert "the answer says where to go with it" in closed.note
+    assert (closed.id, "the answer says where to go with it" in closed.note) == ("gpt-4", True)
 
 
 def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):
@@ -364,8 +362,7 @@ def test_why_the_hub_gave_no_configuration(monkeypatch, raised, said):
     fail = Mock(side_effect=type(raised, (Exception,), {}))
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
     path, problem = hub_cache.download_config("acme/new-model")
-    assert path is None
-    assert said in problem
+    assert (path, said in problem) == (None, True)
 
 
 def test_a_description_is_told_real_names():
@@ -379,8 +376,7 @@ def test_a_description_is_told_real_names():
     assert near_models("some/thing") == ((), False)
     assert near_models("gema 3 4b")[0][0].id.startswith("google/gemma-3-4b")
     shape, warnings = model_shape("llama 8b")
-    assert shape.thinks is None
-    assert "meta-llama/Llama-3.1-8B" in warnings[0]
+    assert (shape.thinks, "meta-llama/Llama-3.1-8B" in warnings[0]) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -434,8 +430,7 @@ def test_several_names_in_one_field_are_all_named(said, taken, also):
     """The first is what is counted with meanwhile; the model stays one that is not known."""
     situation = advise({**PAIRS, "model": said, "gpu": {"name": "H100"}}).situation
     (told,) = [text for text in situation.warnings if "about one model" in text]
-    assert taken in told.rsplit("taken as ", 1)[1]
-    assert also in told
+    assert (taken in told.rsplit("taken as ", 1)[1], also in told) == (True, True)
     assert "model" in situation.unknown
     assert situation.model.params == model_shape(look_up_name(said).near[0].id)[0].params
 

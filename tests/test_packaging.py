@@ -170,8 +170,7 @@ def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_p
     (tmp_path / "train.jsonl").write_bytes(text.encode("cp1251"))
     write_fake_model(tmp_path / "m", CONFIG)
     flags = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", "m"]
-    out = advise(light, "--json", *flags, cwd=tmp_path)
-    assert json.loads(out)["plan"]["model"] == "m"
+    assert json.loads(advise(light, "--json", *flags, cwd=tmp_path))["plan"]["model"] == "m"
     refused = advise(light, "run", *flags, cwd=tmp_path, code=4)
     assert re.search(r"pip install '.*finetune_advisor-.*\.whl\[train\]'", refused)
     assert not (tmp_path / "runs").exists()

@@ -65,10 +65,8 @@ def test_it_can_be_switched_off(word, tmp_path, monkeypatch):
 
 def test_what_is_written_is_read(path):
     """Runs are lines for this user alone, without names or data, and deleting them unlearns all."""
-    assert note_past_run(RUN) == ""
-    assert note_past_run(replace(RUN, params=1)) == ""
-    assert runs_in(path) == [RUN, replace(RUN, params=1)]
-    assert read_past_runs()[1] == ()
+    assert (note_past_run(RUN), note_past_run(replace(RUN, params=1))) == ("", "")
+    assert (runs_in(path), read_past_runs()[1]) == ([RUN, replace(RUN, params=1)], ())
     assert path.stat().st_mode & 0o077 == 0
     found = json.loads(path.read_text().strip().splitlines()[0])
     assert not [text for text in map(str, found.values()) if "/" in text]
@@ -140,8 +138,7 @@ def test_what_a_killed_process_left_is_closed_off(path):
     """Half a line at the end spoils neither the next line nor those before it."""
     note_past_run(RUN)
     path.write_bytes(path.read_bytes() + path.read_bytes()[:100])
-    assert note_past_run(RUN) == ""
-    assert runs_in(path) == [RUN, RUN]
+    assert (note_past_run(RUN), runs_in(path)) == ("", [RUN, RUN])
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(path, monkeypatch):
@@ -152,8 +149,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(path, monkeypatch):
     full = OSError(28, "No space left on device")
     parts = iter([lambda fd, data: write(fd, data[:100]), Mock(side_effect=full)])
     monkeypatch.setattr(past_runs.os, "write", lambda fd, data: next(parts)(fd, data))
-    assert "No space left on device" in note_past_run(RUN)
-    assert path.read_bytes() == before
+    assert ("No space left on device" in note_past_run(RUN), path.read_bytes()) == (True, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
@@ -191,8 +187,7 @@ def noting(loop):
 
 def test_two_runs_at_once_keep_both_lines(path):
     """Lines of several processes stand whole beside each other."""
-    children = [noting("for _ in range(60)") for _ in range(4)]
-    assert [child.wait(60) for child in children] == [0] * 4
+    assert [child.wait(60) for child in [noting("for _ in range(60)") for _ in range(4)]] == [0] * 4
     assert (len(runs_in(path)), read_past_runs()[1]) == (4 * 60, ())
 
 

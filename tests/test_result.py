@@ -152,13 +152,11 @@ def test_a_report_names_no_home_folder(shop, monkeypatch, tmp_path):
         place.mkdir(exist_ok=True)
         monkeypatch.chdir(place)
         page = report_page(shop.record, folder=shop.folder, plan_text=plan, metrics=())
-        assert "alice" not in page
-        assert "~/models/base" in page
+        assert ("alice" in page, "~/models/base" in page) == (False, True)
         assert escape("data: '~/rows.jsonl'") in page
         assert escape("~/'venv/bin/python3' -c") in page
         assert escape(f"advise chat {shlex.quote(os.path.relpath(shop.folder))}") in page
-        title = re.search("<title>(.*)</title>", page)
-        assert title[1] == "base on rows.jsonl: better"
+        assert re.search("<title>(.*)</title>", page)[1] == "base on rows.jsonl: better"
     assert "alice" not in model_card(shop.record, shop.record.stages[0], shop.folder)
 
 
@@ -235,8 +233,7 @@ def test_only_a_person_at_a_terminal_is_asked(shop, monkeypatch, capsys):
         training.show_run(run, **options)
     assert ui.asked == []
     capsys.readouterr()
-    assert training.show_run(shop) == 0
-    assert ui.asked == ["What now?"]
+    assert (training.show_run(shop), ui.asked) == (0, ["What now?"])
     assert "advise" not in capsys.readouterr().out  # the menu says it when it is left
     assert "Talk to it:  advise chat 'my runs/shop'" in ui.said
 
@@ -245,8 +242,7 @@ def test_the_training_that_the_verdict_advises_is_offered(shop, monkeypatch, app
     """With its words, and done as its line says; the line itself is not printed then."""
     worse = {"holdout_loss_before": 2, "holdout_loss_after": 4, "holdout_loss_interval": [1, 3]}
     stage = {**shop.record.to_dict()["stages"][0], "evaluation": worse}
-    found = {**shop.record.to_dict(), "stages": [stage]}
-    run = replace(shop, record=RunRecord.from_dict(found))
+    run = replace(shop, record=RunRecord.from_dict({**shop.record.to_dict(), "stages": [stage]}))
     plan = PLAN.format(model="m").replace("epochs: 2", "learning_rate: 3e-4")
     (shop.folder / "plan.yaml").write_text(plan)
     trained = []
@@ -272,8 +268,7 @@ def test_ollama_gets_the_exported_model(shop, monkeypatch, has_ollama):
     after_run(shop, ui, train=lambda *_: None, call=export)
     line = "ollama create shop -f 'my runs/shop/export/ollama/Modelfile'"
     made = ["ollama", "create", "shop", "-f", str(shop.folder / "export/ollama/Modelfile")]
-    assert ran == [made] * 2 * has_ollama
-    assert ui.said.count(f"  {line}") == 2 * (not has_ollama)
+    assert (ran, ui.said.count(f"  {line}")) == ([made] * 2 * has_ollama, 2 * (not has_ollama))
 
 
 def test_after_a_trial_the_whole_plan_comes_first(shop, approved):
@@ -299,8 +294,7 @@ def test_a_list_of_what_is_allowed_is_broken_between_words(monkeypatch, capsys):
     *lines, last = capsys.readouterr().err.splitlines()
     assert last == paste
     assert max(map(len, lines)) <= 40
-    assert {line[:2] for line in lines} == {"  "}
-    assert " ".join(lines).split() == allowed.split()
+    assert ({line[:2] for line in lines}, " ".join(lines).split()) == ({"  "}, allowed.split())
 
 
 def test_a_chat_breaks_answers_between_words(monkeypatch, capsys):

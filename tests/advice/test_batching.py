@@ -84,8 +84,7 @@ def test_elsewhere_rows_of_similar_length_share_a_batch(case):
     values, stage = fitted(**case)
     assert not values.get("packing")
     assert values["group_by_length"] is True
-    cards = case.get("gpus", 1)
-    assert values["micro_batch_size"] * values["grad_accum"] * cards == 16
+    assert values["micro_batch_size"] * values["grad_accum"] * case.get("gpus", 1) == 16
     assert "if this model" not in comment_of(stage.reasons["group_by_length"])
     said = padding_words(SimpleNamespace(stages=[stage]))
     similar = "since rows of similar length share a batch (about "

@@ -36,8 +36,7 @@ SEEDS, BATCHES = scaled(60), 6
 def answers(batch):
     """Advices of public and of random situations; one of four with what would change it."""
     for place, public in enumerate(PUBLIC[batch::BATCHES]):
-        known = Answers.from_dict(answers_of(public))
-        situation = situation_of(known, probed=UNKNOWN_MACHINE)
+        situation = situation_of(Answers.from_dict(answers_of(public)), probed=UNKNOWN_MACHINE)
         yield advice_on(situation, flips=place % 4 == 0)
     for seed in range(batch, SEEDS, BATCHES):
         try:

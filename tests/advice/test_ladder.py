@@ -117,8 +117,7 @@ def test_more_money_or_time_is_never_less_data(limit):
         assert str(advice.recommendation.composition) == "grpo+lora", amount
         (stage,) = advice.recommendation.stages
         shares.append(1.0 if stage.part is None else stage.part.share)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
+    assert (shares, shares[-1]) == (sorted(shares), 1.0)
 
 
 def test_no_money_at_all_is_a_machine_of_ones_own():

@@ -101,8 +101,7 @@ def test_a_packed_checkpoint_is_neither_trained_whole_nor_quantised(model, answe
 
 def test_a_4_bit_base_that_just_fits_a_mixture_says_how_little_it_saves(answers):
     """Gemma 4 26B-A4B: 47.0 GiB of weights in 16 bit, 44.8 with attention and MLPs in 4 bit."""
-    stated = {**answers, "model": "google/gemma-4-26B-A4B-it", "gpu": {"name": "RTX A6000"}}
-    advice = advise(stated)
+    advice = advise({**answers, "model": "google/gemma-4-26B-A4B-it", "gpu": {"name": "RTX A6000"}})
     assert str(advice.recommendation.composition) == "sft+qlora"
     assert any("experts stay in 16 bit" in warning for warning in advice.warnings)
     assert advice.recommendation.estimate.memory.need_bytes <= 48 * GIB

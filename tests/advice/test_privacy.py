@@ -49,8 +49,7 @@ def test_one_line_says_what_leaves_the_machine(tmp_path, monkeypatch, known, say
     monkeypatch.chdir(tmp_path)
     write_fake_model(tmp_path / "model", CONFIG)
     for priority, lines in (("privacy", [says]), ("quality", [])):
-        situation = situation_of(stated(**known, priority=priority), probed=HERE)
-        advice = advice_on(situation)
+        advice = advice_on(situation_of(stated(**known, priority=priority), probed=HERE))
         first = first_screen(advice)
         assert [item.text for item in first.labelled.get("Privacy", ())] == lines
         assert first.lines(80) <= LINES + OVER

@@ -24,8 +24,7 @@ def test_a_newcomer_with_little_money_gets_lora_where_it_fits(card):
     """The same with the model named and not named, and no sentence says that it is not known."""
     known = {"task": "customer_service", "data_kind": "paired", "data_rows": 300, "budget": "low"}
     found = advised(**known, gpu=card)
-    assert str(found.recommendation.composition) == "sft+lora"
-    assert found.facts["fits_lora"] == "fits"
+    assert (str(found.recommendation.composition), found.facts["fits_lora"]) == ("sft+lora", "fits")
     every = (found.recommendation, *found.alternatives)
     assert not any("not known" in reason.text for one in every for reason in one.because)
 
@@ -161,8 +160,7 @@ def test_a_small_add_on_is_not_explained_by_reasons_for_every_weight():
     known = {"task": "qa", "model": "Qwen/Qwen3-0.6B", "data_kind": "paired", "data_rows": 2000}
     small, large = (advised(**known, gpu=gpu) for gpu in ("GTX 1050", "RTX 4090"))
     named = [[one.rule for one in found.recommendation.because] for found in (small, large)]
-    assert [str(one.recommendation.composition) for one in (small, large)] == [
-        "sft+qlora",
-        "sft+full",
-    ]
-    assert ["evidence/every-weight" in one for one in named] == [False, True]
+    assert (
+        [str(one.recommendation.composition) for one in (small, large)],
+        ["evidence/every-weight" in one for one in named],
+    ) == (["sft+qlora", "sft+full"], [False, True])

@@ -62,8 +62,7 @@ def test_the_fastest_way_that_fits_is_chosen(composition, model, gpu, gpus, rows
     first, *others = ways(composition, model, gpu, gpus, rows=rows)
     assert first.name == chosen
     if chosen == "one GPU":
-        paces = {way.name: way.pace_s for way in others}
-        assert first.pace_s <= 1.05 * paces["ddp on 2 GPUs"]
+        assert first.pace_s <= 1.05 * {way.name: way.pace_s for way in others}["ddp on 2 GPUs"]
     if chosen.startswith("sharded"):
         assert not any(way.cost.fits == "fits" for way in others if way.strategy.name != "fsdp")
 
@@ -97,8 +96,7 @@ def test_offloading_is_for_what_fits_in_no_other_way():
     assert stages[0].reasons["offload"].value is True
     assert cost.is_likely
     # float32 weights, gradients and two moments: 16 bytes a weight.
-    params = model_shape("Qwen/Qwen3-8B")[0].params
-    assert cost.host_bytes == pytest.approx(16 * params, rel=0.02)
+    assert cost.host_bytes == pytest.approx(16 * model_shape("Qwen/Qwen3-8B")[0].params, rel=0.02)
     assert fits.situation.hardware.host_memory_bytes > cost.host_bytes
 
 

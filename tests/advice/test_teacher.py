@@ -61,8 +61,7 @@ def test_a_teacher_that_will_not_do_is_warned_of(approved, keys):
 
 def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():
     """Qwen3-8B stands beside a student on a T4 with it, and nothing would fit without."""
-    keys = {**SUPPORT, "gpu": "T4", "model": SMALL, "teacher_model": LARGE}
-    found = advise(keys).recommendation
+    found = advise({**SUPPORT, "gpu": "T4", "model": SMALL, "teacher_model": LARGE}).recommendation
     assert str(found.composition) == "distill+lora"
     chosen = found.stages[0].reasons["teacher_quantization"]
     assert (chosen.value, chosen.rule) == ("nf4", "distill/teacher-in-4-bit")
@@ -94,7 +93,6 @@ def test_requests_alone_are_enough_for_a_teacher_to_run(tmp_path):
     keys = {**SUPPORT, "model": SMALL, "data": {"path": str(data), "mapping": mapping}}
     found = advise_document({**keys, "teacher_model": LARGE})
     assert found["recommendation"]["composition"] == "distill+lora"
-    assert found["plan"]["data"]["mapping"] == mapping
-    assert found["data"]["format"] == "requests"
+    assert (found["plan"]["data"]["mapping"], found["data"]["format"]) == (mapping, "requests")
     without = str(advise(keys).recommendation.composition)
     assert not {"distill", "grpo"} & set(re.findall(r"\w+", without))

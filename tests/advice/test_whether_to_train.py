@@ -249,8 +249,7 @@ def test_no_situation_of_twenty_thousand_breaks_a_law(block):
 def test_a_what_if_ends_where_the_whole_decision_does(change):
     """It asks for fewer estimates, and comes to the same composition."""
     for seed in range(scaled(150)):
-        situation = situation_for(random_known(random.Random(seed)))
-        case = Case.build(situation, RULES).with_suggestion()
+        case = Case.build(situation_for(random_known(random.Random(seed))), RULES).with_suggestion()
         asked, decided = (case.with_answers(change) for _ in range(2))
         assert str(asked.composition) == str(decided.decision.composition), seed
 

@@ -29,5 +29,4 @@ def labelled(**counts: int) -> list[dict[str, str]]:
 
 def findings(path: Path, depth: Depth | None = None, **more) -> dict:
     """Id -> finding of the profile of a file; `depth` is strict=False where nobody says."""
-    found = profile(path, depth or Depth(strict=False), **more).findings
-    return {one.id: one for one in found}
+    return {one.id: one for one in profile(path, depth or Depth(strict=False), **more).findings}

@@ -177,8 +177,7 @@ def test_faulty_lines_come_together_and_good_rows_are_still_read(tmp_path, appro
     # after the 16th.
     table = write(tmp_path, "a.csv", "question,answer\na\nb,c\nd,e,f\n")
     faults = Faults()
-    read = list(read_rows(path, faults=faults))
-    approved([faults_of(path), faults_of(table), read, faults.rows])
+    approved([faults_of(path), faults_of(table), list(read_rows(path, faults=faults)), faults.rows])
 
 
 def test_truncated_gzip_names_where_it_breaks_off(tmp_path):
@@ -269,8 +268,7 @@ def test_a_wrapped_list_is_read_row_by_row(tmp_path):
     whole = json.dumps({"version": "1.0", "data": rows, "info": {"made": [1]}})
     path, skipped = write(tmp_path, "a.json", whole), SkippedRows()
     assert list(read_rows(path)) == list(enumerate(rows, 1))
-    assert len(list(read_examples(path, skipped=skipped))) == 120
-    assert skipped.total == 1
+    assert (len(list(read_examples(path, skipped=skipped))), skipped.total) == (120, 1)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
@@ -403,8 +401,7 @@ SAVED = [  # name, content, rows, and what is said of how it was read (None: not
 def test_a_file_of_an_office_program_is_read_in_its_encoding(tmp_path, name, content, rows, said):
     """The letters that come out are those that went in, and the encoding is said in one line."""
     path = write(tmp_path, name, content)
-    assert values_in(path) == rows
-    assert next(iter(next(read_rows(path))[1])) == "question"
+    assert (values_in(path), next(iter(next(read_rows(path))[1]))) == (rows, "question")
     if said is not None:
         found = [
             one.text for one in profile(path, Depth(strict=False)).findings if one.id == "read-as"

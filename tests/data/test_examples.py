@@ -155,8 +155,7 @@ def test_a_long_text_or_row_is_read_whole(tmp_path):
     path = tmp_path / "a.json"
     rows = [{"question": "Q", "answer": "é" * 3_000_000}, {"question": "R", "answer": "B"}]
     path.write_text(json.dumps(rows))
-    sizes = [len(example.messages[1].content) for example in read_examples(path)]
-    assert sizes == [3_000_000, 1]
+    assert [len(example.messages[1].content) for example in read_examples(path)] == [3_000_000, 1]
 
 
 def test_a_folder_with_a_training_split_leaves_the_others_out(tmp_path, approved):

@@ -54,8 +54,7 @@ def test_a_hub_name_is_read_from_the_hub(stand_in, monkeypatch, approved):
     approved([found.path, found.rows, found.format, stand_in.calls, cached])
     stand_in.calls.clear()
     put(Path("someone/data"), {"a.jsonl": ROW})
-    assert len(find_data("someone/data").files) == 1
-    assert stand_in.calls == []
+    assert (len(find_data("someone/data").files), stand_in.calls) == (1, [])
 
 
 def test_several_configurations_have_to_be_told_apart(stand_in):

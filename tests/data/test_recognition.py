@@ -97,8 +97,7 @@ def test_rows_of_a_second_format_are_counted(tmp_path, count):
     rows = [{"exported": "today"}, *({"question": f"Q{n}", "answer": f"A{n}"} for n in range(30))]
     path, skipped = jsonl(tmp_path, rows), SkippedRows()
     assert recognise(path).format == "question_answer"
-    assert len(list(read_examples(path, skipped=skipped))) == 30
-    assert skipped.total == 1
+    assert (len(list(read_examples(path, skipped=skipped))), skipped.total) == (30, 1)
 
 
 REFUSED: dict[str, list[Any]] = {

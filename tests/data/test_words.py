@@ -162,8 +162,7 @@ def test_nested_columns_are_found_and_read(tmp_path, approved):
 )
 def test_written_chats_are_found_whatever_their_column_is_called(tmp_path, chat):
     """Speakers at the start of a turn tell, in several languages and with the time before them."""
-    rows = [{"nr": number, "verlauf": f"{chat} ({number})"} for number in range(5)]
-    path = jsonl(tmp_path, rows)
+    path = jsonl(tmp_path, [{"nr": number, "verlauf": f"{chat} ({number})"} for number in range(5)])
     assert recognise(path).mapping == {"transcript": "verlauf"}
     assert [turn.role for turn in next(read_examples(path)).messages] == ["user", "assistant"]
 

@@ -72,8 +72,7 @@ def time_estimate(spec, model, machine, **rows):
 def estimate(spec, model, hardware, *, past=None, evaluated=None, **rows):
     run = run_of(spec, model, **rows)
     on = run.device
-    device = Device.of(hardware, on.gpus, on.sharding, offloads=on.offloads)
-    run = replace(run, device=device)
+    run = replace(run, device=Device.of(hardware, on.gpus, on.sharding, offloads=on.offloads))
     return estimate_of(
         run, hardware, evaluated=evaluated, **({} if past is None else {"past": past})
     )

@@ -69,8 +69,7 @@ def test_what_widens_the_range_is_said():
     spec = {"model": LLAMA, "seq_len": 512}
     specs = [{**spec, "framework": "a trainer of our own"}, spec]
     unsure, sure = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=None)
-    assert unsure["band_because"] == [WORDS["trainer"], WORDS["loss"]]
-    assert sure["band_because"] == []
+    assert (unsure["band_because"], sure["band_because"]) == ([WORDS["trainer"], WORDS["loss"]], [])
     assert unsure["high_gib"] / unsure["peak_gib"] > sure["high_gib"] / sure["peak_gib"]
     text = " ".join(estimate_text(unsure).split())
     assert f"the range is wider because {WORDS['trainer']}" in text
@@ -95,8 +94,7 @@ def verdict(need, low, high, limit):
 )
 def test_the_band_decides(need, low, high, said):
     """Of 100 GiB: all of it within, all of it above, else it may fit."""
-    assert verdict(need, low, high, 100) == said
-    assert verdict(need, low, high, None) == "unknown"
+    assert (verdict(need, low, high, 100), verdict(need, low, high, None)) == (said, "unknown")
 
 
 @given(
@@ -137,8 +135,7 @@ def test_the_smallest_batch_keeps_the_rows_of_a_step(micro, seq_len, recompute, 
 
 def test_what_a_method_refuses_is_not_smaller():
     """KTO takes four rows or more at once, and prefixes are never recomputed."""
-    of_feedback = run_of(objective="kto", micro_batch_size=16)
-    assert smallest_batch(of_feedback).stage.micro_batch_size == 4
+    assert smallest_batch(run_of(objective="kto", micro_batch_size=16)).stage.micro_batch_size == 4
     prefix = run_of(update="prefix", micro_batch_size=4, gradient_checkpointing=False)
     assert smallest_batch(prefix).stage.gradient_checkpointing is False
 

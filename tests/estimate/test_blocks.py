@@ -78,8 +78,7 @@ class Wide(TorchFunctionMode):
 
     @staticmethod
     def widened(one):
-        floating = isinstance(one, torch.Tensor) and one.is_floating_point()
-        return one.float() if floating else one
+        return one.float() if (isinstance(one, torch.Tensor) and one.is_floating_point()) else one
 
 
 class Gradient(torch.autograd.Function):

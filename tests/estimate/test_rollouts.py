@@ -56,8 +56,7 @@ def test_a_server_that_sleeps_is_there_while_answers_are_written_alone():
     ],
 )
 def test_the_advice_says_what_a_server_would_save(spec, said):
-    warnings = estimate(spec, shape(MODEL), H100).memory.warnings
-    found = [text for text in warnings if "vLLM" in text]
+    found = [text for text in estimate(spec, shape(MODEL), H100).memory.warnings if "vLLM" in text]
     assert [said in text for text in found] == ([True] if said else [])
 
 

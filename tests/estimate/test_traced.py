@@ -262,8 +262,7 @@ def test_activations_of_a_mixture_are_what_autograd_keeps(family, how):
             sizes[layers] = saved_bytes(model, tokens)
     shape = shape_of(config.to_dict())
     kind = {"update": "full", "precision": "pure"} if how == "full" else {"precision": "mixed"}
-    spec = RunSpec(rank=8, target_modules=how, gradient_checkpointing=False, **kind)
-    run = run_of(spec, shape)
+    run = run_of(RunSpec(rank=8, target_modules=how, gradient_checkpointing=False, **kind), shape)
     predicted = tokens * layers_of(run)[0][1].kept + run.written_out_bytes
     assert predicted == pytest.approx((sizes[4] - sizes[2]) / 2, rel=0.05)
 

@@ -22,8 +22,7 @@ def test_each_trait_is_stated_by_a_file_and_read_by_a_formula():
     read = re.findall(r"trainer\[[\"'](\w+)", "\n".join(path.read_text("utf-8") for path in files))
     assert set(read) == set(TRAITS)
     assert set(OUR_TRAITS) <= set(TRAITS)
-    stated = {name for trainer in trainers().values() for name in trainer.traits}
-    assert stated >= set(TRAITS)
+    assert {name for trainer in trainers().values() for name in trainer.traits} >= set(TRAITS)
 
 
 def test_ours_need_no_file(monkeypatch):

@@ -106,11 +106,11 @@ def test_the_numbers_are_those_of_the_trainers():
         "TRIAL_SAMPLES": generation.TRIAL_SAMPLES, "TRIAL_GENERAL": generation.TRIAL_GENERAL,
         "PROMPTS": pairs.HELD_OUT_PROMPTS, "TRIAL_PROMPTS": pairs.TRIAL_PROMPTS,
     }  # fmt: skip
-    assert {name: getattr(module, name) for name in theirs} == theirs
-    assert (pairs.HELD_OUT, progress.LARGEST_SHARE) == (
-        loss.HELD_OUT_ROWS,
-        held_out_curve.LARGEST_SHARE,
-    )
+    assert (
+        {name: getattr(module, name) for name in theirs},
+        pairs.HELD_OUT,
+        progress.LARGEST_SHARE,
+    ) == (theirs, loss.HELD_OUT_ROWS, held_out_curve.LARGEST_SHARE)
 
 
 def stats(lengths, *, sides=1):

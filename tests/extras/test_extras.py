@@ -59,8 +59,7 @@ def test_everything_else_works_without_an_extra(name, tmp_path):
     codes, outputs, _ = zip(*run_without(name, tmp_path, *commands), strict=True)
     assert codes == (0, 0, 0)
     assert json.loads(outputs[0])["recommendation"]["composition"]
-    assert json.loads(outputs[1])["rows"] == 40
-    assert "Forms of a run's result:" in outputs[2]
+    assert (json.loads(outputs[1])["rows"], "Forms of a run's result:" in outputs[2]) == (40, True)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +145,7 @@ def test_a_folder_of_ones_own_brings_extras(tmp_path):
     shown = ended("-c", SHOW, "plan.yaml")
     assert "extras:\n  sonar:\n    depth: 3\n" in shown.stdout, shown.stderr
     listed = ended("-m", "advisor", "export", "--help").stdout
-    assert "a chart of the sea" in listed
-    assert "merged" in listed
+    assert [one for one in ("a chart of the sea", "merged") if one not in listed] == []
     check = ended("-m", "advisor", "check", "deep.sea")
     export = ended("-m", "advisor", "export", "plan.yaml", "--to", "chart")
     run = ended("-m", "advisor", "run", "wrong.yaml")
@@ -172,5 +170,4 @@ def test_a_merged_result_says_how_to_serve_it(tmp_path, monkeypatch, code, expec
     wanted = ExportRequest(
         source=tmp_path / "run", out=None, only=None, say=said.append, run_tool=lambda *_: code
     )
-    assert export(wanted) == code
-    assert said[:1] == expected
+    assert (export(wanted), said[:1]) == (code, expected)

@@ -112,8 +112,7 @@ def test_a_link_under_a_temporary_name_is_not_followed(tmp_path):
     victim.write_text("mine")
     (tmp_path / f"{TEMPORARY}{os.getpid()}-run.json").symlink_to(victim)
     write_atomically(tmp_path / "run.json", "new")
-    assert victim.read_text() == "mine"
-    assert (tmp_path / "run.json").read_text() == "new"
+    assert (victim.read_text(), (tmp_path / "run.json").read_text()) == ("mine", "new")
     assert not (tmp_path / "run.json").is_symlink()
 
 

@@ -121,8 +121,7 @@ def test_who_looks_into_the_run_folder_sees_the_same(board, tmp_path):
             read_view(tmp_path).line()
             == "sft: training: 4 of 8 steps, loss 1.0, 12 s left; memory 1.0 GiB"
         )
-    assert read_view(tmp_path) is None
-    assert list(tmp_path.iterdir()) == []
+    assert (read_view(tmp_path), list(tmp_path.iterdir())) == (None, [])
 
 
 WAIT = {"what": "w", "total": 5, "unit": "steps", "began_s": 1, "done": 2, "first": 0, "text": "", "left_s": 3}  # fmt: skip
@@ -171,8 +170,7 @@ def test_the_other_processes_of_a_run_show_nothing(board, capsys, tmp_path):
     with waiting("training", total=8):
         passes(board, 60)
         board.say_now()
-    assert capsys.readouterr().err == ""
-    assert list(tmp_path.iterdir()) == []
+    assert (capsys.readouterr().err, list(tmp_path.iterdir())) == ("", [])
 
 
 @pytest.fixture
@@ -200,9 +198,7 @@ def test_a_large_file_shows_how_far_it_is_read(board, heard, tmp_path, monkeypat
     rows.close()
     assert board.waits == [inner]
     board.close(inner)
-    assert sum(1 for _ in read_rows(path)) == 9000
-    assert heard[-1] == (size, size)
-    assert board.waits == []
+    assert (sum(1 for _ in read_rows(path)), heard[-1], board.waits) == (9000, (size, size), [])
 
 
 def test_a_small_file_is_no_wait(board, tmp_path):
@@ -218,8 +214,7 @@ def test_files_that_are_read_to_know_them_again_are_counted(board, heard, tmp_pa
     for path in files.values():
         path.write_bytes(b"x" * 3000)
     read_contents(files)
-    assert heard[-1] == (6000, 6000)
-    assert board.waits == []
+    assert (heard[-1], board.waits) == ((6000, 6000), [])
 
 
 def test_a_child_process_takes_the_terminal_over(board, capsys):

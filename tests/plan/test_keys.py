@@ -268,5 +268,4 @@ def test_the_base_of_a_module_is_found_where_the_project_lies_now(tmp_path):
     assert found(base) == found(run / "stages" / "one") == found(run / "stages" / "two") == base
     assert found(other) is None
     (tmp_path / "before").mkdir()
-    assert found(other) == tmp_path / "before"
-    assert found(run / "stages" / "two") == base
+    assert (found(other), found(run / "stages" / "two")) == (tmp_path / "before", base)

@@ -508,8 +508,7 @@ def test_a_device_of_another_kind_is_told_by_its_name(name, device, from_flag):
 
 def test_no_gpu_of_the_catalogue_is_taken_for_such_a_device():
     """No name of a GPU that trains here, nor one that says nothing, matches one of these devices."""
-    gpus = catalogue_gpus().values()
-    names = [name for gpu in gpus for name in (gpu.spec.name, *gpu.names)]
+    names = [name for gpu in catalogue_gpus().values() for name in (gpu.spec.name, *gpu.names)]
     assert len(names) > 400
     for name in (*names, "A100 80", "some card", "V100", "16 GB card", "H100"):
         assert not_supported(name) is None, name

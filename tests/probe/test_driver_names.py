@@ -306,8 +306,7 @@ def test_what_needs_no_question(typed, name, memory_gib, count):
 def test_what_is_left_to_a_question(typed, labels, note):
     """What several GPUs are called is a list by memory; what cannot be trained on says why."""
     meant = meant_gpu(typed)
-    assert [variant.label for variant in meant.variants] == labels
-    assert note in meant.note
+    assert ([variant.label for variant in meant.variants], note in meant.note) == (labels, True)
     assert labels or note or meant.found is None
 
 
@@ -425,8 +424,7 @@ def test_every_entry_is_sane(gpu_id):
 def test_sloppy_writing_is_understood(typed, gpu_id, gib):
     """Glued, shortened, with a bare size, or with the name of the computer."""
     match = find_gpu(typed)
-    assert match.spec.id == gpu_id
-    assert match.memory_bytes / GIB == pytest.approx(gib, abs=0.1)
+    assert (match.spec.id, match.memory_bytes / GIB) == (gpu_id, pytest.approx(gib, abs=0.1))
 
 
 @pytest.mark.parametrize("name", ["RTX 6060 Laptop", "Titan Z9", "RTX 4091"])

@@ -246,8 +246,7 @@ def test_versions_agree_with_the_standard_library(tmp_path):
                  "torch-2.9.1.dist-info.bak"):  # fmt: skip
         (tmp_path / name).mkdir()
     folders = [str(tmp_path), str(tmp_path / "gone")]
-    assert installed_versions(folders) == dict.fromkeys(PACKAGES)
-    assert torch_build(folders) is None
+    assert (installed_versions(folders), torch_build(folders)) == (dict.fromkeys(PACKAGES), None)
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ def test_masks_agree_with_a_plain_reading(case):
     forbidden = plain.forbidden | {
         scheme for scheme in asked if ruled_out(RULES.rules["allowed"], scheme, facts)
     }
-    assert set(judged.forbidden) == forbidden
-    assert [one for one, _ in judged.ranking] == [
-        one for one in plain.ranking if one not in forbidden
-    ]
+    assert (set(judged.forbidden), [one for one, _ in judged.ranking]) == (
+        forbidden,
+        [one for one in plain.ranking if one not in forbidden],
+    )
 
 
 def test_no_two_settings_of_one_key_hold_at_once():

@@ -259,5 +259,4 @@ def test_the_linter_reports_an_unreadable_file_as_findings(approved, call, tmp_p
     path = tmp_path / "acme.yaml"
     path.write_text("overlay: acme\ntabels: {}\n")
     code, out, _ = call("rules", "lint", "--rules", path)
-    finding = out[out.index(f"{path}:2:1") :].partition("\n\n")[0]
-    approved([code, finding.splitlines()])
+    approved([code, out[out.index(f"{path}:2:1") :].partition("\n\n")[0].splitlines()])

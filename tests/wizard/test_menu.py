@@ -74,8 +74,7 @@ def unusable(answers):
 
 def in_need(answers):
     """What a plan lacks, until it is answered."""
-    needed = ("reward_model", "model")
-    missing = tuple(name for name in needed if answers.value(name) is None)
+    missing = tuple(name for name in ("reward_model", "model") if answers.value(name) is None)
     return WizardOutcome(advice=scenario_5(), missing=missing) if missing else ready(answers)
 
 

@@ -28,8 +28,7 @@ def test_ctrl_c_saves_the_answers_and_the_next_start_offers_them():
     """Exit 130 leaves a private file; the next round goes on and asks no "I don't know" again."""
     with pytest.raises(Stopped, match="your answers are saved in") as stopped:
         answers_of(ScriptedUi("Write texts", "train.jsonl", None))
-    assert stopped.value.exit_code == 130
-    assert stat.S_IMODE(state_path().stat().st_mode) == 0o600
+    assert (stopped.value.exit_code, stat.S_IMODE(state_path().stat().st_mode)) == (130, 0o600)
     assert list(state_path().parent.iterdir()) == [state_path()]
     ui = ScriptedUi("Continue with them", "How it sounds", *["I don't know"] * 2)
     answers = answers_of(ui, "data_path", "depth", "budget", "priority")
@@ -56,8 +55,7 @@ def test_ctrl_c_saves_the_answers_and_the_next_start_offers_them():
 def test_what_was_saved_is_forgotten_or_gives_way(replies, flags, expected):
     """Start anew asks from the first question on; flags of this start win."""
     save(task="code", budget="low")
-    answers = answers_of(ScriptedUi(*replies), "none", earlier=told(**flags))
-    assert known(answers) == expected
+    assert known(answers_of(ScriptedUi(*replies), "none", earlier=told(**flags))) == expected
 
 
 def test_only_what_was_asked_is_saved():
@@ -95,8 +93,7 @@ def test_a_file_that_cannot_be_used_is_said_and_ignored(content, said):
     state_path().parent.mkdir(parents=True)
     state_path().write_text(content)
     saved, problem = load_answers(FACTS)
-    assert saved is None
-    assert said in problem
+    assert (saved, said in problem) == (None, True)
 
 
 def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):

@@ -19,8 +19,7 @@ def test_questions_come_in_the_order_of_the_facts_file():
     """It follows `order`; yes lists a signal, and I don't know leaves the fact out."""
     answers, order = walked({"task": "qa", "facts_change_often": True})
     numbers = [FACTS[fact].order for fact in order]
-    assert numbers == sorted(numbers)
-    assert order[0] == "task"
+    assert (numbers, order[0]) == (sorted(numbers), "task")
     assert len(order) > 10
     assert known(answers) == {
         "task": "qa",
@@ -76,16 +75,14 @@ def test_flags_and_files_are_not_asked_again():
     given = AnswerSet(known={"task": Answer(value="qa", origin="flag"), "signals": file})
     answers, order = walked({"budget": "low", "prompting_tried": False}, given)
     assert not {"task", "needs_citations"} & set(order)
-    assert answers.known["task"].origin == "flag"
-    assert answers.known["budget"].origin == "asked"
+    assert (answers.known["task"].origin, answers.known["budget"].origin) == ("flag", "asked")
     assert answers.signals == ("needs_citations",)
     assert answers.value("prompting_tried") is False  # kept as said, and listed nowhere
 
 
 def test_back_asks_the_question_before_with_its_answer():
     """Back re-asks the last question, its old answer preselected; the new one counts."""
-    script = ["multi_department", BACK, "qa", BACK, "code", *[DONT_KNOW] * 99]
-    ask = Mock(side_effect=script)
+    ask = Mock(side_effect=["multi_department", BACK, "qa", BACK, "code", *[DONT_KNOW] * 99])
     answers = walk(FACTS, ask, AnswerSet())
     put = [call.args[0] for call in ask.call_args_list]
     assert [(one.fact.id, one.current, one.can_go_back) for one in put[:5]] == [
@@ -111,8 +108,7 @@ def test_a_question_is_one_fact_and_is_left_out_where_it_does_not_matter():
     extra = Fact(
         id="colour", type="choice", origin="asked", values=values, order=5, ask="Which colour?"
     )
-    facts = {**FACTS, "colour": extra}
-    assert walked({"task": "qa"}, facts=facts)[1][:2] == ["colour", "task"]
+    assert walked({"task": "qa"}, facts={**FACTS, "colour": extra})[1][:2] == ["colour", "task"]
     _, order = walked({"task": "qa"}, relevant=lambda fact, *_: fact == "budget")
     assert order == ["task", "budget"]
 
@@ -122,8 +118,7 @@ def test_what_refines_a_choice_waits_for_the_examples():
     everything = for_now(FACTS, lambda *_: True)
     for replies in ({}, {"data_kind": "paired"}, {"data_path": "x.jsonl"}):
         order = walked({"task": "qa", **replies}, relevant=everything)[1]
-        assert ("serve_with" in order) == bool(replies)
-        assert "budget" in order
+        assert ("serve_with" in order, "budget" in order) == (bool(replies), True)
     assert for_now(FACTS, None) is None
 
 

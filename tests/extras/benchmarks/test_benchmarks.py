@@ -130,8 +130,7 @@ def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(sho
     assert run(output="out", set_values=["evaluation.max_drop=0.2"]).exit_code == 0
     assert calls(shop / "out") == ["base", "sft"]
     fewer = run("out", set_values=["evaluation.limit=10"])
-    assert fewer.record.stages[0].finished_at == trained
-    assert noted_of(fewer.record).limit == 10
+    assert (fewer.record.stages[0].finished_at, noted_of(fewer.record).limit) == (trained, 10)
     assert read_plan(shop / "out" / "plan.yaml").extra_key("benchmarks", "evaluation").limit == 10
     (shop / "rows.jsonl").write_text('{"question": "z", "choices": ["b", "c"], "answer": 1}\n')
     run(output="out")
@@ -180,8 +179,7 @@ def test_each_module_of_several_tasks_is_asked(shop, asked):
     found = run(output="out")
     assert calls(shop / "out") == ["base", "sft-legal sft-hr"]
     exceeds = {one.result: one.exceeds for one in noted_of(found.record).changes}
-    assert exceeds == {"sft-legal": False, "sft-hr": True}
-    assert judged(found).status == "mixed"
+    assert (exceeds, judged(found).status) == ({"sft-legal": False, "sft-hr": True}, "mixed")
 
 
 SFT, NO_FILE = "objective: sft", "there is no task file"
@@ -377,8 +375,7 @@ def harness(tmp_path, monkeypatch, tiny_model):
         (bench / f"{name}.yaml").write_text(f"task: {name}\n{COMMON}{text}")
 
     def write(update):
-        plan = HARNESS_PLAN.format(model=tiny_model, update=update)
-        (tmp_path / "plan.yaml").write_text(plan)
+        (tmp_path / "plan.yaml").write_text(HARNESS_PLAN.format(model=tiny_model, update=update))
         return lm_eval
 
     return write

@@ -94,8 +94,7 @@ def test_a_failed_upload_loses_nothing_and_the_next_call_only_uploads(
     hub.broken = set()
     monkeypatch.setattr(stages.StageRunner, "train", None)  # nothing is trained
     again = run(found.folder)
-    assert again.exit_code == 0
-    assert len(hub.repositories["mia/shop"]["commits"]) == 1
+    assert (again.exit_code, len(hub.repositories["mia/shop"]["commits"])) == (0, 1)
     assert "mia/shop" in again.record.extras["hub"]["sft"]["url"]
 
 
@@ -105,8 +104,7 @@ def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub):
     first = done()
     assert hub.asked == []
     found = done("mia/other")
-    assert found.folder == first.folder
-    assert len(hub.repositories["mia/other"]["commits"]) == 1
+    assert (found.folder, len(hub.repositories["mia/other"]["commits"])) == (first.folder, 1)
     assert read_plan(found.folder / "plan.yaml").extra_key("hub", "push_to") == "mia/other"
 
 
@@ -115,16 +113,14 @@ def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub):
 )
 def test_a_trial_and_a_dry_run_upload_nothing(hub, capsys, options, said):
     """What is not the whole result stays here, and a trial says so."""
-    assert done(**options).exit_code == 0
-    assert hub.repositories == {}
+    assert (done(**options).exit_code, hub.repositories) == (0, {})
     assert ("the results of a trial stay here" in capsys.readouterr().err) is said
 
 
 def test_a_result_whose_check_failed_stays_here(shop, hub, capsys, monkeypatch):
     """The command to upload it by hand is said, and works."""
     monkeypatch.setenv("STAND_IN_CHECKS", "[true, false]")
-    assert done().exit_code == 0
-    assert hub.repositories == {}
+    assert (done().exit_code, hub.repositories) == (0, {})
     said = capsys.readouterr().err
     assert "sft was not uploaded to mia/shop: check 1 of the result" in said
     command = re.search(r"to upload it all the same: hf (upload .*)", said)[1]
@@ -241,8 +237,7 @@ class Requests(BaseHTTPRequestHandler):
                 return 401, {"error": "who are you?"}
             case ["api", "whoami-v2"]:
                 who = {"name": "mia", "orgs": [{"name": "shop-team"}], "type": "user"}
-                token = {"displayName": "t", "role": hub.role}
-                return 200, {**who, "auth": {"accessToken": token}}
+                return 200, {**who, "auth": {"accessToken": {"displayName": "t", "role": hub.role}}}
             case ["api", "repos", "create"]:
                 return self.created(json.loads(body))
             case ["api", "validate-yaml"]:

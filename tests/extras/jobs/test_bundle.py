@@ -144,8 +144,7 @@ def test_a_bundle_holds_what_the_plan_needs_under_relative_paths(project):
     assert inside == {str(path.relative_to(first.folder)): path.read_bytes() for path in files}
     assert [task.data.path for task in plan.tasks] == ["data/train.jsonl", "data/train-2.jsonl"]
     assert b"Two" in inside["data/train.jsonl"]
-    assert b"One" in inside["data/train-2.jsonl"]
-    assert plan.model == "models/base"
+    assert (b"One" in inside["data/train-2.jsonl"], plan.model) == (True, "models/base")
     assert plan.origin.answers == {"data": {"path": "data/train.jsonl"}}
     assert b"# a reason of one's own" in inside["plan.yaml"]
     assert str(project.parent).encode() not in inside["plan.yaml"]
@@ -198,8 +197,7 @@ def test_names_on_the_hub_are_fetched_there(project):
     assert plan_in(made).model == "Qwen/Qwen3-0.6B"
     said = (made.folder / "README.txt").read_text()
     left_out = "Not in it: model Qwen/Qwen3-0.6B (licence apache-2.0), which is downloaded there."
-    assert left_out in said
-    assert "HF_TOKEN" not in said
+    assert (left_out in said, "HF_TOKEN" in said) == (True, False)
     assert "NNODES=2 MASTER_ADDR=" in said
     assert "2 machines each with 8 NVIDIA GPUs" in said
     write_plan(device="mps")
@@ -251,8 +249,7 @@ def test_links_and_odd_names_become_plain_files(project, monkeypatch):
     (rows / "-a\nb.jsonl").symlink_to(project / "hr" / "train.jsonl")
     write_plan(legal="rows")
     (found,) = (packed().folder / "data" / "rows").rglob("*")
-    assert (found.name, found.is_symlink()) == ("_-a_b.jsonl", False)
-    assert found.read_text() == ROWS
+    assert (found.name, found.is_symlink(), found.read_text()) == ("_-a_b.jsonl", False, ROWS)
     copy = pack.shutil.copyfile
 
     def change(source, place):
@@ -306,8 +303,7 @@ def calls(python):
 def test_the_script_measures_once_and_trains(project, python):
     """A dry run, then the run; resumed without one, and measured again where one failed."""
     folder, sound = packed().folder, python.read_text()
-    failing = 'case "$*" in *dry-run) exit 4;; esac; exit $'
-    python.write_text(sound.replace("exit $", failing))
+    python.write_text(sound.replace("exit $", 'case "$*" in *dry-run) exit 4;; esac; exit $'))
     assert [start(folder, python)[0] for _ in range(2)] == [4, 4]
     python.write_text(sound)
     assert start(folder, python, "--max-steps", "5")[0] == 0
@@ -348,8 +344,7 @@ def test_the_script_stops_at_what_is_not_whole_or_not_there(project, python):
         with (folder / "data" / "train.jsonl").open("a") as file:
             file.write(row)
         code, told = start(folder, at, **more)
-        assert code == 4
-        assert said in told
+        assert (code, said in told) == (4, True)
     assert not (python.parent / "calls").exists()
 
 
@@ -467,8 +462,7 @@ def test_models_are_fetched_with_what_a_run_reads_and_weights_in_a_pickle_last(
     calls = hub.snapshot_download.call_args_list
     assert {(*call.args, call.kwargs["revision"]) for call in calls} == {("Qwen/Qwen3-8B", "abc")}
     patterns = [set(call.kwargs["allow_patterns"]) & {"*.bin", "*.safetensors"} for call in calls]
-    both = {"*.bin", "*.safetensors"}
-    assert patterns[:3] == [{"*.safetensors"}, {"*.safetensors"}, both]
+    assert patterns[:3] == [{"*.safetensors"}, {"*.safetensors"}, {"*.bin", "*.safetensors"}]
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("cuda", 0), ("rocm", 4)])

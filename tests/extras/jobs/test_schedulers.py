@@ -214,8 +214,7 @@ def test_tasks_are_an_array_and_a_signal_to_one_reaches_its_training(tmp_path, n
     )
     assert cluster.submit(0, array=1, STEP=step).returncode == 130
     assert cluster.trained() == ["plan.yaml", "--output", "runs/shop-hr", "--only", "hr"]
-    assert cluster.log("scancel") == ["--signal=TERM 12_1"]
-    assert cluster.log("scontrol") == queued
+    assert (cluster.log("scancel"), cluster.log("scontrol")) == (["--signal=TERM 12_1"], queued)
     assert cluster.submit(0, array=1).returncode == 0
 
 
@@ -225,8 +224,7 @@ def test_a_run_that_another_process_still_holds_is_tried_again_later(cluster):
     run.mkdir(parents=True)
     (run / ".lock").touch()
     write_program(cluster.bin / "flock", "exit 1")
-    assert [cluster.submit(0).returncode for _ in range(3)] == [75] * 3
-    assert cluster.log("srun") == []
+    assert ([cluster.submit(0).returncode for _ in range(3)], cluster.log("srun")) == ([75] * 3, [])
     assert cluster.log("scontrol") == ["requeue 14"] * 2
 
 
@@ -253,8 +251,7 @@ def test_a_trial_has_a_run_folder_of_its_own(cluster, tmp_path):
     assert cluster.submit(0, *more).returncode == 0
     assert cluster.trained() == ["plan.yaml", "--output", "runs/shop-trial", *more]
     found = cluster.submit(0, SLURM_SUBMIT_DIR=str(tmp_path))
-    assert found.returncode == 2
-    assert "cd FOLDER && sbatch job.sbatch" in found.stderr
+    assert (found.returncode, "cd FOLDER && sbatch job.sbatch" in found.stderr) == (2, True)
 
 
 # An environment that holds skypilot: its packages do not go with those of the trainers.

@@ -218,8 +218,7 @@ def test_a_file_is_understood_as_its_tool_does(document, text, values, finding):
 def test_what_cannot_be_done_and_what_it_rests_on_is_said(run, text, flags, said):
     """On the page or in the refusal."""
     code, output = run(text, *flags)
-    assert said in " ".join(output.split())
-    assert (code == 2) == ("--seq-len" in flags)
+    assert (said in " ".join(output.split()), code == 2) == (True, "--seq-len" in flags)
 
 
 def test_it_is_carried_over_to_a_plan(run, document):
@@ -232,8 +231,7 @@ def test_it_is_carried_over_to_a_plan(run, document):
     stage = plan.stages[0]
     assert (plan.model, stage.update) == ("Qwen/Qwen2.5-7B-Instruct", "lora")
     assert (stage.learning_rate, stage.micro_batch_size, stage.grad_accum) == (0.002, 4, 4)
-    assert stage.options["rank"] == 32
-    assert stage.trl["neftune_noise_alpha"] == 5
+    assert (stage.options["rank"], stage.trl["neftune_noise_alpha"]) == (32, 5)
     for said in ("# lora_r", "# TRL's default", "label_names"):
         assert said in text
     assert "Written: ./plan.yaml" in output or "Written: plan.yaml" in output
@@ -246,8 +244,7 @@ def test_room_for_answers_comes_on_top_of_the_request(document):
     """TRL's GRPO limits the answer alone; a smaller batch has more accumulation, same prompts."""
     text = TRL + "max_completion_length: 256\nnum_generations: 8\n"
     _, found = document(text, "H100", "--plan", "plan.yaml")
-    assert found["command"] == "grpo"
-    assert read_plan("plan.yaml").stages[0].seq_len == 512 + 256
+    assert (found["command"], read_plan("plan.yaml").stages[0].seq_len) == ("grpo", 512 + 256)
     text = text.replace("accumulation_steps: 4", "accumulation_steps: 16")
     text = text.replace("train_batch_size: 4", "train_batch_size: 16")
     change = document(text, "RTX 4090")[1]["change"]
@@ -424,9 +421,7 @@ def test_a_secret_of_a_file_is_shown_nowhere(tmp_path, tool):
         f"output_dir: https://user:{SECRET}@host/x",
     ]
     found = said(written(tmp_path, "\n".join(lines)))
-    assert SECRET not in found
-    assert "aB3aB3" not in found
-    assert "hub_token" in found
+    assert (SECRET in found, "aB3aB3" in found, "hub_token" in found) == (False, False, True)
 
 
 def test_a_key_that_is_there_twice_is_an_error_that_shows_no_value(tmp_path):
@@ -449,8 +444,7 @@ def test_what_the_machine_holds_is_not_read(tmp_path, monkeypatch, name):
         "job.yaml": yaml.safe_dump(values),
     }
     found = said(written(tmp_path, texts[name], name))
-    assert SECRET not in found
-    assert "${DATABASE_URL}" in found
+    assert (SECRET in found, "${DATABASE_URL}" in found) == (False, True)
 
 
 def test_a_pattern_over_a_whole_disk_ends(tmp_path, soon):

@@ -245,8 +245,7 @@ def test_a_run_of_ours_that_overfits_says_from_when(check):
         record["stages"][-1] |= {"folder": "x", "held_out": held_out}
         Path("run").mkdir(exist_ok=True)
         Path("run/run.json").write_text(json.dumps(record))
-        document = check(path="run")
-        learned = document["learned"]
+        learned = check(path="run")["learned"]
         assert (learned["overfits_from_step"], learned["best_checkpoint"]) == (20, result)
         assert learned["steps"]["planned"] == 90
         (found,) = (one for one in learned["findings"] if one["id"] == "run/held-out")

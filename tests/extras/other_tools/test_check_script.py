@@ -146,11 +146,9 @@ def test_a_notebook_is_read_cell_by_cell_and_written_back_with_its_outputs(check
     code, found = check(notebook(UNSLOTH), name="train.ipynb", gpu="RTX 3060")
     assert (code, found["unknown"][0]["key"]) == (3, "dataset_name")
     assert found["found"]["per_device_train_batch_size"] == {"value": 16, "line": 8, "cell": 6}
-    assert found["found"]["model_name_or_path"]["cell"] == 3
-    assert values(found)["max_length"] == 2048
+    assert (found["found"]["model_name_or_path"]["cell"], values(found)["max_length"]) == (3, 2048)
     assert (values(found)["bf16"], values(found)["fp16"]) == (True, False)
-    assert found["release"] == "2026.8"
-    assert found["diff"][0] == "--- train.ipynb cell 6"
+    assert (found["release"], found["diff"][0]) == ("2026.8", "--- train.ipynb cell 6")
     code, _ = check(notebook(UNSLOTH), "--fix", "fixed.ipynb", name="train.ipynb", gpu="RTX 3060")
     assert code == 0
     before, after = (
@@ -209,8 +207,7 @@ OPEN = {  # the same, where it is not known -> a part of the reason
 def test_a_value_is_followed_to_where_it_stands(check, before, wanted):
     """Through names, maps, classes, functions, flags and branches that the code decides."""
     _, found = check(f"{HEAD}{before}\n{ARGS.format(f'{KEY}=N')}\n")
-    assert values(found)[KEY] == wanted
-    assert KEY not in {one["key"] for one in found["unknown"]}
+    assert (values(found)[KEY], KEY in {one["key"] for one in found["unknown"]}) == (wanted, False)
 
 
 @pytest.mark.parametrize(("before", "why"), OPEN.values(), ids=OPEN)
@@ -228,8 +225,7 @@ def test_what_is_not_literal_is_named_and_widens_the_band(check, before, why):
 
 def test_whether_it_fits_may_hang_on_what_is_not_known(check, call):
     """Then it is not known whether it fits, and the page says with which values it does."""
-    text = SFT.replace("BATCH = 4", "BATCH = int(input())")
-    code, found = check(text)
+    code, found = check(SFT.replace("BATCH = 4", "BATCH = int(input())"))
     assert (code, found["verdict"]) == (0, "unknown")
     lost = {one["key"]: one["why"] for one in found["not_carried"]}
     assert lost[KEY].endswith("; a default stands in the plan")
@@ -347,8 +343,7 @@ if __name__ == "__main__":
         "max_length": 768, "gradient_checkpointing": True,
         "datasets": [{"path": "json", "data_files": "rows.jsonl"}],
     }  # fmt: skip
-    assert {key: values(found).get(key) for key in wanted} == wanted
-    assert found["unknown"] == []
+    assert ({key: values(found).get(key) for key in wanted}, found["unknown"]) == (wanted, [])
 
 
 REFUSED = {
@@ -368,8 +363,7 @@ def test_what_is_no_training_in_python_is_refused_with_its_place(check, text, wh
     code, found = check(text)
     (error,) = found["error"]["faults"] if "faults" in found["error"] else [found["error"]]
     shown = json.dumps(error)
-    assert code == 2
-    assert where in shown
+    assert (code, where in shown) == (2, True)
     assert any(part in shown for part in said.split("|"))
 
 
@@ -441,8 +435,7 @@ def test_the_files_for_unsloth_say_the_plan_that_they_were_written_from(call, na
         "rank": 32, "alpha": 64, "micro_batch_size": 64, "grad_accum": 2, "learning_rate": 0.0002,
         "max_steps": 50, "seq_len": 2048, "gradient_checkpointing": True, "loss_on": "answers",
     }  # fmt: skip
-    assert {key: found["plan"].get(key) for key in said} == said
-    assert code == 3
+    assert ({key: found["plan"].get(key) for key in said}, code) == (said, 3)
     code, out, _ = call("check", f"u/{name}", "--gpu", "RTX 3060", "--fix", f"u/fixed-{name}")
     before, after = (Path("u", one).read_text().splitlines() for one in (name, f"fixed-{name}"))
     changed = [old for old, new in zip(before, after, strict=True) if old != new]

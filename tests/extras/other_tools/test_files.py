@@ -68,8 +68,7 @@ def test_a_key_that_one_tool_alone_has_counts_more():
     assert recognised({**base, "cutoff_len": 512}) == ("llamafactory", "")
     assert recognised({**base, "lora_r": 8}) == ("trl", "")
     tool, doubt = recognised(base)
-    assert tool == "trl"
-    assert "LLaMA-Factory" in doubt
+    assert (tool, "LLaMA-Factory" in doubt) == ("trl", True)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +88,7 @@ def test_other_files_are_refused_with_what_can_be_done(tmp_path, values, hint):
         read(tmp_path, json.dumps(values), "other.yaml")
     assert looks_like_configuration(tmp_path / "other.yaml")
     (fault,) = caught.value.faults
-    assert "Axolotl" in fault.allowed
-    assert hint in fault.hint
+    assert ("Axolotl" in fault.allowed, hint in fault.hint) == (True, True)
 
 
 LLAMAFACTORY = """\
@@ -401,8 +399,7 @@ def test_what_is_lost_or_missing_of_data_is_said(tmp_path, monkeypatch):
     )[1]
     assert ref.files[0].samefile(rows)
     file, data = read_data(tmp_path, trl_file(dataset_name="data/rowz.jsonl"))
-    assert data[0].place == "missing"
-    assert "is not here" in file.faults[0].text
+    assert (data[0].place, "is not here" in file.faults[0].text) == ("missing", True)
     assert file.faults[0].where.endswith("job.yaml:4:1")
     file, _ = read_data(tmp_path, trl_file(dataset_name="x/y", datasets=MIXTURE))
     assert "key/dataset_name" in [one.id for one in file.faults]
@@ -461,13 +458,11 @@ def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
     names = "pairs, talks,choices,there,scope,seen,texts"
     _, data = read_data(tmp_path, llamafactory_file(dataset=names, eval_dataset="pairs"))
     refs = {ref.named: ref for ref in data if not ref.evaluates}
-    assert list(refs) == list(INFO)
-    assert [ref.named for ref in data if ref.evaluates] == ["pairs"]
+    assert (list(refs), [ref.named for ref in data if ref.evaluates]) == (list(INFO), ["pairs"])
     assert refs["choices"].roles == {"question": "ask", "chosen": "good_one", "rejected": "bad_one"}
     assert refs["texts"].roles == {"text": "body"}
     assert (refs["there"].hub, refs["there"].lost) == ("a/b/en", ("num_samples: 5",))
-    assert refs["scope"].lost == ("ms_hub_url: a/b",)
-    assert "images" in refs["seen"].why_not
+    assert (refs["scope"].lost, "images" in refs["seen"].why_not) == (("ms_hub_url: a/b",), True)
     kinds = {"pairs": "paired", "talks": "paired", "choices": "preference", "texts": "raw_text"}
     found = {name: recognise_set(refs[name]) for name in kinds}
     assert {name: one.recognition.kind for name, one in found.items()} == kinds
@@ -487,8 +482,7 @@ def test_llamafactory_without_its_list_of_data(tmp_path):
     for text, what in (("{", "no JSON"), ("[]", "no map"), ('{"other": {}}', "no data set 'ident")):
         (tmp_path / "data" / "dataset_info.json").write_text(text)
         (fault, *_) = read_data(tmp_path, llamafactory_file(dataset="identity"))[0].faults
-        assert what in fault.text
-        assert fault.severity == "error"
+        assert (what in fault.text, fault.severity) == (True, "error")
 
 
 ODD = [None, 3, "", "a\0b", [], [None, 3, "x"], {}, {"path": 3}, [{"path": None}], [{"type": 3}],

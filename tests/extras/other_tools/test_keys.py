@@ -57,8 +57,7 @@ def test_every_key_of_the_file_ends_in_one_list():
     told = {key for one in found.carried.values() for key in one.theirs}
     told |= {one.key for one in found.lost} | set(found.no_effect)
     assert told | {"dataset_name", "lora_r"} >= set(values)
-    assert [one.key for one in found.lost] == ["padding_free"]
-    assert found.ours["seq_len"] == 1024
+    assert ([one.key for one in found.lost], found.ours["seq_len"]) == (["padding_free"], 1024)
     assert found.carried["seq_len"].is_default
     rate = found.carried["learning_rate"]
     assert (rate.is_default, rate.theirs) == (False, ("learning_rate",))
@@ -238,8 +237,7 @@ def test_a_rule_speaks_of_what_is_wrong_alone(name, approved):
     fires, silent = CASES[name]
     approved(said(tool, fires)[name])
     assert name not in said(tool, silent)
-    instead = RULES[name].get("instead", {})
-    mended = {key: value for key, value in instead.items() if "." not in key}
+    mended = {key: value for key, value in RULES[name].get("instead", {}).items() if "." not in key}
     evaluates = {"evaluates": True} if "evaluates" in fires else {}  # a fact that follows from it
     assert not mended or name not in said(tool, fires | mended | evaluates)
 

@@ -73,8 +73,7 @@ def test_unsloths_own_classes_keep_every_value(call, tmp_path, update, keys, app
     for name, kind in SECTIONS.items():
         assert list(faults_of(kind, values.get(name, {}))) == []
     training = values["training"]
-    assert training["load_in_4bit"] == ("nf4" in keys)
-    assert training["training_type"] == update
+    assert (training["load_in_4bit"], training["training_type"]) == ("nf4" in keys, update)
     assert training["max_steps"] or training["packing"]  # 1.5 epochs are no whole number there
     assert (tmp_path / "u" / values["data"]["local_dataset"][0]).exists()
     # `gate_proj` would adapt the experts, which a plan leaves as they are
@@ -88,8 +87,7 @@ def test_the_script_has_the_present_form(call, tmp_path, objective, approved):
     assert code == 0, err
     tree = ast.parse(text := (tmp_path / "u/train.py").read_text())
     approved(text)
-    imported = [one.module for one in tree.body if isinstance(one, ast.ImportFrom)]
-    assert imported[0] == "unsloth"
+    assert [one.module for one in tree.body if isinstance(one, ast.ImportFrom)][0] == "unsloth"
     calls = {
         node.func.attr: {one.arg for one in node.keywords}
         for node in ast.walk(tree)
