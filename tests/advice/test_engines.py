@@ -1,14 +1,28 @@
-"""Method first, engine second: which engine trains what the bundled trainers do not hold."""
+"""Who trains it, on which devices, and mixtures of experts, by true sizes: three models on GPUs of 24,
+48 and 80 GB. Experts' bytes are layers x experts x 3 matrices x hidden size x width x 2, from each
+config.json."""
 
 import json
+import random
+import re
 import shlex
 
 import pytest
 
-from advisor.api import advise_document
+from advisor.api import advise, advise_document
 from advisor.export.exporter import exporters
+from advisor.ground.errors import InputError
+from advisor.ground.types import Answer, AnswerSet, Hardware
 from advisor.methods.engines import engines
+from advisor.methods.optimizers import optimizer
 from advisor.methods.trainers import trainers
+from advisor.render.advice_json import advice_document
+from advisor.render.answer.page import LINES, OVER, first_screen, page_of
+from advisor.situation.build import situation_of
+from tests.advice.situations import advice_on, advised, random_answers, stated
+from tests.conftest import scaled
+from tests.fake_model import write_fake_model
+from tests.launch.conftest import CONFIG
 
 STATED = {"task": "customer_service", "data": {"kind": "paired", "rows": 3000}}
 IDS = {"unsloth", "axolotl", "ms-swift", "trl", "mlx-lm", "torchtitan", "megatron"}
@@ -92,3 +106,223 @@ def test_the_printed_line_writes_the_engines_file(call, tmp_path):
     assert written == {"unsloth.yaml", "train.py", "data"}
     code, _, err = call("export", *asked, "--to", "bundle")
     assert (code, "takes a written plan" in err) == (2, True)
+
+
+APPLE = ("M4 Max 64GB", "M2 16GB", "M3 Max 36GB")
+AMD = ("RX 7900 XTX", "MI300X")
+
+
+@pytest.mark.parametrize("gpus", [APPLE, AMD], ids=["apple", "amd"])
+def test_nothing_of_nvidia_on_the_page(gpus):
+    """No answer names what only NVIDIA's GPUs have, and every training there has a warning."""
+    rng = random.Random(3)
+    trained = 0
+    for seed in range(scaled(80)):
+        known = {**random_answers(seed).known, "gpu": Answer(value=rng.choice(gpus), origin="flag")}
+        known.pop("gpus", None)
+        try:
+            advice = advice_on(situation_of(AnswerSet(known=known)), flips=seed % 4 == 0)
+        except InputError:  # what was drawn contradicts itself
+            continue
+        text = json.dumps(advice_document(advice, plan=None))
+        assert [one for one in ("CUDA", "Ampere") if one in text] == []
+        if not advice.recommendation.composition.chain:
+            continue
+        trained += 1
+        assert any("never run on an A" in warning for warning in advice.warnings)
+        assert any("MLX" in warning for warning in advice.warnings) is (gpus is APPLE)
+        if gpus is APPLE:
+            for candidate in (advice.recommendation, *advice.alternatives):
+                for stage in candidate.stages:
+                    assert "mps" in optimizer(str(stage.reasons["optimizer"].value)).devices
+    assert trained >= 5
+
+
+@pytest.mark.parametrize(
+    ("model", "composition"), [("Qwen/Qwen3-8B", "sft+lora"), ("Qwen/Qwen3-32B", "sft+qlora")]
+)
+def test_four_bit_is_for_what_does_not_fit_otherwise_on_a_mac(model, composition):
+    """A small budget alone asks for it on other GPUs; here LoRA comes first while it fits."""
+    qa = {"task": "other", "data_kind": "paired", "data_rows": 3000, "budget": "low"}
+    advice = advised(gpu="M4 Max 64GB", model=model, **qa)
+    assert str(advice.recommendation.composition) == composition
+    said = any("mlx_lm.convert -q" in warning for warning in advice.warnings)
+    assert said or composition == "sft+lora"
+
+
+LONG = "rows of 90,000 words"
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "count", "data", "rules"),
+    [
+        ("meta-llama/Llama-3.1-8B", "H100 80GB SXM5", 128, None, ["evidence/more-than-64-gpus"]),
+        ("deepseek-ai/DeepSeek-V3", "H200 SXM", 64, None, ["evidence/large-mixture-of-experts"]),
+        ("meta-llama/Llama-3.1-8B", "H100 80GB SXM5", 8, LONG,
+         ["evidence/rows-for-context-parallelism"]),
+        # Ordinary fine-tuning, of 8B to 70B on up to 64 GPUs, names none.
+        ("meta-llama/Llama-3.1-8B", "H100 80GB SXM5", 64, None, []),
+        ("meta-llama/Llama-3.1-70B", "H100 80GB SXM5", 8, None, []),
+    ],
+)  # fmt: skip
+def test_another_engine_is_named_beside_the_estimate(tmp_path, model, gpu, count, data, rules):
+    """Each rule has a scenario of its own; here hardware, model and long rows are named."""
+    stated = {"kind": "paired", "rows": 50_000}
+    if data == LONG:
+        rows = [{"prompt": "words " * 90_000, "completion": f"answer {one}"} for one in range(3)]
+        stated = {"path": str(tmp_path / "long.jsonl")}
+        (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    document = advise_document(
+        {"task": "customer_service", "data": stated, "model": model,
+         "gpu": {"name": gpu, "count": count}}
+    )  # fmt: skip
+    engines = re.compile("torchtitan|Megatron Bridge|fsdp_qlora")
+    said = [line.rpartition("(")[2] for line in document["warnings"] if engines.search(line)]
+    assert said == [f"{rule})" for rule in rules]
+    assert data or document["recommendation"]["estimate"]["need_gib"] > 0
+
+
+HERE = Hardware(
+    kind="cpu", origin="probed", cpu_cores=8, ram_total_bytes=64 << 30, ram_free_bytes=60 << 30
+)
+SUPPORT = {
+    "task": "customer_service",
+    "data_kind": "paired",
+    "data_rows": 1000,
+    "data_tokens": 200_000,
+}
+DOWNLOADED = "; the model's files are downloaded."
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        (SUPPORT, f"Nothing leaves this machine{DOWNLOADED}"),
+        ({**SUPPORT, "model": "model"}, "Nothing leaves this machine."),
+        (
+            {**SUPPORT, "gpu": "RTX 4090"},
+            f"Rows and model go to the machine with the RTX 4090; if it is rented, to its provider{DOWNLOADED}",
+        ),
+        (
+            {**SUPPORT, "gpu": "unknown"},
+            f"Rows and model go to the machine with a GPU; if it is rented, to its provider{DOWNLOADED}",
+        ),
+        (
+            {**SUPPORT, "gpu": "unknown", "budget_usd": 50},
+            f"Rows and model go to the provider of the GPU that you rent{DOWNLOADED}",
+        ),
+        (
+            {"task": "qa", "data_kind": "none"},
+            "Nothing leaves this machine; the models and programs named here are downloaded.",
+        ),
+    ],
+)
+def test_one_line_says_what_leaves_the_machine(tmp_path, monkeypatch, known, says):
+    """On the first screen and in the whole answer; without that priority there is no such line."""
+    monkeypatch.chdir(tmp_path)
+    write_fake_model(tmp_path / "model", CONFIG)
+    for priority, lines in (("privacy", [says]), ("quality", [])):
+        advice = advice_on(situation_of(stated(**known, priority=priority), probed=HERE))
+        first = first_screen(advice)
+        assert [item.text for item in first.labelled.get("Privacy", ())] == lines
+        assert first.lines(80) <= LINES + OVER
+        whole = repr(page_of(advice).sections)
+        assert (f"Privacy: {says.removesuffix('.')}" in whole) is bool(lines)
+
+
+GIB = 2**30
+EXPERTS = {  # bytes of the experts' matrices in 16 bit
+    "Qwen/Qwen3-30B-A3B": 48 * 128 * 3 * 2048 * 768 * 2,  # 54.0 GiB
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": 32 * 8 * 3 * 4096 * 14336 * 2,  # 84.0 GiB
+    "openai/gpt-oss-20b": 24 * 32 * 3 * 2880 * 2880 * 2,  # 35.6 GiB
+}
+GPUS = {"RTX 4090": 24 * GIB, "RTX A6000": 48 * GIB, "A100 80GB": 80 * GIB}
+# Where the bundled trainers hold it. Everywhere else 16-bit experts alone are too big.
+RUNS = {
+    ("Qwen/Qwen3-30B-A3B", "A100 80GB"): "sft+lora",
+    ("openai/gpt-oss-20b", "RTX A6000"): "sft+lora",
+    ("openai/gpt-oss-20b", "A100 80GB"): "sft+lora",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What is stated beside model and GPU: requests with their answers."""
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    rows = [{"prompt": f"Where is {i}?", "completion": f"It is at {i}."} for i in range(240)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"task": "customer_service", "data": {"path": str(path)}}
+
+
+def candidate(advice, name):
+    found = {str(one.composition): one for one in (advice.recommendation, *advice.alternatives)}
+    return found[name]
+
+
+@pytest.mark.parametrize(("gpu", "room"), GPUS.items())
+@pytest.mark.parametrize(("model", "experts"), EXPERTS.items())
+def test_experts_stay_in_16_bit_with_ours_and_are_in_4_bit_elsewhere(
+    model, experts, gpu, room, answers
+):
+    """Where 16-bit experts fit, the bundled trainers take LoRA; else an engine holds them in 4 bit,
+    and only where those are too big as well is a smaller model the answer.
+    """
+    advice = advise({**answers, "model": model, "gpu": {"name": gpu}})
+    found = advice.recommendation
+    if wanted := RUNS.get((model, gpu)):
+        assert (str(found.composition), found.engine) == (wanted, None)
+        assert experts < found.estimate.memory.need_bytes <= room
+        return
+    four_bit = candidate(advice, "sft+qlora") if not advice.fits else found
+    assert four_bit.engine.id == "unsloth"
+    need = four_bit.estimate.memory.need_bytes
+    assert experts / 4 < need < experts  # half a byte a weight in place of two
+    assert advice.fits == (need <= room)
+    assert str(found.composition) == ("sft+qlora" if advice.fits else "smaller_model")
+    if not advice.fits:
+        assert f"needs {need / GIB:.1f} GiB" in four_bit.because[0].text
+
+
+@pytest.mark.parametrize(("model", "gpu"), [*RUNS, ("Qwen/Qwen3-8B", "A100 80GB")])
+def test_a_plan_corrects_attention_and_shared_layers(model, gpu, answers):
+    """LoRA leaves experts and router alone and says so; a dense model has all layers corrected."""
+    document = advise_document({**answers, "model": model, "gpu": {"name": gpu}})
+    (stage,) = document["plan"]["stages"]
+    mixes = model in EXPERTS
+    assert stage["target_modules"] == ("attention-and-shared" if mixes else "all-linear")
+    assert stage.get("quantization") is None
+    said = " ".join(document["warnings"])
+    assert ("not the routed experts" in said, "experts" in said) == (mixes, mixes)
+
+
+def test_a_checkpoint_in_mxfp4_is_trained_in_16_bit(answers):
+    """gpt-oss cannot be quantised a second time, by --force neither; its attention has no sdpa."""
+    stated = {**answers, "model": "openai/gpt-oss-20b", "gpu": {"name": "A100 80GB"}}
+    advice = advise({**stated, "budget": "low"})
+    four_bit = candidate(advice, "sft+qlora")
+    assert four_bit.verdict == "too_big"
+    assert not four_bit.forced_ok
+    assert "cannot be quantised a second time" in four_bit.because[0].text
+    assert str(advice.recommendation.composition) == "sft+lora"
+    assert any("written out in 16 bit" in warning for warning in advice.warnings)
+    assert advice.recommendation.stages[0].reasons["attention"].value == "eager"
+
+
+@pytest.mark.parametrize(
+    "model", ["TheBloke/Mixtral-8x7B-Instruct-v0.1-GPTQ", "acme/Writer-7B-AWQ"]
+)
+def test_a_packed_checkpoint_is_neither_trained_whole_nor_quantised(model, answers):
+    """GPTQ, by the catalogue or by the name: LoRA beside it, and a word on what it needs."""
+    advice = advise({**answers, "model": model, "gpu": {"name": "H200"}})
+    assert str(advice.recommendation.composition) == "sft+lora"
+    for name in ("sft+full", "sft+qlora"):
+        assert "its checkpoint is stored in" in candidate(advice, name).because[0].text
+    assert any("package that the training extra" in warning for warning in advice.warnings)
+
+
+def test_a_4_bit_base_that_just_fits_a_mixture_says_how_little_it_saves(answers):
+    """Gemma 4 26B-A4B: 47.0 GiB of weights in 16 bit, 44.8 with attention and MLPs in 4 bit."""
+    advice = advise({**answers, "model": "google/gemma-4-26B-A4B-it", "gpu": {"name": "RTX A6000"}})
+    assert str(advice.recommendation.composition) == "sft+qlora"
+    assert any("experts stay in 16 bit" in warning for warning in advice.warnings)
+    assert advice.recommendation.estimate.memory.need_bytes <= 48 * GIB

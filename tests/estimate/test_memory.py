@@ -7,12 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from advisor.estimate.memory.peak import memory_estimate as memory_of
 from advisor.estimate.model.dims import dims_of
+from advisor.estimate.time import Machine
 from advisor.ground.types import Hardware, ModelShape
 from advisor.ground.units import GIB
+from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
 from advisor.probe.catalogue import find_gpu
+from advisor.situation.of_plan import plan_run
 from tests.conftest import examples
-from tests.estimate.specs import RunSpec, estimate, hardware_with, memory_estimate, shape, terms
+from tests.estimate.specs import (
+    RunSpec,
+    estimate,
+    hardware_with,
+    memory_estimate,
+    run_of,
+    shape,
+    terms,
+    time_estimate,
+)
 
 LLAMA, QWEN = "meta-llama/Llama-3.1-8B", "Qwen/Qwen3-8B"
 MODELS = (
@@ -492,3 +505,237 @@ def test_cached_blocks_are_given_back_before_a_run_fails():
     assert bounded.peak_bytes < 40 * GIB < free.peak_bytes
     assert bounded.peak.total_bytes == bounded.peak_bytes
     assert bounded.need_bytes == free.need_bytes < 40 * GIB
+
+
+EVEN = tuple((128 * step, 50) for step in range(1, 17))  # rows of even lengths up to 2,048 tokens
+RAGGED = RunSpec(
+    framework="transformers Trainer", counter="reserved", micro_batch_size=4, seq_len=2048,
+    loss="full", lengths=EVEN,
+)  # fmt: skip
+
+
+def cached(found, name="cache of other lengths"):
+    return sum(term.size_bytes for term in found.peak.terms if term.name == name)
+
+
+def test_lengths_that_differ_raise_the_reading_and_hardly_the_need():
+    """Cached lengths are given back when short; our runs expand segments (trainer_process.py)."""
+    ragged, packed, own = (
+        memory_estimate(replace(RAGGED, **changed), LLAMA)
+        for changed in ({}, {"packing": True}, {"framework": None})
+    )
+    assert cached(packed) == 0
+    assert cached(ragged) > 5 * GIB
+    assert ragged.peak_bytes - packed.peak_bytes > 5 * GIB
+    assert abs(ragged.need_bytes - packed.need_bytes) < 2 * GIB
+    small = memory_estimate(RAGGED, LLAMA, device_bytes=40 * GIB)
+    assert small.peak_bytes < 40 * GIB
+    assert small.need_bytes == ragged.need_bytes
+    assert cached(own) < 0.05 * own.peak_bytes
+    assert own.peak_bytes - own.need_bytes < 0.1 * own.peak_bytes
+
+
+@pytest.mark.parametrize("counter", ["allocated", "active"])
+def test_a_counter_of_tensors_shows_no_cache(counter):
+    """Allocated and active memory hold no cached blocks."""
+    found = memory_estimate(replace(RAGGED, counter=counter), LLAMA)
+    names = {one.name for one in found.peak.terms}
+    assert not names & {"allocator cache", "cache of other lengths", "fragmentation"}
+
+
+MODEL = "Qwen/Qwen3-8B"
+H100 = hardware_with("H100 SXM")
+CARD = H100.gpus[0].spec
+GRPO = RunSpec(
+    objective="grpo", update="lora", rank=32, micro_batch_size=1, grad_accum=64, seq_len=2048,
+    options={"generations": 16, "response_tokens": 1024},
+)  # fmt: skip
+VLLM = replace(GRPO, options={**GRPO.options, "rollouts": "vllm"})
+
+
+def test_a_server_generates_faster_and_the_rest_of_a_step_is_the_same():
+    own, served, sft = (
+        time_estimate(spec, MODEL, "H100 SXM")
+        for spec in (GRPO, VLLM, replace(GRPO, objective="sft"))
+    )
+    assert served.generate_s == pytest.approx(own.served_s)
+    assert own.generate_s > 1.5 * served.generate_s
+    assert own.step_s - own.generate_s == pytest.approx(served.step_s - served.generate_s)
+    assert sft.generate_s == 0
+
+
+def test_a_server_that_sleeps_is_there_while_answers_are_written_alone():
+    awake, asleep = (
+        memory_estimate(replace(VLLM, server_memory=0.6, framework=name), MODEL, device=CARD)
+        for name in ("trl 0.26", "EasyR1 0.3.2 (verl)")
+    )
+    assert asleep.needed.name == "generating answers"
+    assert asleep.need_bytes < awake.need_bytes
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (GRPO, "of a step; a vLLM server"),
+        (VLLM, None),
+        (replace(GRPO, update="ia3"), None),  # no server takes such a module
+        (replace(GRPO, objective="sft"), None),
+    ],
+)
+def test_the_advice_says_what_a_server_would_save(spec, said):
+    found = [text for text in estimate(spec, shape(MODEL), H100).memory.warnings if "vLLM" in text]
+    assert [said in text for text in found] == ([True] if said else [])
+
+
+def test_a_server_on_the_same_gpu_takes_its_share_of_it():
+    """launch.vllm with gpus 0: 0.4 of 80 GB beside everything that trains."""
+    memory_bytes = H100.gpus[0].memory_total_bytes
+    stage = Stage(
+        name="grpo", objective="grpo", update="lora", learning_rate=1e-5,
+        options={"rollouts": "vllm"},
+    )  # fmt: skip
+    plan = Plan(model="m", data=PlanData(path="x"), stages=(stage,))
+    alone, shared, beside = (
+        memory_of(
+            plan_run(
+                replace(plan, launch=Launch(device="cuda", vllm=server)), stage, shape(MODEL), H100
+            )
+        )
+        for server in (None, VLLMServer(python="p", gpus=0, memory=0.4), VLLMServer(python="p"))
+    )
+    assert shared.peak_bytes - alone.peak_bytes == pytest.approx(0.4 * memory_bytes, rel=0.12)
+    assert beside.peak_bytes == alone.peak_bytes
+    (term,) = [term for term in shared.peak.terms if term.name.startswith("vLLM server")]
+    assert term.size_bytes == pytest.approx(0.4 * memory_bytes)
+
+
+STUDENT, TEACHER_PARAMS = shape("Qwen/Qwen3-0.6B"), 8_190_735_360  # of Qwen3-8B
+DISTILL = RunSpec(objective="distill", precision="mixed", micro_batch_size=4, grad_accum=4)
+ON_STORED = {"teacher_params": TEACHER_PARAMS, "response_tokens": 256, "on_policy": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "generates"),
+    [
+        (GRPO, True),
+        (VLLM, False),  # with a server of its own GPU the trainer never holds answers
+        (replace(VLLM, objective="ppo"), True),
+        (replace(DISTILL, options=ON_STORED), False),
+    ],
+)
+def test_training_alone_generates_nothing(spec, generates):
+    moments = [moment.name for moment in memory_estimate(spec, STUDENT).moments]
+    assert ("generating answers" in moments) is generates
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"teacher_params": TEACHER_PARAMS}, TEACHER_PARAMS * 2),
+        ({"teacher_params": TEACHER_PARAMS, "teacher_quantization": "nf4"}, 0.55 * TEACHER_PARAMS),
+        ({"teacher_params": 0}, 0),  # the student's own frozen base
+        ({}, STUDENT.params * 2),  # not known: taken as large as the student
+    ],
+    ids=["16-bit", "4-bit", "own-base", "not-known"],
+)
+def test_the_teacher_stands_beside_the_student(options, expected):
+    """Its weights are a line of every moment, by its own size and quantization."""
+    held = terms(replace(DISTILL, options=options), STUDENT, "peak").get("teacher", 0)
+    assert held == pytest.approx(expected, rel=1e-6, abs=1)
+
+
+QWEN_MIXTURE, MIXTRAL = "Qwen/Qwen3-30B-A3B", "mistralai/Mixtral-8x7B-v0.1"
+# layers, hidden size, experts, width of an expert; inputs + outputs of attention's four matrices.
+MIXTURES = {
+    QWEN_MIXTURE: (48, 2048, 128, 768, 4 * 2048 + 2 * 32 * 128 + 2 * 4 * 128),
+    MIXTRAL: (32, 4096, 8, 14336, 4 * 4096 + 2 * 32 * 128 + 2 * 8 * 128),
+    "openai/gpt-oss-20b": (24, 2880, 32, 2880, 4 * 2880 + 2 * 64 * 64 + 2 * 8 * 64),
+}
+LEFT, ONE_LAYER = "experts left unquantised", "backward pass through one layer"
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_quantised_base_keeps_its_experts_in_16_bit(name):
+    """nf4 leaves layers x experts x three matrices (and routers, below a hundredth) at 2 bytes."""
+    layers, hidden, experts, width, _ = MIXTURES[name]
+    held, matrices = terms(RunSpec(quantization="nf4"), name), 6 * layers * experts * hidden * width
+    assert matrices < held[LEFT] <= 1.01 * matrices
+    assert held["weights"] < 1 * GIB  # attention at half a byte
+
+
+@pytest.mark.parametrize(
+    ("model", "spec", "least", "most"),
+    [
+        # Published runs of transformers 4, with linear experts, held it in about a quarter of 87 GiB.
+        (MIXTRAL, {"quantization": "nf4", "framework": "axolotl"}, 0, 30 * GIB),
+        (MIXTRAL, {"quantization": "nf4", "framework": "axolotl, transformers 5.2"}, 84 * GIB, 120 * GIB),
+        # Full tuning: weights, gradients and two moments in bfloat16 of 30.5 billion.
+        (QWEN_MIXTURE, {"update": "full"}, 30.5e9 * 8, 30.5e9 * 8.5),
+    ],
+)  # fmt: skip
+def test_every_expert_is_counted_as_it_is_stored(model, spec, least, most):
+    """The peak, by what trains and by the version that decides about experts."""
+    assert least < memory_estimate(RunSpec(**spec), model).peak_bytes < most
+    assert LEFT not in terms(RunSpec(**spec), model) or "5.2" in spec["framework"]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "attention-and-shared",
+        "all-linear",
+        "with-experts",
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+    ],
+)
+@pytest.mark.parametrize("name", MIXTURES)
+def test_lora_trains_attention_unless_experts_are_named(name, word):
+    """rank x (in + out), of attention and shared layers, and of both expert tensors if named."""
+    layers, hidden, experts, width, attention = MIXTURES[name]
+    routed = experts * ((hidden + 2 * width) + (width + hidden)) * (word == "with-experts")
+    trainable = run_of(RunSpec(rank=16, target_modules=word), name).trainable
+    assert trainable == 16 * layers * (attention + routed)
+
+
+def test_names_of_a_dense_mlp_mean_shared_experts_in_a_mixture():
+    """`down_proj` is no layer of Qwen3-30B-A3B; in Qwen3-Next it is that of the shared expert."""
+    spec = RunSpec(rank=1, target_modules=("down_proj",))
+    assert run_of(spec, "Qwen/Qwen3-Next-80B-A3B-Instruct").trainable == 48 * (512 + 2048)
+
+
+def test_corrections_of_experts_are_written_out_in_each_pass():
+    """All experts' are kept (54 GiB for Qwen3-30B-A3B); with recomputing, those of one layer."""
+    layers, hidden, experts, width, _ = MIXTURES[QWEN_MIXTURE]
+    one_layer = experts * (3 * hidden * width + 16 * (2 * hidden + 3 * width)) * 2
+    kept, again, plain = (
+        terms(
+            RunSpec(rank=16, gradient_checkpointing=recompute, target_modules=word),
+            QWEN_MIXTURE,
+            ONE_LAYER,
+        )
+        for recompute, word in ((False, "with-experts"), (True, "with-experts"), (True, None))
+    )
+    written_out = "experts with corrections"
+    assert kept[written_out] == layers * one_layer
+    assert kept["gradient of experts with corrections"] == one_layer
+    assert (again[written_out], written_out in plain) == (2 * one_layer, False)
+
+
+def test_a_mixture_known_by_its_sizes_keeps_its_experts_too():
+    """Of '30B-A3B' nine tenths are experts, whatever the model's name."""
+    model = shape("acme-30B-A3B")
+    assert model.origin == "size"
+    assert 50 * GIB < terms(RunSpec(quantization="nf4"), model)[LEFT] < 56 * GIB
+
+
+def test_a_step_takes_the_time_of_the_active_parameters():
+    """Qwen3-30B-A3B computes with 3.3 of 30.5 billion, so it is nearer to a 4B than to a 32B."""
+    a100 = Machine(
+        flops=200e12, bytes_per_s=1.6e12, link_bytes_per_s=1.8e11, launch_share=1.0, note="A100"
+    )
+    small, mixture, large = (
+        time_estimate(RunSpec(micro_batch_size=4, seq_len=2048), name, a100).step_s
+        for name in ("Qwen/Qwen3-4B", QWEN_MIXTURE, "Qwen/Qwen3-32B")
+    )
+    assert mixture < 2 * small
+    assert mixture < large / 3

@@ -1,15 +1,17 @@
 """Estimates against peaks and speeds that others published (memory.yaml, throughput.yaml)."""
 
+import hashlib
 import statistics
 
 import pytest
+import yaml
 from msgspec.structs import replace
 
 from advisor.estimate.memory.bands import KNOWN, WIDTHS, log_widths
 from advisor.estimate.time import time_estimate
 from advisor.estimate.trainers import trainer_of
 from benchmarks.refit import leave_out
-from tools.generate import accuracy, accuracy_bands, accuracy_time
+from tools.generate import accuracy, accuracy_bands, accuracy_time, recent
 from tools.generate.accuracy import answered, by_source, is_inside_printed, published
 
 
@@ -134,3 +136,11 @@ def test_no_source_is_needed_to_be_named(times):
         ratio = found.tokens_per_s_per_gpu / run.facts["tokens_per_s_per_gpu"]
         factors.append(max(ratio, 1 / ratio))
     assert statistics.median(factors) < 1.15
+
+
+@pytest.mark.parametrize("file", ["memory_2025", "speed_2025"])
+def test_the_hash_of_its_name_puts_a_source_into_a_half(file):
+    path = recent.ROOT / "tests" / "data_cases" / f"{file}.yaml"
+    for name, source in yaml.safe_load(path.read_text())["sources"].items():
+        odd = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 2
+        assert source["half"] == ("second" if odd else "first"), name
