@@ -18,15 +18,8 @@ from advisor.launch.prepare import PlanRun, Say
 from advisor.model_files.folder import CONFIG
 from advisor.plan.entries import Entry, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
-from advisor.plan.vllm import (
-    ENVIRONMENT,
-    ServerFault,
-    ServerNeeds,
-    VLLMClient,
-    asks_server,
-    serve_arguments,
-    server_needs,
-)
+from advisor.plan.vllm import ENVIRONMENT, ServerNeeds, asks_server, serve_arguments, server_needs
+from advisor.plan.vllm_client import ServerFault, VLLMClient
 from advisor.record.smaller import key_path
 
 LOG = "vllm.log"
@@ -110,7 +103,7 @@ def _wait_until_ready(
     why = ""
     while not why:
         with suppress(ServerFault):
-            client.get("/health")
+            client.get("/health", dict)
             return
         if process.poll() is not None:
             why = f"ended with code {process.returncode}"

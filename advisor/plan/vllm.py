@@ -1,37 +1,24 @@
-"""A vLLM server that generates answers for a training run: how it is started, asked and checked.
-
-The addresses are those of vLLM's own server (`vllm serve`, read in version 0.33):
-`/v1/completions` with token ids, `/v1/load_lora_adapter`, and of its development mode
-`/collective_rpc`, `/reset_prefix_cache` and `/server_info`. Weights travel as safetensors in a
-folder that both can read; nothing is pickled. Only the address that the plan names is asked, past
-every proxy, and a redirect is an error.
+"""vLLM as a plan means it: where its server is, what a stage needs of one, and the lines that start
+it. Weights travel as safetensors in a folder that both can read; nothing is pickled. vllm_client.py
+asks the server.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from advisor.ground.errors import Fault
 from advisor.methods import update
 from advisor.plan.model import Plan, Stage
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-OLDEST, READ = (0, 22), (0, 33)  # the oldest that TRL 1.16 supports; the one this was written for
-ASK_S = 10.0  # for a question that needs no generation
-MOST_BYTES = 2**30  # of an answer
-LORA, WEIGHTS = "/v1/load_lora_adapter", "/collective_rpc"
 # What the server needs to take new weights, and to count nobody's usage.
 ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -42,10 +29,6 @@ ENVIRONMENT = {
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as its largest
 
 
-class ServerFault(Exception):
-    """What a server did wrong, in words that follow 'the vLLM server at ...'."""
-
-
 class ServerNeeds(Struct, frozen=True, kw_only=True):
     """What a stage needs of a server."""
 
@@ -53,131 +36,6 @@ class ServerNeeds(Struct, frozen=True, kw_only=True):
     tokens: int  # of the longest prompt with its answer
     lora_rank: int | None  # None: whole weights are sent
     processed: bool  # whether sampling changes probabilities, by a temperature for example
-
-
-class VLLMClient(Struct, frozen=True):
-    """Asks one server."""
-
-    url: str
-    timeout_s: float = 600.0
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def at(cls, url: str, timeout_s: float) -> VLLMClient:
-        """With the key of VLLM_API_KEY, if the environment has one."""
-        key = os.environ.get("VLLM_API_KEY")
-        return cls(url, timeout_s, {"Authorization": f"Bearer {key}"} if key else {})
-
-    def get(self, path: str) -> Any:
-        """The answer to a question. Raises ServerFault."""
-        return self._ask("GET", path, None, min(ASK_S, self.timeout_s))
-
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The answer to a request. Raises ServerFault."""
-        return self._ask("POST", path, body, self.timeout_s)
-
-    def _ask(self, method: str, path: str, body: Any, timeout_s: float) -> Any:
-        parts = urlsplit(self.url)
-        is_safe = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
-        try:
-            data = None if body is None else json.dumps(body, allow_nan=False).encode()
-            headers = {"Content-Type": "application/json", **self.headers}
-            connection.request(method, parts.path.rstrip("/") + path, data, headers)
-            response = connection.getresponse()
-            answer = response.read(MOST_BYTES)
-        except TimeoutError:
-            raise ServerFault(f"did not answer {path} within {timeout_s:g} s") from None
-        except (OSError, http.client.HTTPException) as error:
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise ServerFault(f"does not answer ({why})") from None
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise ServerFault(f"refused {path}: {response.status} {message_of(answer)}")
-        try:
-            return json.loads(answer) if answer.strip() else {}
-        except ValueError:
-            if path == LORA or path.startswith("/v1/unload"):
-                return {}  # a sentence
-            raise ServerFault(f"answered {path} with something that is not JSON") from None
-
-
-def message_of(answer: bytes) -> str:
-    """The message in an error's answer, on one line."""
-    found: Any = answer.decode("utf-8", "replace")
-    with suppress(ValueError):
-        found = json.loads(answer)
-    for key in ("error", "message"):
-        found = found.get(key, found) if isinstance(found, dict) else found
-    return " ".join(str(found).split())[:300]
-
-
-def version_of(text: str) -> tuple[int, int] | None:
-    """(0, 33) of '0.33.0'; None of a build without a number."""
-    found = re.match(r"(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def version_fault(text: str) -> str | None:
-    """Why a version cannot be used; None if it can."""
-    if (0, 0) < (version_of(text) or OLDEST) < OLDEST:
-        return f"is version {text}, and {'.'.join(map(str, OLDEST))} is the oldest that works"
-    return None
-
-
-def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
-    """(the name of the served base, the server's version).
-
-    Raises ServerFault with the first thing that the stage needs and the server lacks.
-    """
-    client.get("/health")
-    version = str(client.get("/version").get("version", ""))
-    if (fault := version_fault(version)) is not None:
-        raise ServerFault(fault)
-    cards = client.get("/v1/models").get("data") or []
-    base: Mapping[str, Any] = next((card for card in cards if not card.get("parent")), {})
-    if not base:
-        raise ServerFault("serves no model")
-    name, root = str(base.get("id")), str(base.get("root") or base.get("id"))
-    if not any(same_model(needs.model, other) for other in (name, root)):
-        raise ServerFault(f"serves {root}, and the stage trains {needs.model}")
-    longest = base.get("max_model_len")
-    if longest and longest < needs.tokens:
-        raise ServerFault(
-            f"takes {longest} tokens (--max-model-len), and prompts and answers of the stage have"
-            f" up to {needs.tokens}"
-        )
-    try:
-        config = client.get("/server_info?config_format=json").get("vllm_config", {})
-    except ServerFault:  # of its development mode: without it, no weights are sent whole
-        if needs.lora_rank is None:
-            raise ServerFault("was started without VLLM_SERVER_DEV_MODE=1") from None
-        return name, version
-    if not isinstance(config, dict):
-        config = {}
-    mode = (config.get("model_config") or {}).get("logprobs_mode")
-    if needs.processed and mode not in (None, "processed_logprobs"):
-        raise ServerFault(
-            f"was started with --logprobs-mode {mode}, whose probabilities leave out the"
-            " temperature (--logprobs-mode processed_logprobs)"
-        )
-    largest = (config.get("lora_config") or {}).get("max_lora_rank", 0)
-    if needs.lora_rank is not None and "lora_config" in config and largest < needs.lora_rank:
-        raise ServerFault(
-            f"takes LoRA up to rank {largest}, and the stage has rank {needs.lora_rank}"
-            f" (--enable-lora --max-lora-rank {largest_rank(needs.lora_rank)})"
-        )
-    return name, version
-
-
-def same_model(one: str, other: str) -> bool:
-    """Whether two names mean the same base: a hub id, or a folder however it is written."""
-    if one == other:
-        return True
-    folders = [Path(name).expanduser() for name in (one, other)]
-    return all(path.is_dir() for path in folders) and folders[0].resolve() == folders[1].resolve()
 
 
 def largest_rank(rank: int) -> int:
@@ -207,6 +65,7 @@ def url_fault(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        is_address = is_address and url.isascii() and url.isprintable() and " " not in url
     except ValueError:
         is_address = False
     if not is_address:

@@ -3,7 +3,7 @@
 A LoRA is written as an adapter, under a new name each time, so that no cache of the server holds
 anything of the last one; a model that is trained whole is written whole and reloaded. Both travel
 as safetensors in a folder that only this user can read: in memory if the server is on this machine.
-Its addresses are in advisor/plan/vllm.py; trainers correct for its other arithmetic.
+Its addresses are in advisor/plan/vllm_client.py; trainers correct for its other arithmetic.
 """
 
 from __future__ import annotations
@@ -26,18 +26,23 @@ from advisor.ground.progress import waiting
 from advisor.methods import update
 from advisor.plan.model import VLLMServer
 from advisor.plan.vllm import (
-    LORA,
-    READ,
-    WEIGHTS,
-    ServerFault,
     ServerNeeds,
-    VLLMClient,
     asks_server,
-    check_server,
     folders_for_weights,
     serve_line,
     server_needs,
     server_url,
+)
+from advisor.plan.vllm_client import (
+    LORA,
+    READ,
+    WEIGHTS,
+    Choice,
+    Completions,
+    Dropped,
+    ServerFault,
+    VLLMClient,
+    check_server,
     version_of,
 )
 from trainers.job.job import JUDGE, Job
@@ -144,6 +149,7 @@ class VLLMEngine:
         self.policy, self.sends, self.run, self.stage = policy, sends, run, stage
         self.model = self.base  # what requests name: the base, or the adapter with the last weights
         self.version = 0
+        self.vocabulary: int | None = None  # tokens that the model knows
         self.folders: list[TemporaryDirectory[str]] = []  # with weights, the newest last
 
     # ---------------------------------------------------------------- weights
@@ -159,6 +165,7 @@ class VLLMEngine:
         run = hashlib.sha256(f"{self.run} {self.stage}".encode()).hexdigest()[:8]
         name, is_adapter = f"advise-{run}-{self.version}", self.sends == "adapter"
         with self.policy() as model:
+            self.vocabulary = model.get_input_embeddings().num_embeddings
             whole = whole_weights(model, trained_only=is_adapter) if is_divided(model) else None
             if is_main_process():
                 self._send(name, self._written(model, whole))
@@ -195,14 +202,14 @@ class VLLMEngine:
         try:
             if self.sends == "adapter":
                 body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
-                self.client.post(LORA, body)
+                self.client.post(LORA, body, dict)
                 self._unload()
             else:
                 given = {"weights_path": str(folder)}
-                self.client.post(WEIGHTS, {"method": "reload_weights", "kwargs": given})
+                self.client.post(WEIGHTS, {"method": "reload_weights", "kwargs": given}, dict)
                 # What it computed with the old weights, which it keeps while a request runs.
                 end = time.monotonic() + self.client.timeout_s
-                while not self.client.post("/reset_prefix_cache", {}).get("success", True):
+                while not self.client.post("/reset_prefix_cache", {}, Dropped).success:
                     if time.monotonic() > end:
                         raise ServerFault("does not drop the answers' beginnings that it keeps")
                     time.sleep(WAIT_BETWEEN_S)
@@ -217,7 +224,7 @@ class VLLMEngine:
     def _unload(self) -> None:
         """Let the server drop the adapter of the step before, if there is one."""
         if self.model != self.base:
-            self.client.post("/v1/unload_lora_adapter", {"lora_name": self.model})
+            self.client.post("/v1/unload_lora_adapter", {"lora_name": self.model}, dict)
 
     # ---------------------------------------------------------------- answers
 
@@ -239,7 +246,7 @@ class VLLMEngine:
                 ThreadPoolExecutor(max_workers=min(REQUESTS, max(1, len(parts)))) as threads,
             ):
 
-                def ask(part: list[list[int]]) -> list[dict[str, Any]]:
+                def ask(part: list[list[int]]) -> list[Choice]:
                     found = self._ask(body, part, n)
                     wait(len(found))
                     return found
@@ -249,7 +256,7 @@ class VLLMEngine:
             raise self._lost(error) from None
         choices = [choice for part in answered for choice in part]
         ends = set(sampling.stops)
-        ids = [[int(token) for token in choice["token_ids"]] for choice in choices]
+        ids = [choice.token_ids for choice in choices]
         return Answers(
             [prompt for prompt in asked for _ in range(n)],
             ids,
@@ -257,17 +264,23 @@ class VLLMEngine:
             list(map(log_probs_of, choices)),
         )
 
-    def _ask(self, body: dict[str, Any], prompts: list[list[int]], n: int) -> list[dict[str, Any]]:
+    def _ask(self, body: dict[str, Any], prompts: list[list[int]], n: int) -> list[Choice]:
         """The choices of one request. Raises ServerFault if they are not what was asked for."""
-        answer = self.client.post("/v1/completions", {**body, "prompt": prompts})
-        choices = sorted(answer.get("choices") or [], key=lambda choice: choice.get("index", 0))
-        if len(choices) != n * len(prompts):
-            raise ServerFault(f"gave {len(choices)} answers instead of {n * len(prompts)}")
+        answer = self.client.post("/v1/completions", {**body, "prompt": prompts}, Completions)
+        choices = sorted(answer.choices, key=lambda choice: choice.index)
+        wanted, most = n * len(prompts), body["max_tokens"]
+        if [choice.index for choice in choices] != [*range(wanted)]:
+            raise ServerFault(f"gave {len(choices)} answers, and not one for each of {wanted}")
         for choice in choices:
-            ids = choice.get("token_ids")
-            if not isinstance(ids, list) or len(log_probs_of(choice)) != len(ids) or not ids:
+            ids, largest = choice.token_ids, max(choice.token_ids, default=0)
+            if not 0 < len(ids) <= most:
+                raise ServerFault(f"gave an answer of {len(ids):,} tokens instead of 1 to {most:,}")
+            if len(choice.logprobs.token_logprobs) != len(ids):
+                raise ServerFault("gives answers without the log-probability of each token")
+            if self.vocabulary is not None and largest >= self.vocabulary:
                 raise ServerFault(
-                    "gives answers without their token ids or log-probabilities: another version?"
+                    f"gave token {largest}, and the model has {self.vocabulary:,} tokens: does it"
+                    " serve another one?"
                 )
         return choices
 
@@ -312,10 +325,9 @@ def request(sampling: Sampling, n: int) -> dict[str, Any]:
     }
 
 
-def log_probs_of(choice: dict[str, Any]) -> list[float]:
+def log_probs_of(choice: Choice) -> list[float]:
     """Log-probability of each token of an answer; NaN where the server does not know it."""
-    found = (choice.get("logprobs") or {}).get("token_logprobs") or []
-    return [math.nan if value is None else float(value) for value in found]
+    return [math.nan if one is None else one for one in choice.logprobs.token_logprobs]
 
 
 # --------------------------------------------------------------------------- writing weights

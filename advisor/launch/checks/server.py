@@ -12,16 +12,8 @@ from advisor.ground.extras import Checked
 from advisor.launch.call import Call
 from advisor.launch.generation_server import server_environment, server_needs_of
 from advisor.plan.entries import Entry
-from advisor.plan.vllm import (
-    ServerFault,
-    VLLMClient,
-    asks_server,
-    check_server,
-    is_local,
-    serve_line,
-    server_url,
-    version_fault,
-)
+from advisor.plan.vllm import asks_server, is_local, serve_line, server_url
+from advisor.plan.vllm_client import ServerFault, VLLMClient, check_server, version_fault
 from advisor.record.smaller import key_path
 
 PHASE = "machine"

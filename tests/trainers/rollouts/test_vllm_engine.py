@@ -1,5 +1,6 @@
 """The engine `vllm`, against a server of our own that speaks vLLM's addresses and generates."""
 
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch, VLLMServer
-from advisor.plan.vllm import ServerNeeds, VLLMClient
+from advisor.plan.vllm import ServerNeeds
+from advisor.plan.vllm_client import VLLMClient
 from tests.trainers.alignment import keys_of
 from tests.trainers.pretend_gpu import note, pretend_gpu
 from tests.trainers.rollouts.vllm_stand_in import StandIn, scored
@@ -149,6 +151,48 @@ def test_a_server_that_takes_too_long_or_redirects_is_a_fault(server, tiny_model
     server.found = lambda path, body: (307, None)
     with pytest.raises(MachineNotReady, match="refused /health: 307"):
         open_server(VLLMClient(server.url, 5), needs(tiny_model), stage="x")
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ({"token_ids": [5, 999_999, 2]}, "gave token 999999, and the model has"),
+        ({"token_ids": [5, -1, 2]}, "Expected `int` >= 0"),
+        ({"token_ids": [5, 6.0, 2]}, "Expected `int`, got `float`"),
+        ({"token_ids": [5, 10**30, 2]}, "gave token 1000000000"),
+        ({"token_ids": []}, "an answer of 0 tokens instead of 1 to 6"),
+        ({"token_ids": [5] * 7}, "an answer of 7 tokens instead of 1 to 6"),
+        ({"token_ids": [5, 6]}, "without the log-probability of each token"),
+        ({"logprobs": None}, "Expected `object`, got `null`"),
+        ({"logprobs": {"token_logprobs": [-1.0, "x", -1.0]}}, "Expected `float | null`, got `str`"),
+        ({"logprobs": {"token_logprobs": [-1.0, 5.0, -1.0]}}, "<= 0.001"),
+        ({"index": 7}, "gave 3 answers, and not one for each of 3"),
+        ([1, 2], "Expected `object`, got `array`"),
+        ({"choices": None}, "Expected `array`, got `null`"),
+        ({"choices": []}, "gave 0 answers, and not one for each of 3"),
+    ],
+)
+def test_answers_that_are_none_end_the_stage(lie, said, server, tiny_model, tmp_path, monkeypatch):
+    """Token ids that the model does not have never reach it; the error names what was wrong."""
+    monkeypatch.setattr("trainers.rollouts.vllm_engine.REQUESTS", 1)
+    engine = VLLMEngine(
+        OpenServer(VLLMClient(server.url, 5), server.root),
+        lambda: nullcontext(AutoModelForCausalLM.from_pretrained(tiny_model)),
+        sends="weights", run=tmp_path, stage="x",
+    )  # fmt: skip
+    engine.load_weights()
+    good = {"token_ids": [5, 6, 2], "logprobs": {"token_logprobs": [-1, None, -0.5]}}
+    answer = {"choices": [good | {"index": index} for index in range(3)]}
+    server.found = lambda path, body: (200, answer)
+    assert engine.generate(PROMPTS, SAMPLING).ids == [[5, 6, 2]] * 3
+    if isinstance(lie, list):
+        answer = lie
+    elif "choices" in lie:
+        answer |= lie
+    else:
+        answer["choices"][0] |= lie
+    with pytest.raises(TrainingFailed, match=f"stage x: the vLLM .*{re.escape(said)}"):
+        engine.generate(PROMPTS, SAMPLING)
 
 
 @pytest.fixture

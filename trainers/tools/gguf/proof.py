@@ -23,7 +23,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.progress import track, waiting
-from advisor.plan.vllm import ServerFault, VLLMClient
+from advisor.plan.vllm_client import ServerFault, VLLMClient
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import usable_cores
 from trainers.tools.gguf.model import Tokens, in_template
@@ -305,6 +305,10 @@ def serving(program: Path, path: Path, context: int) -> Iterator[Post]:
         *("-c", str(context), "-np", "1", "-ngl", "0", "-t", str(max(1, usable_cores() // 2))),
     ]
     client = VLLMClient(f"http://127.0.0.1:{port}", LIMIT_S)
+
+    def post(path: str, value: dict[str, Any]) -> Mapping[str, Any]:
+        return client.post(path, value, dict)
+
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -317,8 +321,8 @@ def serving(program: Path, path: Path, context: int) -> Iterator[Post]:
                         raise TimeoutError(f"it did not answer in {LIMIT_S:g} s")
                     time.sleep(0.1)
                     with suppress(ServerFault):  # it does not listen yet, or reads the file
-                        is_ready = bool(client.post("/tokenize", {"content": ""}))
-            yield client.post
+                        is_ready = bool(post("/tokenize", {"content": ""}))
+            yield post
         except (OSError, ServerFault) as error:
             log.seek(0)
             said = log.read().decode("utf-8", "replace").strip().splitlines()
