@@ -22,7 +22,7 @@ from advisor.plan.comments import leaves
 from advisor.plan.entries import Entry, entries, path_from, stage_paths
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
-from advisor.plan.write import plan_data, relocate
+from advisor.plan.write import WHEN_SAVED, plan_data, relocate
 from advisor.record.content import Contents, file_digest, model_files, read_contents
 from advisor.record.files import read_record, trained_record
 from advisor.record.run import (
@@ -136,7 +136,7 @@ def _differing(run: PlanRun, home: Path) -> list[str]:
     there = relocate(other, home.resolve(), run.folder)
     old, new = (leaves(plan_data(plan)) for plan in (there, run.copy))
     changed = (place for place in old | new if old.get(place) != new.get(place))
-    named = [place for place in changed if place[0] in NAMES_A_RUN]
+    named = [one for one in changed if one[0] in NAMES_A_RUN and one[-1] not in WHEN_SAVED]
     return sorted({".".join(map(str, one[2 if one[0] == "stages" else 0 :])) for one in named})
 
 

@@ -22,7 +22,7 @@ from advisor.plan.comments import (
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan, set_values
-from advisor.plan.write import digest, plan_digest, plan_text, relocate
+from advisor.plan.write import WHEN_SAVED, digest, plan_digest, plan_text, relocate
 from advisor.record.files import read_record, try_read_part
 from advisor.record.run import DRY_RUN, RECORD, DryRunRecord, RunRecord
 
@@ -72,7 +72,13 @@ class PlanRun(PlanOnDisk, frozen=True, kw_only=True):
         """Task -> digest of its data and its overrides."""
         return {
             task.name: digest(
-                {"data": task.data.path, "mapping": task.data.mapping, "overrides": task.overrides}
+                {
+                    "data": task.data.path,
+                    "mapping": task.data.mapping,
+                    "overrides": {
+                        key: value for key, value in task.overrides.items() if key not in WHEN_SAVED
+                    },
+                }
             )
             for task in self.copy.tasks
         }

@@ -186,6 +186,8 @@ def _train(call: Call, machines: Machines | None) -> FinishedRun | DryRun:
 def _shared_facts(call: Call, inputs: Inputs) -> Message:
     given = {
         "the plan": plan_digest(call.run.plan),
+        "save_steps": [one.stage.save_steps for one in call.run.entries],
+        "save_minutes": [one.stage.save_minutes for one in call.run.entries],
         "--only": call.options.only,
         "--max-steps": call.options.max_steps,
         "--dry-run": call.options.dry_run,

@@ -32,6 +32,7 @@ ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "d
 HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them."
 START = " Start or resume with: advise run {name}"
 COMMENT_COLUMN = 34  # where comments start, or after their block's longest line up to this
+WHEN_SAVED = ("save_steps", "save_minutes")  # change no result: a run may go on with other ones
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\./|\.\./)[\w./@+-]*", re.ASCII)
 _SPECIAL = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
@@ -92,7 +93,7 @@ def plan_digest(plan: Plan) -> str:
     values were written.
 
     Defaults do not count, so a key that a later version adds does not rename the runs of today's
-    plans.
+    plans. Nor does when checkpoints are written.
     """
     data = plan_data(plan)
     subject = {
@@ -104,6 +105,7 @@ def plan_digest(plan: Plan) -> str:
     for stage, shown in zip(plan.stages, data["stages"], strict=True):
         known = key_specs().allowed(stage.objective, stage.update)
         usual = {key: known[key].default for key in stage.options if key in known}
+        usual |= {key: shown[key] for key in WHEN_SAVED if key in shown}
         stages.append(
             {key: value for key, value in shown.items() if key not in usual or value != usual[key]}
         )

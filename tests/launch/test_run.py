@@ -132,6 +132,21 @@ def test_an_edited_plan_gets_its_own_folder(shop):
     assert all(path.name.startswith("shop-") for path in folders)
 
 
+@pytest.mark.parametrize(
+    ("text", "own", "only"),
+    [(PLAN, "stages.sft.save_minutes=3", None), (TASKS, "tasks.hr.overrides.save_steps=2", "hr")],
+)
+def test_when_to_save_may_change_on_the_way(shop, text, own, only):
+    """It is the same run, and the plan in its folder has the later value."""
+    fails("fail", text=text, only=only)
+    (folder,) = (shop / "runs").iterdir()
+    found = run(set_values=["stages.sft.save_steps=3", own], only=only)
+    assert (found.folder, found.record.attempts) == (folder, 2)
+    assert read_plan(folder / "plan.yaml").stages[0].save_steps == 3
+    changed = ["stages.sft.save_steps=4"]
+    assert run(folder / "plan.yaml", set_values=changed, only=only).already_done
+
+
 def test_a_changed_plan_says_which_run_it_leaves_behind(shop, capsys):
     """With the keys that differ and the step where it stopped; without a checkpoint, that too."""
     fails("fail")

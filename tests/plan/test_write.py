@@ -209,12 +209,13 @@ def of_stage(plan=PLAN, **keys):
 
 
 def test_the_digest_names_model_data_and_stages_alone():
-    """Name, launch, origin and defaults do not count; any trained value does."""
+    """Name, launch, origin, defaults and when to save do not count; any trained value does."""
     first = plan_digest(PLAN)
     same = [
         replace(PLAN, name="other", launch=Launch(), origin=Origin()),
         of_stage(options={"target_modules": "all-linear"}),
         of_stage(epochs=2.0),
+        of_stage(save_steps=3, save_minutes=None),
     ]
     assert {plan_digest(plan) for plan in same} == {first}
     changed = [

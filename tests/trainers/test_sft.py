@@ -119,6 +119,23 @@ def test_a_moved_split_and_damaged_run_goes_on(
     assert result["loss_first"] == losses(whole)[0]
 
 
+def test_when_checkpoints_are_written_may_change_on_the_way(make, monkeypatch, tmp_path, capsys):
+    """The run goes on from the last one, and its result has the same bytes."""
+    keys = {"max_steps": 8, "dropout": 0.1, "job_judge": False}
+    whole = make(**keys, save_steps=8)
+    trained(whole)
+    broken = make(**keys, save_steps=3, job_run=tmp_path / "broken")
+    break_at(5, broken, monkeypatch)
+    later = make(**keys, save_steps=1, save_minutes=None, job_run=tmp_path / "broken")
+    capsys.readouterr()
+    trained(later)
+    assert "resuming after step 3 of 8" in capsys.readouterr().err
+    assert losses(later) == losses(whole)
+    assert same(weights(whole), weights(later))
+    kept = sorted(path.name for path in later.checkpoints.glob("checkpoint-*"))
+    assert kept == ["checkpoint-7", "checkpoint-8"]
+
+
 def test_checkpoints_of_other_settings_are_not_resumed(make, monkeypatch, capsys):
     """Another learning rate in the same folder starts from the beginning, and is named."""
     first = make(max_steps=4, save_steps=2, job_judge=False)
