@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import time
@@ -25,7 +26,7 @@ from typing import Any
 
 from msgspec import structs
 
-from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory, Stopped
+from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory
 from advisor.ground.resources import install_line
 from advisor.ground.signals import receiving
 from advisor.ground.terminal import mask_secrets, show_streams, shown
@@ -35,7 +36,7 @@ from advisor.record.run import ERROR
 from advisor.record.smaller import NOTHING_SMALLER, as_settings, next_change
 from advisor.record.stage import ErrorRecord, error_of_rank
 from trainers.job.files import make_folder, write_json
-from trainers.job.job import JUDGE, LOADING, RESUMES, TRAIN, Job, Process, make_job
+from trainers.job.job import JUDGE, LOADING, TRAIN, Job, Process, make_job
 from trainers.job.libraries import first_line, lack_of_memory, refused_code
 from trainers.job.machine import (
     ConnectionLost,
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_streams()
     given = parse_arguments(argv)
     process = Process()
-    with receiving(process.stop.receive):
+    with receiving(signal.SIG_DFL):  # outside of the steps a signal ends the process
         return train_all(given, process)
 
 
@@ -90,8 +91,6 @@ def train_all(given: argparse.Namespace, process: Process) -> int:
             (job.output / error_file()).unlink(missing_ok=True)
             make_folder(job.output)
             recipe.train(job)
-    except KeyboardInterrupt:
-        return record_failure(job, Stopped(f"stopped {process.stop.costs}", hint=RESUMES))
     except AdviseError as error:
         return record_failure(job, error)
     except Exception as error:

@@ -14,7 +14,8 @@ STOPS = tuple(
 
 @contextmanager
 def receiving(
-    handler: Callable[[int, FrameType | None], object], numbers: Sequence[int] = STOPS
+    handler: Callable[[int, FrameType | None], object] | signal.Handlers,
+    numbers: Sequence[int] = STOPS,
 ) -> Iterator[None]:
     """Give the signals to a handler while the context lasts; those that are ignored (nohup) stay
     ignored. Only in the main thread.

@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
@@ -37,9 +36,6 @@ if sys.platform == "linux":
 os.execv(sys.argv[2], sys.argv[2:])
 """
 WATCH_EVERY_S = 1.0
-# A closing terminal, or what stops a service, may send several signals at once: one request. Two
-# times Ctrl-C are two.
-TOGETHER_S = 0.3
 PATIENCE = """a step that is being trained is finished and saved
   (Ctrl-C again: end at once)"""
 BAR_LINES = 4  # the most that a child's bar takes: it draws over so many lines from the cursor up
@@ -64,28 +60,22 @@ class Ended(NamedTuple):
 class Child:
     """One child process, as a context manager.
 
-    While it runs, SIGINT, SIGTERM and SIGHUP reach it once, as SIGTERM.
+    While it runs, SIGINT, SIGTERM and SIGHUP reach it once, as SIGTERM. A further Ctrl-C ends it at
+    once. A further SIGTERM or SIGHUP does not: a closing terminal and whatever stops a service send
+    several, and SIGKILL when they do not want to wait any longer.
 
     Args:
         keep_fds: Files that it inherits.
-        together_s: Signals that are as near to the one before are one request.
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        *,
-        keep_fds: Sequence[int] = (),
-        together_s: float = TOGETHER_S,
+        self, command: Sequence[str], env: Mapping[str, str], *, keep_fds: Sequence[int] = ()
     ) -> None:
-        self.together_s = together_s
         self.command = list(command)
         self.env = dict(env)
         self.keep_fds = tuple(keep_fds)
         self.process: subprocess.Popen[bytes] | None = None
-        self.stops = 0
-        self.last_stop_s = 0.0
+        self.is_asked = False  # to stop
         self.held = ExitStack()  # what is handed back behind the child
 
     def __enter__(self) -> Child:
@@ -102,39 +92,27 @@ class Child:
                 pass_fds=self.keep_fds,
             )
             self.held = held.pop_all()
-        if self.stops:  # the signal came while the child was being started
-            self._pass_on()
+        if self.is_asked:  # the signal came while the child was being started
+            self._send(signal.SIGTERM)
         return self
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        now_s = time.monotonic()
-        is_together = self.stops > 0 and now_s - self.last_stop_s < self.together_s
-        self.last_stop_s = now_s
-        if is_together and number != signal.SIGINT:
-            return
-        self.stops += 1
-        if self.process is None:
-            return
-        if self.stops == 1:
+        is_first, self.is_asked = not self.is_asked, True
+        if is_first and self.process is not None:
             before, after = ("\n", "\n" * BAR_LINES) if is_live(sys.stderr) else ("", "\n")
             print(f"{before}stopping: {PATIENCE}", end=after, file=sys.stderr, flush=True)
-        self._pass_on()
+            self._send(signal.SIGTERM)
+        elif number == signal.SIGINT:
+            self.end()
 
-    def _pass_on(self) -> None:
-        """First time: ask the child to stop. Again: end everything in its session."""
-        if self.process is None or self.process.returncode is not None:
-            return
-        with suppress(ProcessLookupError):  # it has just ended
-            if self.stops == 1:
-                os.kill(self.process.pid, signal.SIGTERM)
-            elif self.stops > 1:
-                os.killpg(self.process.pid, signal.SIGKILL)
+    def _send(self, number: int, *, all_of_it: bool = False) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with suppress(ProcessLookupError):  # it has just ended
+                (os.killpg if all_of_it else os.kill)(self.process.pid, number)
 
     def end(self) -> None:
         """End it at once, with everything in its session."""
-        if self.process is not None and self.process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+        self._send(signal.SIGKILL, all_of_it=True)
 
     def wait(self, watch: Callable[[], object] | None = None) -> int:
         """The exit code, once the child has ended; negative: the signal that ended it.
@@ -155,20 +133,26 @@ class Child:
             # An error of our own: never leave the child running.
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self.held.close()
+        if not self.is_asked:  # else a further signal must not disturb what records the stop
+            self.held.close()
 
 
 @contextmanager
 def every_stop_as_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt here, as Ctrl-C does, unless they are ignored."""
+    """The first SIGTERM or SIGHUP raises KeyboardInterrupt here, as every Ctrl-C does, unless it is
+    ignored.
+    """
+    asked: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        asked.append(number)
+        if len(asked) == 1 or number == signal.SIGINT:
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with receiving(interrupt, (signal.SIGTERM, signal.SIGHUP)):
+    with receiving(interrupt):
         yield
 
 

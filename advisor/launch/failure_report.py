@@ -25,6 +25,7 @@ from advisor.ground.errors import (
 )
 from advisor.ground.files import free_bytes
 from advisor.ground.memory_errors import memory_error
+from advisor.launch.child import Ended
 from advisor.launch.folder import last_logged
 from advisor.plan.entries import Entry
 from advisor.plan.model import Stage
@@ -52,7 +53,6 @@ KINDS: dict[int, type[AdviseError]] = {
 }
 NO_SPACE_BYTES = 16 * 2**20
 FREE_SPACE = "free some space"
-AT_ONCE = "stopped at once: the steps since the last checkpoint are lost"
 DISK_FULL = ("no space left", "disk quota exceeded")  # in errors of many libraries
 ERROR_OF_ANY_RANK = "error-rank*.json"
 SIGNALS = {one.value: one.name for one in signal.Signals}
@@ -75,7 +75,7 @@ def oom_kills() -> int | None:
 def explain_failure(
     entry: Entry,
     *,
-    code: int,
+    ended: Ended,
     folder: Path,
     oom_kills_before: int | None,
     smaller: Callable[[str], str],
@@ -83,24 +83,26 @@ def explain_failure(
     """The error of a trainer that ended with a code other than 0, or without a readable result.
 
     Args:
-        code: Its exit code; negative: the signal that ended it.
         folder: The stage's folder, where the trainer leaves error.json, or each of several
             processes its own.
         oom_kills_before: The kernel's count when the trainer was started.
         smaller: Names the change that makes the stage need less memory, by what it was doing as
             memory ran out (an empty text: not known).
     """
-    at, told = f"stage {entry.name}", read_error(folder) if code != 0 else None
-    if told is not None and told.exit_code == Stopped.exit_code and code in KILLED:
-        told = None  # a process was killed, and its launcher stopped the others
+    at, code = f"stage {entry.name}", ended.code
+    told = read_error(folder) if code != 0 else None
+    if (ended.was_stopped or code in STOP_CODES) and (told is None or told.lost_others):
+        doing = doing_of(folder)
+        what = f"stopped while {doing}: no step is lost" if doing else "stopped: no step is lost"
+        if doing == "training":
+            what = "stopped at once: the steps since the last checkpoint are lost"
+        return Stopped(what, where=at)
     kills = oom_kills()
     is_certain = None if None in (kills, oom_kills_before) else kills != oom_kills_before
     # A process that was killed leaves no word: the others, if any, only say that it was gone.
     killed_silently = is_certain and (bool(told.lost_others) if told is not None else code > 0)
     if told is not None and not killed_silently:
         return _told(entry, told, code, folder, smaller)
-    if code in STOP_CODES:
-        return Stopped(f"{at}: {AT_ONCE}")
     if code in KILLED or killed_silently:
         if is_certain is False:
             what = (

@@ -26,7 +26,7 @@ from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotRead
 from advisor.ground.files import text_of, write_atomically
 from advisor.ground.types import Gpu
 from advisor.ground.version import __version__
-from advisor.launch.child import Child, Ended, every_stop_as_interrupt, free_port
+from advisor.launch.child import Child, Ended, free_port
 from advisor.launch.failure_report import KILLED, KINDS
 from advisor.launch.folder import MACHINES, RunFolder, is_locked
 
@@ -136,7 +136,7 @@ class Machines:
         self._write({"training": None})  # whoever is still at it ends
         ends = list(ended.values())
         for node, end in ended.items():
-            if end.code > SIGNALLED:  # it has left no word, and the others miss it alone
+            if end.code > SIGNALLED and not end.was_stopped:  # it left no word, and others miss it
                 signal = f"a process of machine {node} was ended by signal {end.code - SIGNALLED}"
                 self.say(f"{signal}; 9 is usually the out-of-memory killer")
         # Ended by the guard, it says nothing of the cause.
@@ -271,7 +271,7 @@ def machines_of(
         return
     alone = "start one `advise run` on each machine (srun --ntasks-per-node=1)"
     mine = RunFolder(folder / MACHINES / str(place.node), if_taken=alone)
-    with every_stop_as_interrupt(), mine:
+    with mine:
         machines = Machines(place, folder, say)
         try:
             machines.meet()

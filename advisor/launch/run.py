@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from advisor.ground.errors import MachineNotReady, Stopped
+from advisor.ground.errors import MachineNotReady
 from advisor.ground.extras import all_extras
 from advisor.ground.files import PLAN_FILE, TEMPORARY, write_atomically
 from advisor.ground.version import __version__
@@ -147,7 +147,7 @@ def train_or_measure(call: Call) -> FinishedRun | DryRun:
         call.options.say(
             f"machine {place.node} of {place.nodes} meets the others in {run.shown_folder}"
         )
-    with machines_of(place, run.folder, call.options.say) as machines:
+    with every_stop_as_interrupt(), machines_of(place, run.folder, call.options.say) as machines:
         return _train(call, machines)
 
 
@@ -169,7 +169,7 @@ def _train(call: Call, machines: Machines | None) -> FinishedRun | DryRun:
         if call.node:
             starter.follow(machines)
             return _outcome_of_leader(call)
-    with RunFolder(run.folder) as folder, every_stop_as_interrupt():
+    with RunFolder(run.folder) as folder:
         starter = replace(starter, lock_fd=folder.lock_fd)
         if call.options.dry_run:
             return _measure_plan(call, starter)
@@ -259,11 +259,9 @@ def _measure_stage(call: Call, entry: Entry, scratch: Path, starter: TrainerStar
     if found is not None and found.measured is not None:
         note_dry_run(call, entry, found.measured)
         return stage.with_measurement(found)
-    if ended.was_stopped:
-        raise Stopped("stopped", hint="nothing was kept")
     raise explain_failure(
         entry,
-        code=ended.code,
+        ended=ended,
         folder=own,
         oom_kills_before=kills,
         smaller=lambda doing: smaller_hint(entry, False, loading=doing == "loading"),

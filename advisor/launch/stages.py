@@ -15,13 +15,11 @@ from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import IN_EVERY_RUN, format_whole_time
 from advisor.launch.call import Call
 from advisor.launch.failure_report import (
-    AT_ONCE,
     adjustments,
     explain_failure,
     forget_errors,
     next_attempt,
     oom_kills,
-    read_error,
     smaller_hint,
     stage_as_run,
 )
@@ -241,9 +239,6 @@ class StageRunner(Struct, frozen=True, kw_only=True):
 
     def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:
         folder = self._folder(entry)
-        told = read_error(folder)
-        if ended.was_stopped and (told is None or told.lost_others):
-            return Stopped(f"stage {entry.name}: {NOT_JUDGED if is_trained([folder]) else AT_ONCE}")
 
         def smaller(doing: str) -> str:
             """The smallest change that fits, as the estimate says, of the stage as it ran last."""
@@ -258,7 +253,7 @@ class StageRunner(Struct, frozen=True, kw_only=True):
             )
 
         return explain_failure(
-            entry, code=ended.code, folder=folder, oom_kills_before=kills, smaller=smaller
+            entry, ended=ended, folder=folder, oom_kills_before=kills, smaller=smaller
         )
 
     def _compare_modules(self) -> None:
@@ -321,9 +316,6 @@ def share_base(one: Entry, other: Entry) -> bool:
         and may_share_base(a.objective, a.update)
         and a.options.get("head") != "classes"
     )
-
-
-NOT_JUDGED = "stopped before its result was judged: no step is lost"
 
 
 def train_and_judge(

@@ -11,13 +11,11 @@ from msgspec import Struct
 
 from advisor.ground.files import PLAN_FILE
 from advisor.launch.call import Call
-from advisor.launch.child import TOGETHER_S, Child, guard_command, with_variables
+from advisor.launch.child import Child, guard_command, with_variables
 from advisor.launch.child import Ended as Ended
 from advisor.launch.machines import Guard, Machines, Message, gloo_interface
 from advisor.plan.entries import Entry
 from advisor.plan.vllm import URL_VARIABLE
-
-ON_MACHINES_S = 5.0  # a scheduler's signals reach the machines one after the other: one request
 
 # Settings of torch's memory allocator: today's name, and the older one, which torch looks at first.
 # Batches of ever new lengths split the memory into pieces that no longer fit; segments that can
@@ -136,12 +134,8 @@ class TrainerStarter(Struct, frozen=True, kw_only=True):
         environment = self._environment()
         if server is not None:
             environment[URL_VARIABLE] = server
-        with Child(
-            command,
-            environment,
-            keep_fds=[] if self.lock_fd is None else [self.lock_fd],
-            together_s=TOGETHER_S if guard is None else ON_MACHINES_S,
-        ) as child:
+        keep_fds = [] if self.lock_fd is None else [self.lock_fd]
+        with Child(command, environment, keep_fds=keep_fds) as child:
 
             def look() -> None:
                 if watch is not None:
@@ -150,7 +144,7 @@ class TrainerStarter(Struct, frozen=True, kw_only=True):
                     guard(child)
 
             is_watched = watch is not None or guard is not None
-            return Ended(child.wait(look if is_watched else None), child.stops > 0)
+            return Ended(child.wait(look if is_watched else None), child.is_asked)
 
     def _environment(self) -> dict[str, str]:
         """Variables that put our trainers first, and show them the GPUs of the plan alone."""

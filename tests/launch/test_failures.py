@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from advisor.ground.errors import OutOfMemory, Stopped, TrainingFailed
 from advisor.launch import Options, failure_report, run_plan
+from advisor.launch.child import Ended
 from advisor.launch.failure_report import (
     explain_failure,
     first_cause,
@@ -48,7 +49,7 @@ def explained(folder, *, code=1, kills=None):
     entry = entries(read_plan("plan.yaml"))[0]
     return explain_failure(
         entry,
-        code=code,
+        ended=Ended(code, False),
         folder=folder,
         oom_kills_before=kills,
         smaller=lambda doing: smaller_hint(entry, False),
@@ -85,9 +86,10 @@ def test_a_stage_that_names_itself_is_named_once(stage):
 LEFT = {  # by the processes, the code of the launcher, and how many the kernel had ended before
     "memory": ((LOST, MEMORY, STOP), 1, None),
     "SIGTERM to all processes is a stop, not an error": ((STOP, replace(STOP, rank=0)), 1, None),
-    # One that is killed while all load leaves no word, and the launcher stops the rest: the run has
+    # One that is killed while all load leaves no word, and the launcher ends the rest: the run has
     # failed, and nobody asked it to stop.
-    "killed": ((STOP,), 137, None),
+    "killed": ((), 137, None),
+    "one was ended by SIGTERM while all loaded, and the others missed it": ((LOST,), 143, None),
     # All that remains are lost connections: did the kernel end a process, of which 8 were ended by
     # now?
     "lost, kills not known": ((LOST, STOP), 1, None),
@@ -208,6 +210,43 @@ def test_two_real_processes_stop_after_the_same_step(shop, two, capfd):
     assert sorted(parts, key=said.index) == parts
     lines = (shop / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+HUP_WHILE_LOADING = """\
+import builtins, os, signal, sys
+
+real = builtins.__import__
+
+class Drops:  # Python drops what is raised in a destructor
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGHUP)
+        sum(range(10**6))
+
+def importing(name, *rest, **keys):
+    if name == "transformers" and "--stage" in sys.argv and os.environ.get("RANK", "1") == "1":
+        builtins.__import__ = real
+        Drops()
+    return real(name, *rest, **keys)
+
+builtins.__import__ = importing
+"""
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    "processes", [pytest.param(1, marks=pytest.mark.smoke), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_a_real_trainer_that_is_asked_to_stop_while_it_loads_stops(shop, two, processes, capfd):
+    """A signal in the middle of an import is neither lost nor an error of the library."""
+    two(HUP_WHILE_LOADING, max_steps=1)
+    plan = (shop / "plan.yaml").read_text()
+    (shop / "plan.yaml").write_text(
+        plan.replace("processes: 2, strategy: ddp", f"processes: {processes}")
+    )
+    with pytest.raises(Stopped, match="stopped while loading: no step is lost"):
+        run_plan("plan.yaml", Options(output="out"))
+    assert (record_of()["status"], Stopped.exit_code) == ("stopped", 130)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 HANGS = """\

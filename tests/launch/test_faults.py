@@ -101,6 +101,38 @@ def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, at_work, number, 
     assert done.record.resolved["sft"].extra["resumed_from"] is True
 
 
+IN_STEPS = "stopped after step 3 of 9, with a checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("part", "whom", "numbers", "said"),
+    [
+        ("dropping", "trainer", "HUP", "stopped while loading: no step is lost"),
+        ("blaming", "trainer", "HUP", "stopped while loading: no step is lost"),
+        ("judging", "trainer", "TERM TERM", "stopped while evaluating: no step is lost"),
+        ("judging", "advise", "HUP HUP", "stopped while evaluating: no step is lost"),
+        ("steps", "advise", "HUP HUP TERM", IN_STEPS),
+        ("steps", "both", "TERM", IN_STEPS),
+    ],
+)
+def test_a_stop_is_never_lost_nor_another_error(at_work, part, whom, numbers, said):
+    """Whatever the code does that a signal interrupts, and however many signals come."""
+    parent, child = at_work(f"recipe-{part}")
+    for name in numbers.split():
+        for pid in {"advise": [parent.pid], "trainer": [child]}.get(whom, [parent.pid, child]):
+            os.kill(pid, signal.Signals[f"SIG{name}"])
+        time.sleep(0.01)
+    _, err = parent.communicate(timeout=60)
+    assert parent.returncode == 130, err
+    assert said in err
+    assert "resume with: advise run out" in err
+    assert "Traceback" not in err
+    assert not alive(child)
+    stage = record_of()["stages"][0]
+    assert (record_of()["status"], stage["status"]) == ("stopped", "stopped")
+    assert said in stage["error"]["what"]
+
+
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_a_terminal_stops_the_trainer_once_and_the_record_says_so(shop, is_closed):
     """A closed terminal takes no more text, and the trainer, in its own session, still saves."""

@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from advisor.ground.errors import InputError, TrainingFailed
-from advisor.ground.signals import receiving
 from advisor.record.files import trained_record
 from advisor.record.stage import Adjusted, Adjustment, Times
 from tests.trainers.alignment import REWARD, SHORT, keys_of
@@ -36,13 +35,11 @@ from tests.trainers.runs import (
 from trainers import sft
 from trainers.__main__ import main, parse_arguments, part_of
 from trainers.evaluation.generation import TextEvaluator
-from trainers.job import job as process
 from trainers.job.files import read_json, write_json
-from trainers.job.job import JUDGE, TRAIN
+from trainers.job.job import JUDGE, TRAIN, StopRequest
 from trainers.job.libraries import lack_of_memory
 from trainers.keep.progress import LARGEST_SHARE, RunCallback, SaveClock
 from trainers.keep.results import read_trained, together
-from trainers.stage import load
 
 KEYS = {"max_steps": 4, "save_steps": 100, "dropout": 0.1, "holdout": 0}
 
@@ -76,55 +73,34 @@ def whole(tmp_path_factory, tiny_model):
     return plan, (folder / "run" / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_stop_waits_for_imports(tmp_path, whole, monkeypatch):
-    """Torch's own modules end the process with an error of C++ if they are interrupted."""
-    monkeypatch.setattr(load, "use_cores", lambda: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(load, "quiet_libraries", imported := Mock())
-    assert train(whole[0], tmp_path) == 130
-    imported.assert_called_once()
-
-
-LOADING = None  # in place of a step: outside of them
-
-
 @pytest.mark.parametrize(
-    ("step", "signals", "together_s", "saved", "said"),
+    ("step", "signals", "said"),
     [
-        # Together they are one request.
-        (2, [signal.SIGINT, signal.SIGHUP, signal.SIGTERM], process.TOGETHER_S, ["checkpoint-2"],
+        # Further signals change nothing.
+        (2, [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM],
          "stopped after step 2 of 4, with a checkpoint"),
-        # One that comes later than together with the first one does not wait for a checkpoint.
-        (2, [signal.SIGTERM] * 2, 0.0, [], "steps since the last checkpoint are lost"),
         # The next call checks the result and trains nothing.
-        (4, [signal.SIGTERM], process.TOGETHER_S, ["checkpoint-4"],
-         "the result is not checked yet"),
-        # There is nothing to save.
-        (LOADING, [signal.SIGHUP], process.TOGETHER_S, [],
-         "stopped while it was loading: no step is lost"),
+        (4, [signal.SIGTERM], "the result is not checked yet"),
     ],
-    ids=["in a step", "by a second signal", "in the last step", "while it loads"],
+    ids=["in a step", "in the last step"],
 )  # fmt: skip
 def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
-    step, signals, together_s, saved, said, tmp_path, whole, monkeypatch, capsys
+    step, signals, said, tmp_path, whole, monkeypatch, capsys
 ):
     """The step is finished, the exit code is 130, and the next call ends equal to the bit."""
     plan, weights = whole
     stage = tmp_path / "stages" / "sft"
     with monkeypatch.context() as patch:
-        patch.setattr(process, "TOGETHER_S", together_s)
-        if step is LOADING:
-            patch.setattr(load, "load_tokenizer", lambda *_, **__: os.kill(os.getpid(), *signals))
-        else:
-            signal_in_step(step, patch, *signals)
+        signal_in_step(step, patch, *signals)
         assert train(plan, tmp_path) == 130
-    assert checkpoints(stage) == saved
+    assert checkpoints(stage) == [f"checkpoint-{step}"]
     error = read_json(stage / "error.json")
     assert error["exit_code"] == 130
     assert said in error["what"]
     assert not (stage / "result.json").exists()
     capsys.readouterr()
     assert train(plan, tmp_path) == 0
-    assert (f"resuming after step {step}" in capsys.readouterr().err) is bool(saved)
+    assert f"resuming after step {step}" in capsys.readouterr().err
     assert (stage / "adapter_model.safetensors").read_bytes() == weights
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -143,7 +119,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path, whole, monkeyp
 def test_a_forked_reader_of_data_survives_the_first_signal():
     """The step that is finished needs its rows; a second signal ends the reader."""
     read, write = os.pipe()
-    with receiving(process.StopRequest().receive):
+    with StopRequest().in_steps():
         reader = os.fork()
         if reader == 0:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,20 +1,17 @@
 """One stage to train: what the command line and the plan say of it; and what the process that
 trains it is doing.
 
-A trainer is asked to stop by SIGTERM, SIGINT or SIGHUP. While steps are trained, the first signal
-is only noted: the step is finished and saved, in all processes of the run after the same step. At
-any other time, and at the second signal, the trainer ends at once: `KeyboardInterrupt`. A signal
-that the parent ignores (nohup) stays ignored.
-
-What stops a program often sends several signals (a terminal that closes, a service manager, the
-launcher and whoever signals all processes): those that come together count as one.
+A trainer is asked to stop by SIGTERM, SIGINT or SIGHUP. While it trains steps, the signal is noted:
+the step is finished and saved, in all processes of the run after the same step. At any other time
+the system ends the process at once, as it would by SIGKILL: what is on the disk is whole at any
+moment, and `advise run` records the stop. Nothing is raised: code of a library may drop an
+exception, or report it as its own error. A signal that the parent ignores (nohup) stays ignored.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +22,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, Stopped, did_you_mean
-from advisor.ground.signals import receiving
+from advisor.ground.signals import STOPS, receiving
 from advisor.model_files.hub_cache import is_hub_id
 from advisor.plan.entries import Entry, entries, path_from, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
@@ -38,58 +35,36 @@ from trainers.job.machine import (
     over_processes,
     process_count,
     process_rank,
-    several_machines,
     wait_for_all,
 )
 
 LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
 
-TOGETHER_S = 0.5  # signals that are this near to the one before are one request
-TOGETHER_ON_MACHINES_S = 5.0  # a scheduler's, and those that the machines pass on to each other
-# What a stop costs that ends the process at once.
-WHILE_LOADING = "while it was loading: no step is lost"
-BEFORE_STEPS = "before the first step, while the base was measured: no step is lost"
-IN_STEPS = "at once: the steps since the last checkpoint are lost"  # and the first signal waits
-AFTER_STEPS = "after the last step, whose checkpoint is there, while the result was being checked"
 RESUMES = "the same command resumes"
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and what it would cost now."""
+    """Whether this process was asked to stop while it trains steps."""
 
     def __init__(self) -> None:
-        self.is_noted = False  # asked to stop, once the step is finished
-        self.costs = WHILE_LOADING
+        self.is_noted = False
         self.owner = os.getpid()
-        self.last_s = 0.0
 
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal, or raise KeyboardInterrupt."""
+    @contextmanager
+    def in_steps(self) -> Iterator[None]:
+        """Only note a signal as long as the context lasts."""
+        with receiving(self._note):
+            yield
+        if self.is_noted:  # nothing ends this process while it says that it stopped
+            for number in STOPS:
+                signal.signal(number, signal.SIG_IGN)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.is_noted = True
         if os.getpid() != self.owner:
             # A forked process that reads the data: the step that is finished needs it. The next
             # signal, which torch sends to one that hangs, ends it.
             signal.signal(number, signal.SIG_DFL)
-            return
-        now_s = time.monotonic()
-        near_s = TOGETHER_ON_MACHINES_S if several_machines() else TOGETHER_S
-        is_repeated = self.is_noted and now_s - self.last_s < near_s
-        self.last_s = now_s
-        if is_repeated:
-            return
-        if self.is_noted or self.costs != IN_STEPS:
-            raise KeyboardInterrupt
-        self.is_noted = True
-
-    @contextmanager
-    def later(self) -> Iterator[None]:
-        """Receive the signals that come while the context lasts at its end: an exception in the
-        middle of an import of torch's own modules ends the process with an error of C++.
-        """
-        heard: list[tuple[int, FrameType | None]] = []
-        with receiving(lambda *signal_: heard.append(signal_)):
-            yield
-        for one in heard:
-            self.receive(*one)
 
     def is_agreed(self, *others: bool) -> tuple[bool, ...]:
         """Whether any process was asked to stop, and for each of the others whether it holds in any
@@ -98,8 +73,8 @@ class StopRequest:
         return tuple(map(bool, over_processes((self.is_noted, *others), "MAX")))
 
     def end_if_asked(self, step: int | None, steps: int) -> None:
-        """Raise Stopped if any process was asked to stop while steps were trained, once all have
-        written what they save. Call it in every process.
+        """Raise Stopped if any process was asked to stop in its steps, once all have written what
+        they save. Call it in every process.
 
         Args:
             step: The step after which training stopped, before the last one; None: it is at its

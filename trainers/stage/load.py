@@ -21,7 +21,7 @@ from advisor.record.run import ADJUSTED
 from advisor.record.smaller import valid_adjustments
 from advisor.record.stage import Adjusted
 from trainers.job import Device, Model, Tokenizer
-from trainers.job.job import BEFORE_STEPS, JUDGE, LOADING, WHILE_LOADING, Job
+from trainers.job.job import JUDGE, LOADING, Job
 from trainers.job.libraries import check_versions, quiet_libraries
 from trainers.job.machine import (
     MemoryMeter,
@@ -83,7 +83,6 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     """
     parts.begin(LOAD)
     job.enter(LOADING)
-    job.process.stop.costs = WHILE_LOADING
     opened = open_stage(job, objective)
     device = opened.device
     memory = job.process.memory = job.process.memory or MemoryMeter(device)
@@ -160,11 +159,10 @@ def open_machine(job: Job) -> tuple[Mapping[str, str], Device, int]:
     """
     narrow = job.stage.quantization is not None or bool(optimizer(job.stage.optimizer).library)
     versions = check_versions(quantized=narrow)
-    with job.process.stop.later():  # torch and transformers are imported
-        device = torch_device(job.plan.launch.device)
-        threads = use_cores()
-        keep_freed_memory(device)
-        quiet_libraries()
+    device = torch_device(job.plan.launch.device)
+    threads = use_cores()
+    keep_freed_memory(device)
+    quiet_libraries()
     return versions, device, threads
 
 
@@ -272,8 +270,6 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
             pairs = objective.kind.name == "pairs"
             tell(job, trainer.batches.describe(len(data.train), pairs=pairs))
     trainer.checkpoint_store = store
-    if job.part != JUDGE:
-        job.process.stop.costs = BEFORE_STEPS
     return BuiltStage(**vars(loaded), steps=steps, store=store, callback=callback, trainer=trainer)
 
 

@@ -32,7 +32,7 @@ from trainers.evaluation import Evaluator, Subject
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.job import Model, Trainer
 from trainers.job.files import write_json
-from trainers.job.job import AFTER_STEPS, EVALUATING, IN_STEPS, JUDGE, SAVING, TRAINING, Job, label
+from trainers.job.job import EVALUATING, JUDGE, SAVING, TRAINING, Job, label
 from trainers.job.job import TRAIN as TRAIN_ALONE
 from trainers.job.machine import is_main_process, process_count, wait_for_all
 from trainers.keep.checkpoint_store import Checkpoint, fingerprint, last_checkpoint, resume_metrics
@@ -163,7 +163,6 @@ def judge_saved(loaded: LoadedStage) -> None:
     Raises TrainingFailed if the result is not the trained model, or has no effect.
     """
     job, output = loaded.job, loaded.job.output
-    job.process.stop.costs = AFTER_STEPS
     found = read_trained(output)
     if found is None:
         tell(job, "the record of the training cannot be read: the result is saved again")
@@ -306,9 +305,8 @@ def _run_steps(built: BuiltStage, resume: Checkpoint | None) -> None:
         else:
             if place is not None and not itself:
                 trainer.add_callback(Resuming(trainer, place))
-            stop.costs = IN_STEPS
-            trainer.train(resume_from_checkpoint=str(place) if place else None)
-            stop.costs = AFTER_STEPS
+            with stop.in_steps():
+                trainer.train(resume_from_checkpoint=str(place) if place else None)
     finally:
         callback.close()
     stop.end_if_asked(callback.stopped_at, built.steps)

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan, resolve_path
 
 RANK = os.environ.get("RANK", "")
@@ -70,6 +71,38 @@ def main():
         (folder / "result.json").write_text(text)
 
 
+def train(job):
+    """A recipe that waits in one part of a training until it is asked to stop."""
+    part, stop = os.environ["STAND_IN"].partition("-")[2], job.process.stop
+
+    def at(name, until=lambda: False):
+        if part == name:
+            (job.output / "pid").write_text(str(os.getpid()))
+            (job.output / "ready").touch()
+            left = iter(range(400))
+            while not until() and next(left, None) is not None:
+                time.sleep(0.05)
+
+    class Dropping:
+        def __del__(self):  # Python drops what is raised in it
+            at("dropping")
+
+    job.enter("loading")
+    Dropping()
+    try:
+        at("blaming")
+    except BaseException:
+        raise InputError("a library refuses what the plan passes on to it") from None
+    job.enter("training")
+    with stop.in_steps():
+        at("steps", until=lambda: stop.is_noted)
+        time.sleep(0.2)  # the step is finished
+    time.sleep(0.2)
+    stop.end_if_asked(3, 9)
+    job.enter("evaluating")
+    at("judging")
+
+
 MEMORY = "out of memory: tried to allocate 2.00 GiB"
 FULL = "unexpected SafetensorError: I/O error: No space left on device (os error 28)"
 FAILURES = {
@@ -89,7 +122,8 @@ def note(folder, args):
     seen |= {
         name: os.environ.get(name) for name in ("WORLD_SIZE", "LOCAL_RANK", "GLOO_SOCKET_IFNAME")
     }
-    (folder / f"seen{RANK}.json").write_text(json.dumps(seen))
+    (folder / f"seen{RANK}").write_text(json.dumps(seen))
+    (folder / f"seen{RANK}").rename(folder / f"seen{RANK}.json")  # whole, to whoever waits for it
     (folder / "pid").write_text(str(os.getpid()))
     if args.dry_run:
         measured = {"peak_bytes": 1000, "step_s": 0.5, "largest_batch_tokens": 100}
