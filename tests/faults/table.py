@@ -25,6 +25,7 @@ class Row:
     wrong: Sequence[str] = ()  # what was not as promised
     lost_steps: int | None = None  # optimizer steps that had to be trained again; None: no training
     count: int = 1
+    past: int | None = None  # of fuzzed inputs: those that a reader took; None: not fuzzed
     note: str = ""
 
 
@@ -41,6 +42,14 @@ def as_markdown(rows: Sequence[Row]) -> str:
         survived = tried - sum(row.count for row in some if row.wrong)
         lines.append((fault, ", ".join(places), f"{tried:,}", f"{survived:,}", again))
     return table(HEADER, lines)
+
+
+def past_readers(rows: Sequence[Row]) -> str:
+    """How many fuzzed inputs got past the readers, as a sentence; empty if none was tried."""
+    fuzzed = [row for row in rows if row.past is not None]
+    tried, past = sum(row.count for row in fuzzed), sum(row.past or 0 for row in fuzzed)
+    share = f"{past:,} of {tried:,} fuzzed inputs ({past / max(tried, 1):.0%}) were taken by their"
+    return f"{share} readers: exit code 0 or 3.\n" if fuzzed else ""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

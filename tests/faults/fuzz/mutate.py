@@ -1,4 +1,9 @@
-"""Mutations: of a value (answers, plans, records), of the text that holds it, and of plain bytes."""
+"""Mutations: of a value (answers, plans, records), of the text that holds it, and of plain bytes.
+
+Half of the inputs are changed gently: other numbers, texts and choices of the same kind, keys left
+out or taken from another example, so that the reader takes many of them, and what lies behind it is
+reached. The others are changed in every way.
+"""
 
 import copy
 import datetime
@@ -6,6 +11,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -28,6 +34,7 @@ TEXTS = [item for item in ODD if isinstance(item, str)]
 NAMES = (
     "name", "model", "data", "stages", "version", "path", "id", "type", "value", "messages", "__class__",
 )  # fmt: skip
+GENTLE = 0.6
 # What is done to a node; some more often.
 CHANGES = (
     "replace", "replace", "replace", "near", "drop", "repeat", "rename", "splice", "splice", "wrap", "add",
@@ -44,6 +51,7 @@ class Mutator:
 
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
+        self.gentle = dice.random() < GENTLE
 
     # ------------------------------------------------------------------ values
 
@@ -51,17 +59,43 @@ class Mutator:
         """The value with a few of its nodes changed; `pool` holds others of its kind, for splices."""
         result = [copy.deepcopy(value)]  # so that the root has a place too
         for _ in range(self.dice.choice((1, 1, 1, 2, 2, 3, 6))):
-            self._change(*self.dice.choice(list(places_of(result))), pool)
-            if not result:
-                result = [None]
+            place = self.dice.choice(list(places_of(result)))
+            self._change_gently(*place, pool) if self.gentle else self._change(*place, pool)
+            result = result or [None]
         return result[0]
+
+    def _change_gently(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        """Change a node to one that a person might have written in its place."""
+        dice, old = self.dice, holder[key]
+        same = [one[other] for one, other in places_of(list(pool)) if other == key]
+        match old:
+            case bool():
+                holder[key] = not old
+            case int() | float():
+                more = (type(old)(old * 2), type(old)(old * 0.5) or old, old + 1)
+                holder[key] = dice.choice((*more, *(one for one in same if type(one) is type(old))))
+            case str() if " " in old:
+                holder[key] = dice.choice(
+                    (old + "!", old.upper(), f"{old}\n{old}", f"{old} \u00e9\u2603", old[::2])
+                )
+            case str():
+                holder[key] = dice.choice([one for one in same if isinstance(one, str)] or [old])
+            case dict() if old and dice.random() < 0.5:
+                del old[dice.choice(list(old))]
+            case dict():
+                found = next((one for one in same if isinstance(one, dict) and one), old)
+                old.update(dict([dice.choice(list(copy.deepcopy(found).items()))]) if found else {})
+            case list() if old:
+                holder[key] = dice.choice(
+                    (dice.sample(old, len(old)), old + old[:1], old[1:] or old)
+                )
 
     def _change(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
         """Change one node, in a way that is drawn."""
         dice, old = self.dice, holder[key]
         match dice.choice(CHANGES):
             case "replace":
-                holder[key] = self._odd()
+                holder[key] = copy.deepcopy(dice.choice(ODD))
             case "near":
                 holder[key] = self.near(old)
             case "drop":
@@ -69,11 +103,9 @@ class Mutator:
             case "repeat" if isinstance(holder, list):
                 holder[key:key] = [copy.deepcopy(old)] * dice.choice((1, 2, 40, 300))
             case "repeat":
-                count = dice.choice((1, 2, 40, 40))
-                holder.update({f"{key}{number}": copy.deepcopy(old) for number in range(count)})
+                holder.update({f"{key}{number}": copy.deepcopy(old) for number in range(40)})
             case "rename" if isinstance(holder, dict):
-                name = dice.choice((*NAMES, *SCALARS, self.text(str(key))))
-                holder[name] = holder.pop(key)
+                holder[dice.choice((*NAMES, *SCALARS, self.text(str(key))))] = holder.pop(key)
             case "rename":
                 holder[key] = {str(key): old}
             case "splice":
@@ -85,13 +117,8 @@ class Mutator:
                     holder[key] = [holder[key]] if dice.random() < 0.5 else {"a": holder[key]}
             case "add" if isinstance(old, dict):
                 old.update([self._part(pool)])
-            case "add" if isinstance(old, list):
-                old.append(self._part(pool)[1])
             case "add":
-                holder[key] = [old, self._odd()]
-
-    def _odd(self) -> Any:
-        return copy.deepcopy(self.dice.choice(ODD))
+                holder[key] = [*old, self._part(pool)[1]] if isinstance(old, list) else [old]
 
     def _part(self, pool: Sequence[Any]) -> tuple[Any, Any]:
         """(key, value) of any place in any value of the pool; the key of a list is a number."""
@@ -99,27 +126,24 @@ class Mutator:
         return key, copy.deepcopy(holder[key])
 
     def near(self, old: Any) -> Any:
-        """A value of the same type, near to another one."""
-        match old:
-            case bool():
-                return not old
-            case int() | float() if not -1e12 < old < 1e12:
-                return self.dice.choice((-old, str(old), [old]))
-            case int():
-                return self.dice.choice((old + 1, -old, old * 10**6, old / 3, str(old), [old]))
-            case float():
-                return self.dice.choice((-old, old * 1e9, old * 1e-9, int(old), str(old)))
-            case str():
-                return self.text(old)
-            case list():
-                return self.dice.sample(old, len(old))
-            case dict():
-                return dict(reversed(old.items()))
+        """A value near to another one, of its type or of the next."""
+        with suppress(OverflowError):
+            match old:
+                case bool():
+                    return not old
+                case int() | float():
+                    more = (old + 1, -old, old * 10**6, old / 3, old * 1e-9, str(old), [old])
+                    return self.dice.choice(more)
+                case str():
+                    return self.text(old)
+                case list():
+                    return self.dice.sample(old, len(old))
+                case dict():
+                    return dict(reversed(old.items()))
         return old
 
     def text(self, old: str) -> str:
-        at = self.dice.randrange(len(old) + 1)
-        odd = self.dice.choice(TEXTS)
+        at, odd = self.dice.randrange(len(old) + 1), self.dice.choice(TEXTS)
         changed = (
             old[:at] + odd + old[at:], old[:at], old[at:], old * 2, old.upper(), old + "\n", odd + old,
         )  # fmt: skip
@@ -155,26 +179,24 @@ class Mutator:
         return bytes(result)
 
     def _change_bytes(self, data: bytearray, others: Sequence[bytes]) -> None:
-        at = self.dice.randrange(len(data) + 1)
-        to = min(len(data), at + self.dice.choice((1, 1, 2, 8, 64, 1000)))
-        other = self.dice.choice(others) if others else b"{}"
-        start, bit = self.dice.randrange(len(other) + 1), self.dice.randrange(8)
+        dice = self.dice
+        at = dice.randrange(len(data) + 1)
+        to = min(len(data), at + dice.choice((1, 1, 2, 8, 64, 1000)))
+        other = dice.choice(others) if others else b"{}"
+        start, odd = dice.randrange(len(other) + 1), dice.choice(BYTES)
         changes: tuple[Callable[[], bytes], ...] = (
             lambda: data[:at] + data[to:],
             lambda: data[:at],
-            lambda: data[:at] + data[at:to] * self.dice.choice((2, 3, 100)) + data[to:],
+            lambda: data[:at] + data[at:to] * dice.choice((2, 3, 100)) + data[to:],
             lambda: data[:at] + other[start : start + 200] + data[to:],
-            lambda: data[:at] + other[start:],
-            lambda: data[:at] + self.dice.choice(BYTES) + data[at:],
-            lambda: data[:at] + self.dice.choice(BYTES) + data[to:],
-            lambda: data[:at] + bytes([self.dice.randrange(256)]) + data[at + 1 :],
+            lambda: data[:at] + odd + data[dice.choice((at, to)) :],
             lambda: (
-                data[:at] + bytes(one ^ (1 << bit) for one in data[at : at + 1]) + data[at + 1 :]
+                data[:at] + bytes(one ^ (1 << dice.randrange(8)) for one in data[at:to]) + data[to:]
             ),
-            lambda: data.replace(b"\n", self.dice.choice((b"\r\n", b"\r", b"", b"\n\n"))),
-            lambda: data.decode("utf-8", "replace").encode(self.dice.choice(ENCODINGS), "replace"),
+            lambda: data.replace(b"\n", dice.choice((b"\r\n", b"\r", b"", b"\n\n"))),
+            lambda: data.decode("utf-8", "replace").encode(dice.choice(ENCODINGS), "replace"),
         )
-        data[:] = self.dice.choice(changes)()
+        data[:] = dice.choice(changes)()
 
 
 BYTES = (

@@ -18,21 +18,23 @@ import select
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from tests.faults.fuzz.mutate import Mutator
-from tests.faults.fuzz.seeds import Files, Target, advise_main, around, targets
+from tests.faults.fuzz.seeds import ARGUMENTS, Files, Target, advise_main, around, targets
 from tests.faults.table import IN_MEMORY, ROOT, Row, print_rows
 
 KEPT = Path(os.environ.get("ADVISE_FAULTS_KEPT") or tempfile.gettempdir(), "advise-faults-found")
@@ -49,6 +51,9 @@ STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 KEPT_RULES = os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "finetune-advisor"
 )
+EXTRA = (  # options that may stand behind others
+    ["--json"], ["--gpu", "A100 80GB"], ["--gpu", "none"], ["--model", "./model"],
+)  # fmt: skip
 FREE = ("/dev/null", "/dev/tty", "/proc/self")
 
 
@@ -59,6 +64,7 @@ class Case:
     of: Target
     files: Files
     arguments: Sequence[str]
+    what: str = ""  # of an attack
 
 
 @dataclass(frozen=True)
@@ -105,22 +111,25 @@ def call(case: Case, folder: Path) -> Outcome:
     )  # fmt: skip
 
 
-def snapshot(folder: Path) -> dict[str, bytes | None]:
-    """Name -> content of every file below a folder."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+def snapshot(folder: Path) -> dict[str, Any]:
+    """Name -> content of every file below a folder; of anything else, what it is."""
+
+    def content_of(path: Path) -> Any:
+        if path.is_symlink():
+            return os.readlink(path)
+        return path.read_bytes() if path.is_file() else stat.S_IFMT(path.stat().st_mode)
+
+    return {path.relative_to(folder).as_posix(): content_of(path) for path in folder.rglob("*")}
 
 
-def fill(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make the folder anew, with these files."""
+def fill(folder: Path, files: Files) -> None:
+    """Make the folder anew, with these files; what is no content is put in place last."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name, content in files.items():
+    for name, content in sorted(files.items(), key=lambda one: not isinstance(one[1], bytes)):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.write_bytes(content) if isinstance(content, bytes) else content(path)
 
 
 def _in_child(case: Case, folder: Path, texts: Sequence[Path]) -> int:
@@ -170,7 +179,7 @@ def _tell_of(folder: Path, stream: int) -> None:
         is_busy = True
         try:
             told = [str(arguments)[:200]] if event in (*NETWORK, *STARTS) else []
-            paths = map(os.path.abspath, _written(event, arguments))
+            paths = map(os.path.realpath, _written(event, arguments))
             told += [path for path in paths if not path.startswith(inside)]
             for text in told:
                 os.write(stream, f"{event} {text}\n".encode(errors="replace"))
@@ -199,6 +208,7 @@ def settle() -> None:
 # All but tab and newline; a terminal acts on them. C1 controls are characters of UTF-8 here.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 REFUSED = 2
+PAST = (0, 3)  # a reader took the input
 
 
 def faults(outcome: Outcome, case: Case) -> list[str]:
@@ -264,11 +274,22 @@ def draw(target: Target, dice: random.Random) -> Case:
 
 
 def mutated_arguments(words: Sequence[str], mutator: Mutator, dice: random.Random) -> list[str]:
-    """A command line with words changed, dropped, repeated or put in."""
+    """A command line with words changed, dropped, repeated or put in; or, gently, with values that
+    another one gives to the same option.
+    """
     result = list(words)
     for _ in range(dice.choice((1, 1, 2, 3))):
         at = dice.randrange(len(result))
         word, other = result[at], mutator.text(dice.choice(words))
+        if mutator.gentle:
+            given = [two for one in ARGUMENTS for two in pairwise(one) if two[0].startswith("--")]
+            here = [place for place, one in enumerate(result[:-1]) if one.startswith("--")]
+            same = [value for name, value in given if here and name == result[here[0]]]
+            if dice.random() < 0.5 and same and not same[0].startswith("--"):
+                result[here[0] + 1] = dice.choice(same)
+            elif result[0] in ("--json", "estimate", "run"):
+                result += dice.choice(EXTRA)
+            continue
         changed, twice, before = [mutator.text(word)], [word, word], [other, word]
         result[at : at + 1] = dice.choice([changed] * 11 + [[]] * 3 + [twice] * 2 + [before] * 4)
         result = result or ["--json"]
@@ -301,26 +322,30 @@ def warm(chosen: Sequence[Target], folder: Path) -> None:
     settle()
 
 
-def fuzz(tried: Iterable[Case], folder: Path, name: str) -> list[Row]:
+def fuzz(tried: Iterable[Case], folder: Path, name: str, fault: str = "fuzzed input") -> list[Row]:
     """Rows of inputs that are tried one after the other in a folder; findings are kept by name."""
     settle()
     counts: Counter[str] = Counter()
-    found = []
+    past: Counter[str] = Counter()
+    found, is_read = [], {}
     for number, case in enumerate(tried):
-        place = folder / "case"
+        place, what = folder / "case", case.of.name
         fill(place, case.files)
         outcome = call(case, place)
+        is_read[what] = case.of.is_read
         if broken := faults(outcome, case):
             kept = keep(f"{name}-{number}", case, outcome)
             wrong = [*broken, last_line(outcome.err), str(kept)]
-            found.append(Row(fault="fuzzed input", where=case.of.name, moment=name, wrong=wrong))
+            found.append(Row(fault=fault, where=what, moment=case.what or name, wrong=wrong))
         else:
-            counts[case.of.name] += 1
-    sound = [
-        Row(fault="fuzzed input", where=what, moment=name, count=count)
-        for what, count in counts.items()
-    ]
-    return [*sound, *found]
+            counts[what] += 1
+            past[what] += outcome.code in PAST
+    about = {"fault": fault, "moment": name}
+    return [
+        *(Row(**about, where=what, count=count, past=past[what] if is_read[what] else None)
+          for what, count in counts.items()),
+        *found,
+    ]  # fmt: skip
 
 
 def keep(name: str, case: Case, outcome: Outcome) -> Path:
@@ -390,13 +415,20 @@ def read_results(name: str, *arguments: str, **_: Any) -> subprocess.CompletedPr
     return subprocess.CompletedProcess([name], 0, "", "")
 
 
-def main() -> None:
-    seed, count, *only = sys.argv[1:]
+@contextmanager
+def prepared() -> Iterator[tuple[Path, list[Target]]]:
+    """A scratch folder, and all targets; everything is imported."""
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
         folder = Path(name)
         every = targets(finished_run(folder / "made"))
         shutil.rmtree(folder / "made")
         load_everything(folder)
+        yield folder, every
+
+
+def main() -> None:
+    seed, count, *only = sys.argv[1:]
+    with prepared() as (folder, every):
         chosen = [target for target in every if not only or target.name in only]
         drawn = cases(chosen, random.Random(int(seed)), int(count), folder)
         print_rows(fuzz(drawn, folder, f"seed-{seed}"))

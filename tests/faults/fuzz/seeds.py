@@ -17,12 +17,13 @@ from pyarrow import Table
 from pyarrow.parquet import write_table
 
 from tests.fake_model import llama_tensors
-from tests.faults.kills.scenes import DATA, PLANS, REWARD, plan_text
+from tests.faults.kills import DATA, PLANS, REWARD, plan_text
 from tests.faults.table import ROOT
 from tests.launch.conftest import CONFIG as LARGER
 from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
 
-Files = dict[str, bytes]
+# Content; or what puts something else than a file in the place.
+Files = dict[str, bytes | Callable[[Path], object]]
 CONFIG: dict[str, Any] = LARGER | {
     "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 2, "vocab_size": 32,
@@ -59,6 +60,18 @@ class Target:
     most_bytes: int = 4 * 2**30
     cpu_s: float = CPU_S  # more is a fault
     usual: str = "$^"  # pattern of what is no fault of this kind of input
+    is_read: bool = True  # exit code 0 or 3 means that a reader took it
+
+
+EXPORTS = ("bundle", "trl", "llamafactory", "axolotl")
+WORKER = r"outside: (subprocess\.Popen|os\.posix_spawn|os\.exec)"  # renders templates
+TEMPLATES = [
+    b"{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<|im_end|>{% endfor %}",
+    b"{% set n = namespace(x='') %}{% for m in messages %}{% set n.x = n.x + m.content %}{% endfor %}"
+    b"{{ n.x.split(' ') | join('_') | replace('a', 'bb') }}{{ '%s' % (messages | length * 2) }}",
+    b"{% macro say(m) %}{{ m.role.upper() ~ ': ' ~ m.content[:40] }}{% endmacro %}"
+    b"{% for m in messages if m.content %}{{ say(m).encode('utf-8').decode() }}{% endfor %}",
+]
 
 
 def jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -197,7 +210,6 @@ TOKENIZER: dict[str, Any] = {
 
 
 # Two whole checkpoints, of which the newer gets a mutated file.
-CHECKPOINTS = "checkpoints"
 SAVED = (3, 6)
 SAVED_FILES = {
     "adapter_model.safetensors": b"weights of step %d " * 20,
@@ -211,11 +223,11 @@ def checkpoint_store(folder: Path) -> CheckpointStore:
     needs = Dependencies(
         parts={"base_model": "b", "rows": "r"}, settings={"learning_rate": 1e-4, "seed": 42}
     )
-    return CheckpointStore(folder / CHECKPOINTS, needs, {"torch": "2.13.0"})
+    return CheckpointStore(folder / "checkpoints", needs, {"torch": "2.13.0"})
 
 
 @cache
-def checkpoint_files() -> dict[str, bytes]:
+def checkpoint_files() -> Mapping[str, bytes]:
     """The files of both checkpoints, named from the folder above."""
     with tempfile.TemporaryDirectory() as name:
         one = checkpoint_store(Path(name))
@@ -224,16 +236,13 @@ def checkpoint_files() -> dict[str, bytes]:
             for file, content in SAVED_FILES.items():
                 (place / file).write_bytes(content.replace(b"%d", str(step).encode()))
             one.complete(step, {"steps": 9, "learning_rate": 1e-4, "epoch": 0.5})
-        return {
-            path.relative_to(name).as_posix(): path.read_bytes()
-            for path in one.folder.rglob("*")
-            if path.is_file()
-        }
+        paths = [path for path in one.folder.rglob("*") if path.is_file()]
+        return {path.relative_to(name).as_posix(): path.read_bytes() for path in paths}
 
 
 def checkpoint_records() -> list[dict[str, Any]]:
     """complete.json of both."""
-    names = (f"{CHECKPOINTS}/checkpoint-{step}/{COMPLETE}" for step in reversed(SAVED))
+    names = (f"checkpoints/checkpoint-{step}/{COMPLETE}" for step in reversed(SAVED))
     return [json.loads(checkpoint_files()[name]) for name in names]
 
 
@@ -253,6 +262,11 @@ def read_checkpoint() -> None:
     assert found.record["steps"] == 9
 
 
+CHECKPOINT: dict[str, Any] = {
+    "around": checkpoint_files(), "codes": (0,), "run": read_checkpoint, "is_read": False,
+}  # fmt: skip
+
+
 def around() -> Files:
     """Sound files for every command: a model, data, a reward and a plan."""
     return {
@@ -267,107 +281,60 @@ def around() -> Files:
 
 def targets(run_folder: Files) -> list[Target]:
     """Everything that is fuzzed. `run_folder` holds the files of a finished run named `run`."""
-    beside = around()
-    record = json.loads(run_folder["run/run.json"])
+    beside, both = around(), ("json", "yaml", "yaml")
+    with_run, text = {**beside, **run_folder}, run_folder["run/run.json"]
+    assert isinstance(text, bytes)
     methods = [
         yaml.safe_load((ROOT / name).read_text())
         for name in ("rules/objectives/orpo.yaml", "rules/updates/ia3.yaml")
     ]
-    both = ("json", "yaml", "yaml")
-    with_run = {**beside, **run_folder}
-    return [
-        Target(
-            "answers", ANSWERS, both, "answers.yaml",
-            ["--json --answers answers.yaml", "--answers answers.yaml"],
-            beside, weight=5,
-        ),
-        Target(
-            "plan", plans(), both, "plan.yaml",
-            [
-                "estimate plan.yaml",
-                "estimate plan.yaml --json",
-                "run plan.yaml --output out",
-                "run plan.yaml --output out --json",
-                "export plan.yaml --to bundle",
-                "export plan.yaml --to trl",
-                "export plan.yaml --to llamafactory",
-                "export plan.yaml --to axolotl",
-            ],
-            beside, codes=RUN, weight=7,
-        ),
-        Target(
-            "rules", rules(), ("yaml", "yaml", "json"), "own.yaml",
-            ["--json --task qa --rules own.yaml", "rules --rules own.yaml"],
-            beside, weight=2, cold=True,
-        ),
-        Target(
-            "data rows", [rows_of(kind, 6) for kind in ("chats", "pairs", "votes")], ("rows",), "data.jsonl",
-            ["check data.jsonl", "check data.jsonl --json", "--json --data data.jsonl"],
-            beside, weight=5,
-        ),
-        Target(
-            "data file", data_files(), ("file",), "data",
-            ["check DATA", "check DATA --json", "--json --task qa --data DATA"],
-            beside, weight=6,
-        ),
-        Target(
-            "configuration of another tool", CONFIGURATIONS, both, "config.yaml",
-            ["check config.yaml", "check config.yaml --json"],
-            beside, weight=2,
-        ),
-        Target(
-            "config.json", [CONFIG], ("json",), "model/config.json",
-            [
-                "--json --task qa --model ./model",
-                "estimate plan.yaml",
-                "run plan.yaml --output out",
-            ],
-            beside, codes=RUN, weight=4,
-        ),
-        Target(
-            "model file", [safetensors()[:-1500], safetensors()], ("bytes",), "model/model.safetensors",
-            ["estimate plan.yaml", "run plan.yaml --output out"],
-            beside, codes=RUN, weight=1,
-        ),
-        Target(
-            "tokenizer", [TOKENIZER], ("json",), "model/tokenizer.json",
-            ["check chats.jsonl --model ./model", "run plan.yaml --output out"],
-            beside, codes=RUN, weight=1,
-        ),
-        Target(
-            "run.json", [record], ("json",), "run/run.json",
-            [
-                "run plan.yaml --output run",
-                "run run",
-                "run plan.yaml --output run --json",
-                "chat run",
-                "export run --to merged",
-            ],
-            with_run, codes=RUN, weight=5,
-        ),
-        Target(
-            "checkpoint", checkpoint_records(), ("json",), "checkpoints/checkpoint-6/complete.json",
-            ["checkpoint"], checkpoint_files(), codes=(0,), weight=2, run=read_checkpoint,
-        ),
-        *(
-            Target(
-                "checkpoint", [content.replace(b"%d", b"6")], ("bytes",), f"checkpoints/checkpoint-6/{name}",
-                ["checkpoint"], checkpoint_files(), codes=(0,), weight=1, run=read_checkpoint,
-            )
-            for name, content in SAVED_FILES.items()
-        ),
-        Target(
-            "specs", SPECS, ("json",), "specs.json",
-            ["estimate --json --specs specs.json", "estimate --specs specs.json"],
-            beside, weight=4,
-        ),
-        Target(
-            "methods", methods, ("yaml", "yaml", "json"), "methods/rules/objectives/own.yaml",
-            ["rules lora", "estimate plan.yaml", "--json --task qa"],
-            beside, env={"ADVISE_METHODS": "methods"}, weight=1, cold=True,
-        ),
-        Target(
-            "arguments", [list(words) for words in ARGUMENTS], ("arguments",), "",
-            [""], with_run, codes=RUN, weight=6,
-        ),
+    # Of each: sound examples, how they are written, the file, the commands that read it.
+    table: Sequence[tuple[str, Sequence[Any], Sequence[str], str, Sequence[str], dict[str, Any]]] = [
+        ("answers", ANSWERS, both, "answers.yaml",
+         ["--json --answers answers.yaml", "--answers answers.yaml"], {"weight": 5}),
+        ("plan", plans(), both, "plan.yaml",
+         ["estimate plan.yaml", "estimate plan.yaml --json", "run plan.yaml --output out",
+          "run plan.yaml --output out --json", *(f"export plan.yaml --to {to}" for to in EXPORTS)],
+         {"codes": RUN, "weight": 7}),
+        ("rules", rules(), ("yaml", "yaml", "json"), "own.yaml",
+         ["--json --task qa --rules own.yaml", "rules --rules own.yaml"],
+         {"weight": 2, "cold": True}),
+        ("data rows", [rows_of(kind, 6) for kind in ("chats", "pairs", "votes")], ("rows",),
+         "data.jsonl",
+         ["check data.jsonl", "check data.jsonl --json", "--json --data data.jsonl"],
+         {"weight": 5}),
+        ("data file", data_files(), ("file",), "data",
+         ["check DATA", "check DATA --json", "--json --task qa --data DATA"], {"weight": 6}),
+        ("configuration of another tool", CONFIGURATIONS, both, "config.yaml",
+         ["check config.yaml", "check config.yaml --json"], {"weight": 3}),
+        ("config.json", [CONFIG, LARGER], ("json",), "model/config.json",
+         ["--json --task qa --model ./model", "estimate plan.yaml", "run plan.yaml --output out"],
+         {"codes": RUN, "weight": 4}),
+        ("model file", [safetensors()[:-1500], safetensors()], ("bytes",),
+         "model/model.safetensors", ["estimate plan.yaml", "run plan.yaml --output out"],
+         {"codes": RUN}),
+        ("tokenizer", [TOKENIZER], ("json",), "model/tokenizer.json",
+         ["check chats.jsonl --model ./model", "run plan.yaml --output out"], {"codes": RUN}),
+        ("chat template", TEMPLATES, ("bytes",), "model/chat_template.jinja",
+         ["check chats.jsonl --model ./model"], {"weight": 2, "usual": WORKER}),
+        ("run.json", [json.loads(text)], ("json",), "run/run.json",
+         ["run plan.yaml --output run", "run run", "run plan.yaml --output run --json",
+          "chat run", "check run", "export run --to merged"],
+         {"around": with_run, "codes": RUN, "weight": 5}),
+        ("checkpoint", checkpoint_records(), ("json",), "checkpoints/checkpoint-6/complete.json",
+         ["checkpoint"], CHECKPOINT),
+        *(("checkpoint", [content.replace(b"%d", b"6")], ("bytes",),
+           f"checkpoints/checkpoint-6/{name}", ["checkpoint"], CHECKPOINT)
+          for name, content in SAVED_FILES.items()),
+        ("specs", SPECS, ("json",), "specs.json",
+         ["estimate --json --specs specs.json", "estimate --specs specs.json"], {"weight": 4}),
+        ("methods", methods, ("yaml", "yaml", "json"), "methods/rules/objectives/own.yaml",
+         ["rules lora", "estimate plan.yaml", "--json --task qa"],
+         {"env": {"ADVISE_METHODS": "methods"}, "cold": True}),
+        ("arguments", [list(words) for words in ARGUMENTS], ("arguments",), "", [""],
+         {"around": with_run, "codes": RUN, "weight": 6}),
     ]  # fmt: skip
+    return [
+        Target(name, seeds, forms, file, commands, **{"around": beside} | about)
+        for name, seeds, forms, file, commands, about in table
+    ]

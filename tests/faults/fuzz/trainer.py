@@ -19,7 +19,7 @@ from typing import Any
 from tests.faults.fuzz.mutate import Mutator
 from tests.faults.fuzz.run import Case, fuzz
 from tests.faults.fuzz.seeds import Target
-from tests.faults.kills.scenes import DATA, fill, write_rows
+from tests.faults.kills import DATA, fill, write_rows
 from tests.faults.table import print_rows
 
 STAGE = {
