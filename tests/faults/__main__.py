@@ -25,13 +25,6 @@ from tests.faults.table import Row, as_markdown, made_with, past_readers, rows_o
 Job = Callable[[], list[Row]]
 DAMAGED = {"sft": 6, "ppo": 6, "rm": 6}  # plan -> the step behind which it is stopped
 BEGIN, END = "<!-- table of the last long run -->", "<!-- end of the table -->"
-OPTIONS = (
-    ("kills", 4, "real kills of each plan"), ("damage", 24, "torn checkpoints; others come always"),
-    ("fuzz", 20_000, "fuzzed inputs"), ("trainer", 180, "inputs of real trainings"),
-    ("schedules", 1500, "of the simulator"), ("seed", 1, "of all that is drawn"),
-    ("minutes", 120, "begin nothing new after these"),
-    ("lanes", os.cpu_count() or 1, "jobs at the same time"),
-)  # fmt: skip
 
 
 def main() -> int:
@@ -60,7 +53,16 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    for name, count, of in OPTIONS:
+    for name, count, of in (
+        ("kills", 4, "real kills of each plan"),
+        ("damage", 24, "torn checkpoints; others come always"),
+        ("fuzz", 20_000, "fuzzed inputs"),
+        ("trainer", 180, "inputs of real trainings"),
+        ("schedules", 1500, "of the simulator"),
+        ("seed", 1, "of all that is drawn"),
+        ("minutes", 120, "begin nothing new after these"),
+        ("lanes", os.cpu_count() or 1, "jobs at the same time"),
+    ):
         parser.add_argument(f"--{name}", type=int, default=count, help=of)
     parser.add_argument(
         "--only", action="append", choices=list(kills.PLANS), metavar="PLAN", help="of the kills"
