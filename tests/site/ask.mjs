@@ -10,7 +10,7 @@ const timed = async (work) => {
   console.log(JSON.stringify({ ...found.said, ms: performance.now() - start }));
   return found.answer;
 };
-const { start } = await import(`${place}python.mjs`);
+const { start } = await import(`${place}worker.mjs`);
 const answer = await timed(async () => ({
   answer: await start(place, async (name) => readFile(new URL(name, place))),
 }));

@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -22,6 +24,7 @@ import yaml
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import parse_yaml
 from tests.site.asking import BROKEN, ROOT, as_text, by_command, by_page, differences, situations
+from tests.test_ui import ANSWERED, PATIENCE_MS, Ui, tab_to
 
 BROWSER = shutil.which("chromium")
 ROWS = 50_000
@@ -153,25 +156,90 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def hosted(site):
-    """The address of the page below a sub-path, and a browser's page that remembers requests."""
+def page():
+    """A browser's page that remembers what it asks for and what goes wrong in it."""
     if not (BROWSER and find_spec("playwright")):
         pytest.skip("needs Chromium and playwright")
     from playwright.sync_api import sync_playwright
 
-    handler = partial(Quiet, directory=str(site.parent.parent))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": 320, "height": 800})
+        page.set_default_timeout(PATIENCE_MS)
         page.asked, page.said = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("console", lambda message: page.said.append(message.text))
         page.on("pageerror", lambda error: page.said.append(str(error)))
-        yield f"http://127.0.0.1:{server.server_port}/some/place/", page
+        yield page
         browser.close()
+
+
+@pytest.fixture
+def hosted(site, page):
+    """The address of the page below a sub-path, and a browser's page."""
+    handler = partial(Quiet, directory=str(site.parent.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/some/place/", page
     server.shutdown()
+
+
+@pytest.fixture(params=["served", "static"])
+def home(request, tmp_path):
+    """The address of the page in `advise ui`, and in a folder of files."""
+    if request.param == "static":
+        yield f"{request.getfixturevalue('hosted')[0]}index.html"
+        return
+    ui = Ui(tmp_path)
+    yield ui.address
+    ui.process.send_signal(signal.SIGINT)
+    assert ui.process.wait(timeout=30) == 0
+
+
+SCRIPT = "from trl import SFTTrainer\nSFTTrainer('Qwen/Qwen3-8B', train_dataset=rows).train()\n"
+ERROR = (
+    "Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate"
+    " 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.20 GiB is free."
+)
+
+
+@pytest.mark.smoke
+def test_a_person_goes_through_both_homes(home, page):
+    """Keys alone lead to plan.yaml; a card is clicked; a link says the same again, a wrong one what
+    the command says; an error explains the script before it; nothing is asked elsewhere.
+    """
+    page.goto(home)
+    page.wait_for_selector(ANSWERED)
+    tab_to(page, "[name=task]")
+    page.keyboard.press("ArrowRight")
+    tab_to(page, "#model")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("Qwen/Qwen3-1.7B")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#answer:focus")
+    tab_to(page, "#plan")
+    assert "model: Qwen/Qwen3-1.7B" in page.inner_text("#plan")
+    page.click("#cards a:has-text('H100')")
+    page.wait_for_selector("#cards [aria-current]:has-text('H100')")
+    told = ("#headline", "#command", "#link")
+    link, said = page.text_content("#link"), [page.text_content(one) for one in told]
+    for address, found in (
+        (link, ANSWERED),
+        (home + "#a=eyJ0YXNrIjoieCJ9", "#faults:has-text('task')"),
+    ):
+        page.goto("about:blank")
+        page.goto(address)
+        page.wait_for_selector(found)
+        if address == link:
+            assert [page.text_content(one) for one in told] == said
+    for text in (SCRIPT, ERROR):
+        page.fill("#box", text)
+        page.click("#check")
+        page.wait_for_selector("#found:focus")
+    page.wait_for_selector("#found:has-text('script.py and error.txt'):has-text('1.2 GiB of 23.6')")
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    assert {urlsplit(one).netloc for one in page.asked} <= {urlsplit(home).netloc, ""}
+    assert page.said == []
 
 
 ANSWER = """async (body) => {
@@ -233,7 +301,7 @@ def test_200_situations_get_the_same_bytes_in_a_browser(hosted):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("file", ["core.bin", "worker.js", "pyodide.asm.wasm"])
+@pytest.mark.parametrize("file", ["core.bin", "worker.mjs", "pyodide.asm.wasm"])
 def test_a_page_that_cannot_load_says_so(hosted, file):
     """A file that the host does not have is named to the person, whenever they ask."""
     address, page = hosted

@@ -1,4 +1,5 @@
-// Python with the advisor in it. The worker starts it, and the builder's check starts it in Node.
+// Python with the advisor in it. As the worker of the page it answers `{name, body}` with
+// `{text, exit}` or `{error}`, in order, at the port that comes along. Tests start it in Node.
 
 const HOME = "/home/me";
 const ROOT = "/advise";
@@ -49,5 +50,36 @@ export async function start(place, read) {
     const [text, exit] = found.toJs();
     found.destroy();
     return { text, exit };
+  };
+}
+
+async function work() {
+  const get = self.fetch;
+  // Pyodide waits for ever for a file that does not come.
+  self.fetch = async (address, ...more) => {
+    const response = await get(address, ...more).catch((error) => {
+      postMessage(`${address}: ${error.message}`);
+      throw error;
+    });
+    if (!response.ok) postMessage(`${response.url}: ${response.status}`);
+    return response;
+  };
+  const place = new URL("./", import.meta.url).href;
+  const answer = await start(place, async (name) => (await fetch(place + name)).arrayBuffer());
+  // Nothing leaves the page: from here on there is nothing to send it with.
+  for (const way of ["fetch", "XMLHttpRequest", "WebSocket", "EventSource", "WebTransport"])
+    self[way] = undefined;
+  return answer;
+}
+
+if ("WorkerGlobalScope" in globalThis) {
+  const started = work();
+  started.catch((error) => postMessage(error.message));
+  self.onmessage = async ({ data: { name, body }, ports: [port] }) => {
+    try {
+      port.postMessage((await started)(name, body));
+    } catch (error) {
+      port.postMessage({ error: String(error.message ?? error) });
+    }
   };
 }
