@@ -163,6 +163,8 @@ CHECKED = {  # a text -> the name that it is checked under, and what it is recog
     '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}': ("pasted.jsonl", "kind"),
     "model_name_or_path: Qwen/Qwen3-8B\nstage: sft\ndataset: x\noutput_dir: y": ("config.yaml", "tool"),
     "trl sft --model_name_or_path Qwen/Qwen3-8B --dataset_name x": ("command.sh", "tool"),
+    "export A=1\nB=2 axolotl train \\\n  config.yaml\n": ("command.sh", "error"),
+    "import os\nos.system('trl sft --x y')\nSFTTrainer(model='Qwen/Qwen3-8B')": ("script.py", "tool"),
 }  # fmt: skip
 
 
@@ -255,7 +257,7 @@ def test_a_run_is_started_stopped_resumed_and_finished(tiny_model, tmp_path):
     answers = TRAINED | {"model": str(tiny_model)}
     assert ui.ask("plan", {"answers": answers, "path": "plan.yaml"})[0] == 0
     code, started = ui.ask("run", {"plan": "plan.yaml"})
-    assert (code, started["status"]) == (0, "starting"), started
+    assert (code, started["status"]) == (0, "running"), started
     folder = {"folder": str(tmp_path / started["folder"])}
 
     def wait_for(is_so):
@@ -267,11 +269,11 @@ def test_a_run_is_started_stopped_resumed_and_finished(tiny_model, tmp_path):
 
     wait_for(lambda one: (one["progress"] or {}).get("step"))
     assert ui.ask("stop", folder)[0] == 0
-    stopped = wait_for(lambda one: one["status"] not in ("running", "starting"))
+    stopped = wait_for(lambda one: one["status"] != "running")
     assert stopped["status"] == "stopped"
     assert stopped["losses"]["sft"]
     assert ui.ask("run", {"plan": folder["folder"]})[0] == 0
-    done = wait_for(lambda one: one["status"] not in ("running", "starting"))
+    done = wait_for(lambda one: one["status"] != "running")
     assert (done["status"], done["report"]) == ("done", True), done
     assert [one["status"] for one in ui.ask("runs", {})[1]["runs"]] == ["done"]
     status, headers, page = ui.raw("GET", f"/report?token={ui.token}&folder={folder['folder']}")

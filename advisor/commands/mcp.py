@@ -10,7 +10,6 @@ import io
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from importlib import import_module
@@ -22,6 +21,7 @@ import click
 import msgspec
 from msgspec import Meta, Raw, Struct, field
 
+from advisor.commands.typed import Main, typed
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.resources import docs_page
 from advisor.ground.version import __version__
@@ -191,25 +191,17 @@ def answer(method: str, params: Params) -> Result | Call:
     raise Refused(UNKNOWN_METHOD, f"unknown method '{method}'")
 
 
-def run(main: Callable[[], object], call: Call, pipe: Connection) -> None:
+def run(main: Main, call: Call, pipe: Connection) -> None:
     """Run a command as if it had been typed. Sends its exit code and what it printed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what it starts must not read from the client
-    (sys.argv[1:], given), printed = call, io.BytesIO()
-    sys.stdin = io.TextIOWrapper(io.BytesIO(given), "utf-8")  # whatever the locale is
-    sys.stdout = io.TextIOWrapper(printed, "utf-8", write_through=True)
-    if "--json" not in sys.argv:  # no document that says what is wrong
-        sys.stderr = sys.stdout
-    try:
-        main()
-    except SystemExit as leave:
-        pipe.send((leave.code, printed.getvalue()))
+    pipe.send(typed(main, *call))
 
 
 class Server:
     """One client, which writes to standard input and reads from the file descriptor `wire`."""
 
-    def __init__(self, main: Callable[[], object], wire: int) -> None:
+    def __init__(self, main: Main, wire: int) -> None:
         self.main, self.wire = main, wire
         self.running: dict[Any, tuple[int | str, Callable[[], None]]] = {}  # by pipe: id, kill
 
@@ -288,7 +280,7 @@ class Server:
 
 @click.command()
 @click.pass_obj
-def mcp(main: Callable[[], object]) -> None:
+def mcp(main: Main) -> None:
     """Answer agents over standard input and output, by the Model Context Protocol.
 
     An agent starts it, see docs/agents.md. It trains and writes nothing.

@@ -6,16 +6,17 @@ its worker.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
 import re
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir, redirect_stderr
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -32,9 +33,11 @@ from advisor.commands.session import (
     nothing_to_train,
     resolve_plan,
 )
+from advisor.commands.typed import Main, typed
 from advisor.export.exporter import exporters
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import refused_as_path, refused_by_system, text_of
+from advisor.ground.progress import board
 from advisor.ground.yaml_files import Document
 from advisor.plan.model import Comments, Plan
 from advisor.plan.write import plan_text, write_plan_file
@@ -43,11 +46,11 @@ from advisor.render.next_steps import file_to_write, plan_command
 from advisor.render.words import without_flags
 from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import answers_document, answers_from_document, command_line
-from advisor.wizard.walk import Relevance, applies, open_questions, questions
+from advisor.wizard.walk import Relevance, open_questions, skipped_questions
 
-Main = Callable[[], object]  # the command line: reads sys.argv and ends with SystemExit
 Resolved = tuple[Plan | None, Comments, Sequence[str]]
-Answering = Callable[[Main, str], int]  # prints one document, returns the exit code
+Found = tuple[int, bytes] | tuple[int, Mapping[str, Any]]  # exit code, and a document
+Answering = Callable[[Main, str], Found]
 # Questions that the page always shows; the others fold away if they cannot change the answer.
 FIRST = ("task", "model", "gpu", "data_path", "data_kind", "data_rows")
 NO_DATA = "write your own file here; nothing was read"
@@ -64,61 +67,22 @@ def answer(
         body: What the command reads as JSON.
         more: Further names, which this home alone answers.
     """
-    with _streams(body) as out:
-        code = _guarded(lambda: {**ANSWERS, **(more or {})}[name](main, body))
-    return out.getvalue().decode(), code
-
-
-@contextmanager
-def _streams(given: str) -> Iterator[io.BytesIO]:
-    """Standard input with this text; yields what standard output receives."""
-    before, out = (sys.stdin, sys.stdout, sys.stderr, sys.argv), io.BytesIO()
-    sys.stdin = io.TextIOWrapper(io.BytesIO(given.encode()), "utf-8")
-    sys.stdout = wrapper = io.TextIOWrapper(out, "utf-8", write_through=True)
-    sys.stderr = io.StringIO()
-    try:
-        yield out
-    finally:
-        wrapper.detach()
-        sys.stdin, sys.stdout, sys.stderr, sys.argv = before
-
-
-def _printed() -> io.BytesIO:
-    return cast(io.BytesIO, sys.stdout.buffer)
-
-
-def _taken() -> bytes:
-    """What was printed so far, which is taken back."""
-    printed = _printed().getvalue()
-    _printed().seek(0)
-    _printed().truncate()
-    return printed
-
-
-def _guarded(work: Callable[[], int]) -> int:
-    """The exit code; what cannot be used, and a bug, is the document."""
-    try:
-        return work()
-    except Exception as error:
-        failure = error if isinstance(error, AdviseError) else _explained(error)
-        _taken()
-        print_json(with_error({"schema_version": SCHEMA_VERSION}, failure.faults))
-        return failure.exit_code
+    board.is_shown = False  # nobody sees it
+    with redirect_stderr(io.StringIO()):
+        try:
+            code, found = {**ANSWERS, **(more or {})}[name](main, body)
+        except Exception as error:  # what cannot be used, or a bug
+            failure = error if isinstance(error, AdviseError) else _explained(error)
+            document = with_error({"schema_version": SCHEMA_VERSION}, failure.faults)
+            code, found = failure.exit_code, document
+        printed = found if isinstance(found, bytes) else typed(lambda: print_json(found), ())[1]
+    gc.unfreeze()  # a command keeps all there is, since its process ends; the static page has one
+    return printed.decode(), code
 
 
 def _explained(error: Exception) -> AdviseError:
     known = refused_by_system(error) if isinstance(error, OSError) else refused_as_path(error)
     return known or AdviseError(f"this is a bug in advise: {type(error).__name__}: {error}")
-
-
-def _typed(main: Main, *words: str) -> int:
-    """The exit code of the command that these words are."""
-    sys.argv = ["advise", *words]
-    try:
-        main()
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 1
-    return 0
 
 
 def object_in(body: str, *keys: str) -> dict[str, Any]:
@@ -140,68 +104,76 @@ def _parsed(body: str) -> Any:
 # --------------------------------------------------------------------------- check
 
 
-def _check(main: Main, body: str) -> int:
-    """`{text, name?, gpu?}` of something pasted, `{path, gpu?}` of a file on this machine."""
-    given = object_in(body, "text", "name", "path", "gpu")
-    texts = {key: value for key, value in given.items() if value is not None}
-    if not all(isinstance(value, str) for value in texts.values()) or not (
-        texts.get("text", texts.get("path", ""))
-    ):
-        raise InputError("there is nothing to check", allowed="a text, or the path of a file")
-    if "text" not in texts:
-        return _check_path(main, texts["path"], texts.get("gpu"))
-    name = Path(texts.get("name") or file_name(texts["text"])).name
-    before = Path.cwd()
+def _check(main: Main, body: str) -> Found:
+    """`{text, name?, gpu?}` of something pasted, `{path, gpu?}` of a file on this machine; `beside`
+    is a second text, `{text, name?}`.
+    """
+    given = object_in(body, "text", "name", "path", "gpu", "beside")
+    beside = given.pop("beside", None)
+    texts = [one for one in (given, beside) if one is not None]
+    for one in texts:
+        is_said = isinstance(one, dict) and (one.get("text") or one.get("path"))
+        if not is_said or not all(isinstance(value, str) for value in one.values()):
+            raise InputError("there is nothing to check", allowed="a text, or the path of a file")
     with tempfile.TemporaryDirectory(prefix="advise-check-") as folder:
-        os.chdir(folder)
-        try:
-            Path(name).write_text(texts["text"], "utf-8", newline="")
-            return _check_path(main, name, texts.get("gpu"))
-        finally:
-            os.chdir(before)
+        names = list[str]()
+        for one in texts:
+            name = one.get("path", "")
+            if "text" in one:
+                name = Path(one.get("name") or pasted_name(one["text"])).name
+                name = name if name not in names else f"other-{name}"
+                Path(folder, name).write_text(one["text"], "utf-8", newline="")
+            names.append(name)
+        is_pasted = "text" in given
+        files = names if is_pasted else [names[0], *(f"{folder}/{one}" for one in names[1:])]
+        with chdir(folder if is_pasted else "."):
+            return _check_files(main, files, given.get("gpu"))
 
 
-def _check_path(main: Main, path: str, gpu: str | None) -> int:
-    words, on = ("check", "--json"), ("--gpu", gpu) if gpu else ()
-    code = _typed(main, *words, *on, "--", path)
-    if on and code == InputError.exit_code and b'"where": "--gpu"' in _printed().getvalue():
-        _taken()
-        return _typed(main, *words, "--", path)  # data, which are of no GPU
-    return code
+def _check_files(main: Main, files: Sequence[str], gpu: str | None) -> Found:
+    on = ("--gpu", gpu) if gpu else ()
+    code, printed = typed(main, ("check", "--json", *on, "--", *files))
+    if on and code == InputError.exit_code and b'"where": "--gpu"' in printed:
+        return typed(main, ("check", "--json", "--", *files))  # data, which are of no GPU
+    return code, printed
 
 
-COMMAND_LINE = re.compile(r"(?m)^\s*(\$ )?(\S+=\S+ )*(\S*/)?(trl|axolotl|llamafactory-cli|lmf) \w")
 PYTHON = re.compile(r"(?m)^\s*(from [\w.]+ import |import \w|\w+\s*=\s*\w+\()")
+CONFIGURATION = re.compile(r"(#.*\n\s*|---\s*\n)*[\w.-]+:(\s|$)")
+COMMAND = re.compile(  # a program with a flag, a file or a pair behind it
+    r"(?m)^\s*(\$ )?(\S+=\S+ )*[\w./-]+ ([^:(,\n]|\\\n)*(--\w|\.(ya?ml|py)\b|\w=\S)"
+)
 
 
-def file_name(text: str) -> str:
+def pasted_name(text: str) -> str:
     """The name of a file that a pasted text is checked as."""
-    start = text.lstrip()
-    if re.search(r"out of memory|OutOfMemoryError|Traceback \(most recent", text[:200_000]):
-        return "error.txt"
-    if start.startswith("{") and '"cells"' in text and '"nbformat"' in text:
-        return "notebook.ipynb"
+    start = text.lstrip()[:200_000]
     if start.startswith(("{", "[")):
+        if '"cells"' in text and '"nbformat"' in text:
+            return "notebook.ipynb"
         return "pasted.jsonl" if re.search(r"\}\s*\n\s*\{", text) else "pasted.json"
-    if COMMAND_LINE.search(text) or start.startswith("#!"):
-        return "command.sh"
-    if PYTHON.search(text):
+    if re.search(r"out of memory|OutOfMemoryError|Traceback \(most recent", start):
+        return "error.txt"
+    if PYTHON.search(start):
         return "script.py"
-    if re.match(r"(#.*\n|---\s*\n|\s*\n)*[\w.-]+:(\s|$)", text):
+    if CONFIGURATION.match(start):
         return "config.yaml"
-    first = start.partition("\n")[0]
-    return "pasted.csv" if first.count(",") or first.count("\t") else "pasted.txt"
+    if start.startswith("#!") or COMMAND.search(start[:4000]):
+        return "command.sh"
+    return "pasted.csv" if re.match(r".*[,\t]", start) else "pasted.txt"
 
 
 # --------------------------------------------------------------------------- the way on
 
 
-def _plan(main: Main, body: str) -> int:
+def _plan(main: Main, body: str) -> Found:
     """Answers, or `{answers, path?, to?}`: the way on from an answer.
 
     `path` also writes the plan there, `to` names a form of `advise export` whose files are wanted.
     """
-    given = _object_of_plan(body)
+    given = _parsed(body)
+    is_more = isinstance(given, dict) and "answers" in given
+    given = object_in(body, "answers", "path", "to") if is_more else {"answers": given}
     if to := given.get("to"):
         return _export(main, given["answers"], str(to))
     facts = load_known_facts(())
@@ -217,15 +189,7 @@ def _plan(main: Main, body: str) -> int:
             raise InputError(nothing or "nothing fits, so there is no plan to write", where=path)
         write_plan_file(made, comments, Path(str(path)).expanduser())
         document |= {"plan_file": str(path), "run": plan_command(advice, str(path))}
-    print_json(document)
-    return 0 if advice.fits else 3
-
-
-def _object_of_plan(body: str) -> dict[str, Any]:
-    given = _parsed(body)
-    if isinstance(given, dict) and "answers" in given:
-        return object_in(body, "answers", "path", "to")
-    return {"answers": given}
+    return (0 if advice.fits else 3), document
 
 
 def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, Any]:
@@ -247,6 +211,7 @@ def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, An
         },
         "steps": [{"text": one.text, "commands": list(one.commands)} for one in screen.steps],
         "answers": answers_document(answers),
+        "link": link(answers_document(answers)),
         "command": line,
         "plan": plan,
         "missing": missing,
@@ -259,6 +224,11 @@ def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, An
         "matter": matter,
         "folded": folded,
     }
+
+
+def link(answers: Mapping[str, Any]) -> str:
+    """The part of an address that carries answers."""
+    return f"#a={urlsafe_b64encode(json.dumps(answers).encode()).decode().rstrip('=')}"
 
 
 def _plan_to_show(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> tuple[Any, list[str]]:
@@ -290,50 +260,32 @@ def _questions(advice: Advice, ruleset: Ruleset) -> tuple[list[str], list[str]]:
 
     relevant = Relevance(ruleset, lambda _: facts, fits)
     opened = open_questions(ruleset.facts, answers, ())
-    put = [
-        fact.id
-        for fact in questions(ruleset.facts)
-        if fact.id in opened - {*FIRST} and applies(fact, answers, ruleset.facts)
-    ]
+    put = [fact.id for fact in skipped_questions(ruleset.facts, answers, FIRST)]
     matter = [name for name in put if relevant(name, answers, opened)]
     return matter, [name for name in put if name not in matter]
 
 
-def _export(main: Main, answers: Any, to: str) -> int:
+def _export(main: Main, answers: Any, to: str) -> Found:
     """The files of a form of `advise export`, as texts."""
     with tempfile.TemporaryDirectory(prefix="advise-export-") as folder:
-        out = Path(folder) / f"{Path(to).name}-files"
-        sys.stdin = io.TextIOWrapper(io.BytesIO(json.dumps(answers).encode()), "utf-8")
+        out = Path(folder, f"{Path(to).name}-files")
         words = ("export", "--json", "--answers", "-", "--to", to, "--out", str(out))
-        code = _typed(main, *words)
-        document = json.loads(_taken())
+        code, printed = typed(main, words, json.dumps(answers).encode())
+        document = json.loads(printed.replace(f"{folder}{os.sep}".encode(), b""))
         if out.is_dir():
-            document["files"] = {
-                str(path.relative_to(out)): text_of(path)
-                for path in sorted(out.rglob("*"))
-                if path.is_file()
-            }
-        if "messages" in document:
-            document["messages"] = [
-                one.replace(folder + os.sep, "") for one in document["messages"]
-            ]
-    print_json(document)
-    return code
+            files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+            document["files"] = {str(path.relative_to(out)): text_of(path) for path in files}
+    return code, document
 
 
-def _advise(main: Main, body: str) -> int:
-    """`advise --json --answers -`."""
-    return _typed(main, "--json", "--answers", "-")
-
-
-def _estimate(main: Main, body: str) -> int:
-    """`advise estimate --json --specs -`."""
-    return _typed(main, "estimate", "--json", "--specs", "-")
+def _command(*words: str) -> Answering:
+    """A command that reads the body."""
+    return lambda main, body: typed(main, words, body.encode())
 
 
 ANSWERS: Mapping[str, Answering] = {
-    "advise": _advise,
+    "advise": _command("--json", "--answers", "-"),
     "check": _check,
-    "estimate": _estimate,
+    "estimate": _command("estimate", "--json", "--specs", "-"),
     "plan": _plan,
 }

@@ -7,7 +7,6 @@ ask: the address holds a token, and foreign hosts and origins are refused.
 
 from __future__ import annotations
 
-import hmac
 import json
 import mimetypes
 import os
@@ -15,26 +14,24 @@ import secrets
 import signal
 import socketserver
 import sys
-import tempfile
 import webbrowser
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import click
 
 from advisor.commands.output import put, say, with_error
-from advisor.commands.page_answers import Main, answer
-from advisor.commands.page_html import SERVED, content, page_html, site_folder
-from advisor.commands.ui_runs import RUNS, Runs, report_of
+from advisor.commands.page_answers import ANSWERS, answer
+from advisor.commands.page_html import content, page_html, site_folder
+from advisor.commands.typed import Main
+from advisor.commands.ui_runs import RUNS, left_running, report_of
 from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import bytes_of
 from advisor.ground.terminal import is_terminal
 
 HOST = "127.0.0.1"
-SCRIPTS = ("static/served.js",)
 MOST_BYTES = 256_000_000  # of a request: data that are dropped on the page
 AT_ONCE = 24  # processes; further requests wait
 IDLE_S = 20  # what a connection may keep still
@@ -43,8 +40,14 @@ POLICY = f"{SHUT}; script-src 'self'; style-src 'self'; connect-src 'self'; img-
 ALONE = f"{SHUT}; frame-ancestors 'none'"  # which a page cannot say of itself
 PAGE_POLICY = f"{POLICY}; frame-ancestors 'none'"
 REPORT_POLICY = f"{ALONE}; style-src 'unsafe-inline'; img-src data:; sandbox"
-JSON = "application/json; charset=utf-8"
-HTML = "text/html; charset=utf-8"
+JSON, HTML = "application/json; charset=utf-8", "text/html; charset=utf-8"
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class Server(socketserver.ForkingMixIn, HTTPServer):
@@ -54,11 +57,11 @@ class Server(socketserver.ForkingMixIn, HTTPServer):
     request_queue_size = 256
     block_on_close = False
 
-    def __init__(self, main: Main, port: int, folder: Path) -> None:
+    def __init__(self, main: Main, port: int) -> None:
         self.main, self.token = main, secrets.token_urlsafe(24)
-        self.runs = Runs(folder)
-        opening = {name: json.loads(_example(main, name)) for name in ("advise", "plan")}
-        self.page = page_html(SERVED, SCRIPTS, POLICY, opening).encode()
+        example = json.dumps(content()["example"])  # asked here, it loads what answers
+        opening = {name: json.loads(answer(main, name, example)[0]) for name in ("advise", "plan")}
+        self.page = page_html("served", POLICY, opening).encode()
         files = (path for path in site_folder().iterdir() if path.suffix in (".css", ".js", ".svg"))
         self.files = {f"/static/{path.name}": bytes_of(path) for path in files}
         super().__init__((HOST, port), Handler)
@@ -89,43 +92,36 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if not self._is_own():
             return self._refuse()
         if url.path in self.server.files:
             kind = mimetypes.guess_type(url.path)[0] or "application/octet-stream"
             return self._send(self.server.files[url.path], kind)
-        query = parse_qs(url.query)
         if url.path not in ("/", "/report"):
-            return self._send(b"not found", "text/plain", status=HTTPStatus.NOT_FOUND)
-        if not self._knows(query.get("token", [""])[0]):
+            return self._send(b"not found", status=HTTPStatus.NOT_FOUND)
+        if not self._knows(query.get("token", "")):
             return self._refuse()
         if url.path == "/":
             return self._send(self.server.page, HTML, policy=PAGE_POLICY)
-        report = report_of(query.get("folder", [""])[0])
+        report = report_of(query.get("folder", ""))
         if report is None:
-            return self._send(b"no report", "text/plain", status=HTTPStatus.NOT_FOUND)
+            return self._send(b"no report", status=HTTPStatus.NOT_FOUND)
         return self._send(report, HTML, policy=REPORT_POLICY)
 
     def do_POST(self) -> None:
-        name = urlsplit(self.path).path.removeprefix("/api/")
         if not self._is_own() or not self._knows(self.headers.get("X-Advise-Token", "")):
             return self._refuse()
-        if f"/api/{name}" != self.path or name not in (
-            *RUNS,
-            "advise",
-            "check",
-            "estimate",
-            "plan",
-        ):
-            return self._send(b"not found", "text/plain", status=HTTPStatus.NOT_FOUND)
+        name = self.path.removeprefix("/api/")
+        if self.path == name or name not in {**ANSWERS, **RUNS}:
+            return self._send(b"not found", status=HTTPStatus.NOT_FOUND)
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > MOST_BYTES:
             text, code = _too_much(length), InputError.exit_code
         else:
             body = self.rfile.read(int(length)).decode("utf-8", "replace")
-            runs = {one: getattr(self.server.runs, one) for one in RUNS}
-            text, code = answer(self.server.main, name, body, more=runs)
-        self._send(text.encode("utf-8", "replace"), JSON, code=code)
+            text, code = answer(self.server.main, name, body, more=RUNS)
+        return self._send(text.encode("utf-8", "replace"), JSON, code=code)
 
     def _is_own(self) -> bool:
         """Whether a page of this server asks, by the name of its host and where it comes from."""
@@ -139,35 +135,26 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _knows(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())
+        own = self.server.token.encode()
+        return secrets.compare_digest(token.encode("utf-8", "replace"), own)
 
     def _refuse(self) -> None:
         text = b"refused: open the address that `advise ui` printed"
-        self._send(text, "text/plain", status=HTTPStatus.FORBIDDEN)
+        self._send(text, status=HTTPStatus.FORBIDDEN)
 
     def _send(
         self,
         content: bytes,
-        kind: str,
+        kind: str = "text/plain",
         *,
         code: int | None = None,
         policy: str = ALONE,
         status: HTTPStatus = HTTPStatus.OK,
     ) -> None:
         self.send_response(status)
-        headers = {
-            "Content-Type": kind,
-            "Content-Length": str(len(content)),
-            "Content-Security-Policy": policy,
-            "Cache-Control": "no-store",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-        }
-        if code is not None:
-            headers["X-Advise-Exit"] = str(code)
-        for name, value in headers.items():
+        size, told = str(len(content)), {} if code is None else {"X-Advise-Exit": str(code)}
+        own = {"Content-Type": kind, "Content-Length": size, "Content-Security-Policy": policy}
+        for name, value in {**HEADERS, **own, **told}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
@@ -196,29 +183,20 @@ def ui(main: Main, port: int, no_browser: bool) -> None:
     """
     if not hasattr(os, "fork"):
         raise MachineNotReady("`advise ui` needs Linux or macOS", hint="type: advise")
-    with tempfile.TemporaryDirectory(prefix="advise-ui-") as folder:
+    try:
+        server = Server(main, port)
+    except OSError as error:
+        what = f"cannot listen at port {port}: {error.strerror}"
+        raise MachineNotReady(what, where="--port", hint="leave it out") from None
+    with server:
+        put(server.address)
+        sys.stdout.flush()
+        if not no_browser and is_terminal(sys.stdout):
+            webbrowser.open(server.address)
+        say("Ctrl-C ends it")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            server = Server(main, port, Path(folder))
-        except OSError as error:
-            raise MachineNotReady(
-                f"cannot listen at port {port}: {error.strerror}",
-                where="--port",
-                hint="leave it out",
-            ) from None
-        with server:
-            put(server.address)
-            sys.stdout.flush()
-            if not no_browser and is_terminal(sys.stdout):
-                webbrowser.open(server.address)
-            say("Ctrl-C ends it")
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            try:
-                server.serve_forever()
-            except KeyboardInterrupt:
-                for line in server.runs.left_running():
-                    say(line)
-
-
-def _example(main: Main, name: str) -> str:
-    """What the page opens with. It also loads what answers, for every process to come."""
-    return answer(main, name, json.dumps(content()["example"]))[0]
+            server.serve_forever()
+        except KeyboardInterrupt:
+            for line in left_running():
+                say(line)
