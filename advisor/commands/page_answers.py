@@ -12,7 +12,6 @@ import json
 import os
 import re
 import tempfile
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, redirect_stderr
 from pathlib import Path
@@ -211,7 +210,6 @@ def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, An
         },
         "steps": [{"text": one.text, "commands": list(one.commands)} for one in screen.steps],
         "answers": answers_document(answers),
-        "link": link(answers_document(answers)),
         "command": line,
         "plan": plan,
         "missing": missing,
@@ -224,11 +222,6 @@ def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, An
         "matter": matter,
         "folded": folded,
     }
-
-
-def link(answers: Mapping[str, Any]) -> str:
-    """The part of an address that carries answers."""
-    return f"#a={urlsafe_b64encode(json.dumps(answers).encode()).decode().rstrip('=')}"
 
 
 def _plan_to_show(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> tuple[Any, list[str]]:

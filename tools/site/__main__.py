@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from advisor.commands.page_html import content, page_html, site_folder
@@ -26,34 +27,32 @@ POLICY = (
     " connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'"
 )
 # Answers in the page are those of a machine where nobody has trained or set anything.
-NOTHING_OF_HERE = {
-    "ADVISE_RUNS": "off",
-    "ADVISE_RULES": "",
-    "ADVISE_METHODS": "",
-    "HF_HUB_OFFLINE": "1",
-}
-SCRIPTS = ("static/static.js",)
+NOTHING_OF_HERE = {"ADVISE_RUNS": "off", "ADVISE_RULES": "", "ADVISE_METHODS": "",
+                   "HF_HUB_OFFLINE": "1"}  # fmt: skip
+FILES = (".css", ".js", ".mjs", ".svg", ".png")  # of site/, as they are
 
 
-def build(out: Path, pyodide: Path | None, models: Sequence[str]) -> None:
+def build(out: Path, pyodide: Path | None, models: Sequence[str], address: str | None) -> None:
     """Write the whole folder. Raises AdviseError if it is there, or a part cannot be had."""
-    for name, value in NOTHING_OF_HERE.items():
-        os.environ[name] = value
+    os.environ |= NOTHING_OF_HERE
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", where="--out", hint="name a new folder")
+    if address is not None and not address.startswith("https://"):
+        raise InputError("no address of a page", where="--address", allowed="https://...")
+    picture = f"{address.rstrip('/')}/static/preview.png" if address else ""
+    meta = f'<meta property="og:image" content="{escape(picture)}" />' if picture else ""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".site-") as folder:
-        made, stage = Path(folder) / "made", Path(folder) / "stage"
-        static = made / "static"
-        static.mkdir(parents=True)
-        for path in sorted(site_folder().iterdir()):
-            if path.suffix in (".css", ".js", ".mjs", ".svg") and path.name != "served.js":
-                shutil.copyfile(path, static / path.name)
-        opening = write_python(static, stage, pyodide, content()["example"])
-        (made / "index.html").write_text(page_html("static", SCRIPTS, POLICY, opening), "utf-8")
-        (made / "models").mkdir()
-        for name, text in pages(models):
+        made = Path(folder, "made")
+        (made / "models").mkdir(parents=True)
+        ignored = [path.name for path in site_folder().iterdir() if path.suffix not in FILES]
+        shutil.copytree(site_folder(), made / "static", ignore=lambda *_: ignored)
+        opening = write_python(made / "static", pyodide, content()["example"])
+        page = page_html("static", POLICY, opening).replace("</head>", f"{meta}</head>", 1)
+        (made / "index.html").write_text(page, "utf-8")
+        for name, text in pages(models, picture):
             (made / "models" / name).write_text(text, "utf-8")
+        made.chmod(0o755)
         if out.is_dir():
             out.rmdir()
         made.replace(out)
@@ -62,29 +61,28 @@ def build(out: Path, pyodide: Path | None, models: Sequence[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.site", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--pyodide", type=Path, metavar="DIR", help="Pyodide's files")
+    parser.add_argument("--pyodide", type=Path, metavar="DIR", help="the two files that it fetches")
+    parser.add_argument(
+        "--address", metavar="URL", help="where it will be: links to it then have a preview picture"
+    )
     parser.add_argument(
         "--models", type=int, metavar="N", help="pages for the first N models alone: a trial"
     )
     given = parser.parse_args()
     try:
-        build(given.out, given.pyodide, chosen()["models"][: given.models])
+        build(given.out, given.pyodide, chosen()["models"][: given.models], given.address)
     except AdviseError as error:
         print(error.text(), file=sys.stderr)
         return error.exit_code
-    sizes = {
-        path.relative_to(given.out).as_posix(): path.stat().st_size
-        for path in sorted(given.out.rglob("*"))
-        if path.is_file()
-    }
-    for name, size in sizes.items():
-        if not name.startswith("models/"):
-            print(f"{size / MB:8.3f} MB  {name}")
-    listed = [size for name, size in sizes.items() if name.startswith("models/")]
-    print(
-        f"{sum(listed) / MB:8.3f} MB  models/: {len(listed)} pages, at most {max(listed):,} bytes"
-    )
-    print(f"{sum(sizes.values()) / MB:8.3f} MB  {given.out}")
+    files = [path for path in sorted(given.out.rglob("*")) if path.is_file()]
+    listed = [path.stat().st_size for path in files if path.parent.name == "models"]
+    for path in files:
+        if path.parent.name != "models":
+            print(f"{path.stat().st_size / MB:8.3f} MB  {path.relative_to(given.out)}")
+    print(f"{sum(listed) / MB:8.3f} MB  models: {len(listed)} pages, at most {max(listed):,} bytes")
+    print(f"{sum(path.stat().st_size for path in files) / MB:8.3f} MB  {given.out}")
+    if given.address is None:
+        print("no preview picture: it needs an absolute address, --address https://...")
     return 0
 
 

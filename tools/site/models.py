@@ -9,11 +9,11 @@ import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from advisor.advice.advise import with_choice
 from advisor.advice.types import Advice, Candidate
@@ -36,26 +36,6 @@ VERDICTS = {  # what an estimate says -> the word, its class in style.css
 }
 
 
-class Cell(NamedTuple):
-    """A method on a card."""
-
-    need: str
-    band: str
-    took: str  # time and price of the whole run; why there is none
-    verdict: str
-    kind: str
-    is_best: bool  # the advisor recommends it there
-
-
-class Row(NamedTuple):
-    """A card, with its methods by id; one that is left out is not told of there."""
-
-    card: str
-    memory: str
-    link: str
-    cells: Mapping[str, Cell]
-
-
 @cache
 def chosen() -> Mapping[str, Sequence[str]]:
     """The cards of a page, and the models that get one."""
@@ -63,83 +43,94 @@ def chosen() -> Mapping[str, Sequence[str]]:
     return found
 
 
-def pages(models: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """File name and content of each page, and of the list of them."""
+def pages(models: Sequence[str], picture: str = "") -> Iterator[tuple[str, str]]:
+    """File name and content of each page, and of the list of them; `picture` is an address."""
+    files = {model: f"{model.replace('/', '--').lower()}.html" for model in models}
     with ProcessPoolExecutor() as workers:  # a second or more for each model
-        yield from zip((file_name(one) for one in models), workers.map(page, models), strict=True)
-    listed = [(file_name(model), model) for model in sorted(models, key=str.lower)]
-    yield "index.html", _template("models.html.j2").render(listed=listed)
+        made = workers.map(partial(page, picture=picture), models)
+        yield from zip(files.values(), made, strict=True)
+    yield (
+        "index.html",
+        _rendered(
+            title=f"Fine-tune a model: GPU memory, time and price of {len(models)} models",
+            description="What fine-tuning needs on fifteen GPUs: memory with its band, time and"
+            f" price, for each of {len(models)} models.",
+            heading="Models",
+            lead="What each method needs, on fifteen GPUs.",
+            listed=sorted((file, model) for model, file in files.items()),
+            rows=[],
+            picture=picture,
+        ),
+    )
 
 
-def page(model: str) -> str:
+def page(model: str, picture: str = "") -> str:
     """The page of a model."""
-    return _template("model.html.j2").render(**about(model))
+    situation = {**content()["example"], "model": model}
+    rows = [_row(card, situation) for card in chosen()["cards"]]
+    methods = [one for one in schemes().values() if any(one.id in row["cells"] for row in rows)]
+    least = [(one, next((row for row in rows if _fits(row, one.id)), None)) for one in methods]
+    told = [
+        f"{one.name} {row['cells'][one.id]['need']} ({row['card']})" for one, row in least if row
+    ]
+    shape, _ = shape_meant(model)
+    size = "" if shape is None else f"{format_count(shape.params)} parameters. "
+    return _rendered(
+        title=f"Fine-tune {model}: GPU memory, time and price",
+        description=f"GPU memory, time and price to fine-tune {model}. {'; '.join(told)}.",
+        heading=f"Fine-tune {model}",
+        lead=f"{size}What each method needs on {len(rows)} GPUs, for"
+        f" {format_count(situation['data']['rows'])} examples of requests with good answers.",
+        rows=rows,
+        methods=methods,
+        least=least,
+        link=_link(situation),
+        picture=picture,
+    )
 
 
-def _template(name: str) -> Template:
+def _rendered(**values: Any) -> str:
+    loader = FileSystemLoader(HERE)
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
-    return environment.get_template(name)
+    return environment.get_template("models.html.j2").render(values)
 
 
-def file_name(model: str) -> str:
-    """The name of its page."""
-    return f"{model.replace('/', '--').lower()}.html"
+def _fits(row: Mapping[str, Any], scheme: str) -> bool:
+    return row["cells"].get(scheme, {}).get("kind") == "fits"
 
 
-def about(model: str) -> dict[str, Any]:
-    """What its page shows."""
-    situation = {**content()["example"], "model": model}
-    rows = [_row(card, situation) for card in chosen()["cards"]]
-    methods = [one for one in schemes().values() if any(one.id in row.cells for row in rows)]
-    least = [
-        (one, next((row for row in rows if one.id in row.cells and _fits(row, one.id)), None))
-        for one in methods
-    ]
-    told = [f"{one.name} {row.cells[one.id].need} ({row.card})" for one, row in least if row]
-    shape, _ = shape_meant(model)
-    return {
-        "model": model,
-        "params": None if shape is None else format_count(shape.params),
-        "rows": rows,
-        "methods": methods,
-        "least": least,
-        "description": f"GPU memory, time and price to fine-tune {model}. {'; '.join(told)}.",
-        "examples": format_count(situation["data"]["rows"]),
-        "link": link(situation),
-    }
-
-
-def _fits(row: Row, scheme: str) -> bool:
-    return row.cells[scheme].kind == "fits"
-
-
-def link(answers: Mapping[str, Any]) -> str:
+def _link(answers: Mapping[str, Any]) -> str:
     """The part of an address that carries answers."""
     text = base64.urlsafe_b64encode(json.dumps(answers).encode()).decode()
     return f"#a={text.rstrip('=')}"
 
 
-def _row(card: str, situation: Mapping[str, Any]) -> Row:
+def _row(card: str, situation: Mapping[str, Any]) -> dict[str, Any]:
+    """A card, with its methods by id; one that is left out is not offered there."""
     answers = {**situation, "gpu": card}
     advice, ruleset = advise_on(Stated(answers=Answers.from_dict(answers)))
     best = advice.recommendation
-    cells: dict[str, Cell] = {}
+    cells: dict[str, Any] = {}
     for one in (best, *advice.alternatives):
         scheme = one.composition.scheme
         if scheme is not None and len(one.composition.chain) == 1 and scheme not in cells:
             if one.estimate.refused:
-                cells[scheme] = Cell("", "", one.estimate.refused, "cannot train it", "no", False)
-            elif cell := _cell(_estimate(advice, one, ruleset), is_best=one is best):
-                cells[scheme] = cell
+                cells[scheme] = {"refused": one.estimate.refused}
+            elif cell := _cell(_estimate(advice, one, ruleset)):
+                cells[scheme] = {**cell, "is_best": one is best}
     memory = advice.situation.hardware.gpus[0].memory_total_bytes or 0
-    return Row(card, f"{memory / GIB:.0f} GiB", link(answers), cells)
+    return {
+        "card": card,
+        "memory": f"{memory / GIB:.0f} GiB",
+        "link": _link(answers),
+        "cells": cells,
+    }
 
 
 def _estimate(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> Mapping[str, Any]:
@@ -155,18 +146,19 @@ def _estimate(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> Mapping
     return found
 
 
-def _cell(estimate: Mapping[str, Any], *, is_best: bool) -> Cell | None:
+def _cell(estimate: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A method on a card: what it needs, with time and price of the whole run."""
     if estimate["need_gib"] is None or estimate["fits"] not in VERDICTS:
         return None
     word, kind = VERDICTS[estimate["fits"]]
-    low, high = (_number(estimate[f"need_{end}_gib"]) for end in ("low", "high"))
+    need, low, high = (
+        f"{gib:.0f}" if gib >= 100 else f"{gib:.1f}"
+        for gib in (estimate[f"need_{part}gib"] for part in ("", "low_", "high_"))
+    )
     times, usd = estimate["times"], estimate["total_usd"]
     took = [] if times is None else [format_duration(times["total_hours"] * 3600)]
     took += [] if usd is None else [format_usd(usd)]
-    need = f"{_number(estimate['need_gib'])} GiB"
-    said = "" if kind == "no" else ", ".join(took)
-    return Cell(need, f"{low} to {high}", said, word, kind, is_best)
-
-
-def _number(gib: float) -> str:
-    return f"{gib:.0f}" if gib >= 100 else f"{gib:.1f}"
+    return {
+        "refused": "", "need": f"{need} GiB", "band": f"{low} to {high}", "verdict": word,
+        "took": "" if kind == "no" else ", ".join(took), "kind": kind,
+    }  # fmt: skip

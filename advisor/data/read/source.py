@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from advisor.data.read.lines import CONTAINERS, DataFile, cannot_open, encoding_of_start
 from advisor.ground.errors import InputError
-from advisor.ground.files import folder_name
+from advisor.ground.files import folder_name, read_at_most
 
 READABLE = (
     "readable: .json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .xlsx, .parquet, or a"
@@ -77,9 +77,9 @@ HEAD_BYTES = 4096
 CONTROLS = tuple(bytes([code]) for code in (*range(1, 9), *range(14, 26), 28, 29, 30, 31))
 MOST_CONTROLS = 0.02
 MOST_FILES = 50_000  # below one folder
-# Where no file is named yet; settings of other programs are no data.
+# Where no file is named yet.
 OFFERED, MOST_OFFERED = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet"), 8
-SETTINGS = {"mcp.json", "plugin.json", "gemini-extension.json", "package.json", "tsconfig.json"}
+MOST_SETTINGS = 100_000  # bytes of a file of settings
 BESIDE_DATA = (
     "readme", "license", "licence", "notice", "citation", "changelog", "dataset_infos",
     "dataset_info",
@@ -160,13 +160,24 @@ def files_here() -> list[str]:
             for name in sorted(os.listdir())
             if (
                 name.removesuffix(".gz").endswith(OFFERED)
-                and not (name in SETTINGS or name.lower().startswith((".", *BESIDE_DATA)))
+                and not name.lower().startswith((".", *BESIDE_DATA))
                 and os.path.isfile(name)
+                and not _holds_settings(name)
             )
             or _holds_documents(name)
         ]
         return found if len(found) <= MOST_OFFERED else []
     return []
+
+
+def _holds_settings(name: str) -> bool:
+    """Whether it is one JSON object without rows or columns, as programs keep their settings."""
+    with suppress(OSError, ValueError, RecursionError, InputError, AttributeError):
+        one = json.loads(read_at_most(Path(name), MOST_SETTINGS))
+        lists = [value for value in one.values() if isinstance(value, list)]
+        rows = [value for value in lists if value and isinstance(value[0], dict | list)]
+        return not rows and (not lists or len(lists) < len(one))
+    return False
 
 
 def _holds_documents(name: str) -> bool:

@@ -7,6 +7,7 @@ import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +23,7 @@ from advisor.extras.other_tools.read import read_any
 from advisor.extras.other_tools.report import MODEL, ConfigurationReport
 from advisor.ground.errors import InputError
 from advisor.ground.files import free_plan, shown_path, write_atomically
+from advisor.ground.memory_errors import MemoryRanOut
 from advisor.ground.terminal import shown
 from advisor.ground.types import Hardware
 from advisor.ground.wrap import on_lines
@@ -52,24 +54,28 @@ def check_configuration(path: str, options: CheckOptions, beside: str | None = N
     """Check one configuration and print what was found, after what an error text beside it says.
     Returns the exit code.
     """
-    gpu, plan_file = options.gpu, options.plan_file
-    file, refused = read_any(path), dict(OF_DATA)
-    if MODEL in file.left_out:
-        del refused["--model"]
+    gpu, plan_file, refused = options.gpu, options.plan_file, dict(OF_DATA)
+    told = None if beside is None else read_memory_error(beside)
+
+    @cache
+    def machine(said: MemoryRanOut | None) -> tuple[Hardware, tuple[str, ...]]:
+        ran_out = told or said
+        total = ran_out.total_gib if ran_out is not None and ran_out.kind == "torch" else None
+        if gpu is None and total is None:
+            return probe(), ()
+        return stated_hardware(gpu, memory_gib=None if gpu else total, from_flag=True)
+
+    file = read_any(path, bfloat16=lambda said: _bfloat16(machine(said)[0]), model=options.model)
+    if file.checked == "script" and file.values.get(MODEL) == options.model:
+        del refused["--model"]  # the code names none
     options.refuse(refused, "a configuration", "it names its own model, data and lengths")
-    ran_out = file.ran_out if beside is None else read_memory_error(beside)
-    total = ran_out.total_gib if ran_out is not None and ran_out.kind == "torch" else None
-    if gpu is None and total is None:
-        hardware, notes = probe(), tuple[str, ...]()
-    else:
-        hardware, notes = stated_hardware(gpu, memory_gib=None if gpu else total, from_flag=True)
-    if file.checked == "script":
-        file = read_any(path, bfloat16=_bfloat16(hardware), model=options.model)
+    ran_out = told or file.ran_out
+    hardware, notes = machine(file.ran_out)
     report = ConfigurationReport(file, hardware, notes, ran_out)
-    document, mended, told = report.document, report, list[dict[str, Any]]()
+    document, mended, changes = report.document, report, list[dict[str, Any]]()
     if options.fix_to is not None or (plan_file is not None and not options.as_is):
-        mended, told = with_changes(report, notes, options.model)
-        document = {**document, "changes": told, "fits_after": mended.document["verdict"]}
+        mended, changes = with_changes(report, notes, options.model)
+        document = {**document, "changes": changes, "fits_after": mended.document["verdict"]}
     written, lines = None, list[str]()
     if options.fix_to is not None:
         written = options.fix_to
@@ -85,7 +91,7 @@ def check_configuration(path: str, options: CheckOptions, beside: str | None = N
         if written is None:
             print_configuration(report, console(), gpu)
         else:
-            for line in (*_changed(told, report.file), *lines, *_after(mended, options)):
+            for line in (*_changed(changes, report.file), *lines, *_after(mended, options)):
                 put(on_lines(line))
     last = mended if written is not None else report
     return 0 if last.fit is None or last.fit.should_fit or last.fit.fits in FITTING else 3
@@ -110,6 +116,7 @@ def with_changes(
     Raises InputError for a file in which they have to be made by hand.
     """
     before, told = report.file, dict[str, dict[str, Any]]()
+    bfloat16 = _bfloat16(report.hardware)
     for _ in range(ROUNDS):
         if not (changes := report.document["changes"]):
             break
@@ -125,7 +132,7 @@ def with_changes(
             old = at_key(before.values, key)
             old = told.get(key, {}).get("from", None if old is ABSENT else old)
             told[key] = {"key": key, "from": old, "to": value, "why": reasons.get(key, "")}
-        file = read_any(before.name, text, bfloat16=_bfloat16(report.hardware), model=model)
+        file = read_any(before.name, text, bfloat16=lambda _: bfloat16, model=model)
         report = ConfigurationReport(file, report.hardware, notes)
     return report, [one for one in told.values() if one["from"] != one["to"]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from advisor.extras.other_tools.file import (
@@ -15,17 +16,22 @@ from advisor.extras.other_tools.file import (
     read_text,
     script_line,
 )
+from advisor.ground.memory_errors import MemoryRanOut
 
 
 def read_any(
     path: str | os.PathLike[str],
     text: str | None = None,
     *,
-    bfloat16: bool | None = None,
+    bfloat16: Callable[[MemoryRanOut | None], bool | None] = lambda _: None,
     model: str | None = None,
 ) -> ToolFile:
-    """The file, as it would be with another `text`; of code, on a GPU with bfloat16 or without, and
-    of this model if it names none. Raises InputError for what is none of them, or trains nothing.
+    """The file, as it would be with another `text`. Raises InputError for what is none of them, or
+    trains nothing.
+
+    Args:
+        bfloat16: Of code: whether the GPU has it, by what its outputs say of memory.
+        model: Of code that names none.
     """
     where, name = Path(path), os.fspath(path)
     ending = where.suffix.lower()

@@ -47,6 +47,7 @@ from advisor.extras.other_tools.mapping import (
     write,
 )
 from advisor.extras.other_tools.out_of_memory import document_of as document_of_error
+from advisor.extras.other_tools.script import table
 from advisor.extras.other_tools.tool import Context, deepspeed_offloads
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.memory_errors import MemoryRanOut
@@ -65,7 +66,6 @@ from advisor.situation.of_plan import evaluation_rows, plan_run
 SCHEMA_VERSION = 1
 RATE, MODEL = "learning_rate", "model_name_or_path"
 WHOLE_PROCESS = "nvidia-smi"  # all memory of the process: what has to fit
-SHARED_BYTES = {"nf4": 0.6, "int8": 1.1}  # of a weight that vLLM and trainer hold together
 LIGER = "liger"  # its loss never makes whole logits; without it, all three tools do
 MENDED = ("error", "warning")  # the severities whose changes stand in the diff
 # A configuration names its model itself: its size cannot be said beside it.
@@ -374,7 +374,7 @@ class ConfigurationReport:
         if not is_served or not isinstance(share, float) or not 0 < share <= 1:
             return None
         if self.file.stated.get("shares_weights") and limit:  # they are counted already
-            each = SHARED_BYTES.get(stage.quantization or "", 2.0)
+            each = table()["shared_bytes"][stage.quantization or "none"]
             share = max(0.01, share - each * shape.params / limit)
         return share
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -33,9 +33,9 @@ from advisor.extras.other_tools.python_values import (
 )
 from advisor.extras.other_tools.tool import ANY, VALUES, Tool, known_names, tool_named
 from advisor.ground.errors import InputError
-from advisor.ground.memory_errors import memory_error
+from advisor.ground.memory_errors import MemoryRanOut, memory_error
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
+from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Text
 from advisor.ground.yaml_files import LINK, read_shipped
 
 TEXTS = MapOf(of=Text())
@@ -59,6 +59,9 @@ PARTS = {
     "open": MapOf(of=ListOf(of=ANY, least=2), help="setting -> values to look at"),
     "unsaid": MapOf(of=ListOf(of=Text()), help="library -> findings that do not hold for it"),
     "objectives": MapOf(of=Text(), help="command that only Python has -> our objective"),
+    "shared_bytes": MapOf(
+        of=Number(), help="quantization -> bytes of a weight that Unsloth shares"
+    ),
     "unsloth_yaml": Keys(
         help="the file of `unsloth train`",
         keys={"keys": TEXTS, "defaults": VALUES},
@@ -94,7 +97,8 @@ class Setting(NamedTuple):
 class Asked(NamedTuple):
     """What is known beside the code."""
 
-    bfloat16: bool | None = None  # whether the GPU has it
+    # Whether the GPU has it, by what the code's own outputs say of the memory that ran out.
+    bfloat16: Callable[[MemoryRanOut | None], bool | None] = lambda _: None
     flags: Mapping[str, Any] | None = None  # of the command that starts it
     model: str | None = None  # where the code does not say it
 
@@ -274,7 +278,8 @@ def read_script(path: Path, name: str, text: str, asked: Asked) -> ScriptFile | 
         source = source_of(text, name, is_notebook=is_notebook)
         if asked.flags is None and source.commands:
             asked = asked._replace(flags=(script_line(source.commands) or ("", {}))[1])
-        code = Code(source.tree, asked.bfloat16, asked.flags)
+        bfloat16 = asked.bfloat16(memory_error(source.outputs))
+        code = Code(source.tree, bfloat16, asked.flags)
         trainers = table()["trainers"]
         built = [
             Made(of, one.call, one.at)
