@@ -181,13 +181,30 @@ def test_what_is_pasted_is_recognised(ui, call, tmp_path, monkeypatch, text):
     assert ui.text("check", {"path": str(tmp_path / name), "gpu": "RTX 4090"})[0] == code
 
 
+def test_an_error_text_beside_a_configuration_is_read_with_it(ui, call, tmp_path, monkeypatch):
+    """Both pasted, or the configuration by its path: as with two files on the command line."""
+    monkeypatch.chdir(tmp_path)
+    error = (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"
+    )
+    beside = {"text": f"{error} capacity of 23.64 GiB of which 1.00 GiB is free."}
+    Path("error.txt").write_text(beside["text"])
+    Path("config.yaml").write_text(text := next(one for one in CHECKED if "stage: sft" in one))
+    code, out, _ = call("check", "--json", "config.yaml", "error.txt")
+    assert json.loads(out)["out_of_memory"]
+    assert ui.text("check", {"text": text, "beside": beside}) == (code, out)
+    named = ui.ask("check", {"path": str(tmp_path / "config.yaml"), "beside": beside})
+    assert (named[0], named[1]["out_of_memory"]) == (code, json.loads(out)["out_of_memory"])
+
+
 @pytest.mark.parametrize(
     ("name", "body"),
     [("advise", "{"), ("advise", {"task": "x"}), ("advise", []), ("plan", "{"), ("plan", {"task": 3}),
      ("plan", {"answers": {}, "into": "x"}), ("check", []), ("check", {"text": 3}), ("check", {}),
      ("check", {"path": "no/such/file"}), ("estimate", "{}"), ("run", {}), ("run", {"plan": "no.yaml"}),
      ("stop", {"folder": "/tmp"}), ("runs", {"folder": "\0"}), ("plan", {"answers": EXAMPLE, "to": "x"}),
-     ("check", {"path": "\0"}), ("run", {"plan": "\0"})],
+     ("check", {"path": "\0"}), ("run", {"plan": "\0"}), ("check", {"text": "a: 1", "beside": 3}),
+     ("check", {"text": "a: 1", "beside": {"text": ""}}), ("check", {"text": "a", "name": "\0"})],
 )  # fmt: skip
 def test_bad_input_is_an_error_in_the_document(ui, name, body):
     """Exit code 2 and what is wrong, never a broken page."""

@@ -105,7 +105,7 @@ def _parsed(body: str) -> Any:
 
 def _check(main: Main, body: str) -> Found:
     """`{text, name?, gpu?}` of something pasted, `{path, gpu?}` of a file on this machine; `beside`
-    is a second text, `{text, name?}`.
+    is a second one, `{text, name?}` or `{path}`.
     """
     given = object_in(body, "text", "name", "path", "gpu", "beside")
     beside = given.pop("beside", None)
@@ -114,17 +114,17 @@ def _check(main: Main, body: str) -> Found:
         is_said = isinstance(one, dict) and (one.get("text") or one.get("path"))
         if not is_said or not all(isinstance(value, str) for value in one.values()):
             raise InputError("there is nothing to check", allowed="a text, or the path of a file")
+    is_pasted, files = "text" in given, list[str]()
     with tempfile.TemporaryDirectory(prefix="advise-check-") as folder:
-        names = list[str]()
         for one in texts:
-            name = one.get("path", "")
-            if "text" in one:
-                name = Path(one.get("name") or pasted_name(one["text"])).name
-                name = name if name not in names else f"other-{name}"
-                Path(folder, name).write_text(one["text"], "utf-8", newline="")
-            names.append(name)
-        is_pasted = "text" in given
-        files = names if is_pasted else [names[0], *(f"{folder}/{one}" for one in names[1:])]
+            if "text" not in one:
+                path = os.path.abspath(os.path.expanduser(one["path"]))
+                files.append(path if is_pasted else one["path"])
+                continue
+            name = Path(one.get("name") or pasted_name(one["text"])).name
+            name = name if name not in files else f"other-{name}"
+            Path(folder, name).write_text(one["text"], "utf-8", newline="")
+            files.append(name if is_pasted else os.path.join(folder, name))
         with chdir(folder if is_pasted else "."):
             return _check_files(main, files, given.get("gpu"))
 

@@ -28,6 +28,7 @@ from tests.test_ui import ANSWERED, PATIENCE_MS, Ui, tab_to
 
 BROWSER = shutil.which("chromium")
 ROWS = 50_000
+ADDRESS = "https://example.org/advise/"  # where the folder could be
 QA = {"task": "qa", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B"}
 PASTED = {
     "rows.jsonl": '{"question": "What is é?", "answer": "A letter, seen twice."}\n' * 60,
@@ -53,7 +54,7 @@ def site(tmp_path_factory):
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("needs node and npm")
     out = tmp_path_factory.mktemp("hosted") / "some" / "place"
-    code, said, error = build("--out", out, "--models", 2)
+    code, said, error = build("--out", out, "--models", 2, "--address", ADDRESS)
     if code == 2 and "cannot be fetched" in error:
         pytest.skip(error)
     assert code == 0, error
@@ -74,7 +75,11 @@ def test_what_stands_in_the_way_is_said(tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, error = build("--out", tmp_path / "new", "--pyodide", tmp_path / "empty")
     assert code == 2
-    assert "no pyodide.mjs" in error
+    assert "there is no pyodide-" in error
+    assert "npm pack" in error
+    code, _, error = build("--out", tmp_path / "new", "--address", "example.org")
+    assert code == 2
+    assert "--address" in error
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("mine")
     code, _, error = build("--out", tmp_path / "used")
@@ -319,6 +324,7 @@ def test_pages_of_models_need_no_script(site):
     for path in (site / "models").iterdir():
         text = path.read_text("utf-8")
         assert len(text.encode()) < 30_000
+        assert f'property="og:image" content="{ADDRESS}static/preview.png"' in text
         for target in re.findall(r'(?:href|src)="([^"#:]+)', text):
             assert (path.parent / target).resolve().is_file(), target
     assert {path.name for path in Path(site).iterdir()} == {"index.html", "static", "models"}

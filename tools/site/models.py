@@ -102,7 +102,7 @@ def _rendered(**values: Any) -> str:
 
 
 def _fits(row: Mapping[str, Any], scheme: str) -> bool:
-    return row["cells"].get(scheme, {}).get("kind") == "fits"
+    return bool(row["cells"].get(scheme, {}).get("kind") == "fits")
 
 
 def _link(answers: Mapping[str, Any]) -> str:
