@@ -4,29 +4,13 @@
 const HOME = "/home/me";
 const ROOT = "/advise";
 
-/** The files in core.bin: a line of JSON with their paths and sizes, then their bytes; gzip. */
-async function unpack(python, packed) {
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const end = bytes.indexOf(10);
-  const folders = new Set();
-  let start = end + 1;
-  for (const [path, size] of JSON.parse(new TextDecoder().decode(bytes.subarray(0, end)))) {
-    const folder = path.slice(0, path.lastIndexOf("/"));
-    if (!folders.has(folder)) python.FS.mkdirTree(folder);
-    folders.add(folder);
-    python.FS.writeFile(path, bytes.slice(start, start + size), { canOwn: true, mode: 0o644 });
-    start += size;
-  }
-}
-
 /**
  * A function from the name of a request and its body, a text, to `{text, exit}`.
- * @param place the folder with pyodide/ and core.bin, an address that ends with a slash
+ * @param place the folder with pyodide/ and core.tar.gz, an address that ends with a slash
  * @param read a promise of the bytes of a file there
  */
 export async function start(place, read) {
-  const packed = read("core.bin");
+  const packed = read("core.tar.gz");
   packed.catch(() => {}); // it is awaited below
   const { loadPyodide } = await import(`${place}pyodide/pyodide.mjs`);
   const python = await loadPyodide({
@@ -42,7 +26,7 @@ export async function start(place, read) {
     stdout: () => {},
     stderr: (line) => console.warn(line),
   });
-  await unpack(python, await packed);
+  python.unpackArchive(new Uint8Array(await packed), "gztar", { extractDir: ROOT });
   python.runPython(`import os, sys\nsys.path.insert(0, "${ROOT}")\nos.chdir("${HOME}")`);
   const answer = python.pyimport("page_entry").answer;
   return (name, body) => {

@@ -306,7 +306,7 @@ def test_200_situations_get_the_same_bytes_in_a_browser(hosted):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("file", ["core.bin", "worker.mjs", "pyodide.asm.wasm"])
+@pytest.mark.parametrize("file", ["core.tar.gz", "worker.mjs", "pyodide.asm.wasm"])
 def test_a_page_that_cannot_load_says_so(hosted, file):
     """A file that the host does not have is named to the person, whenever they ask."""
     address, page = hosted
