@@ -101,8 +101,9 @@ def cases(run: Files) -> Iterator[Case]:
     ]
     for where, name, commands, files in places:
         kept = {key: one for key, one in files.items() if not f"{key}/".startswith(f"{name}/")}
-        for thing, put in THINGS.items():
-            for command in commands:
+        for number, (thing, put) in enumerate(THINGS.items()):
+            # Two of the commands, so that each of them meets everything somewhere.
+            for command in [*commands, *commands][number % len(commands) :][:2]:
                 yield Case(
                     replace(common, name=where, program="advise"), kept | {name: put},
                     command.split(), f"{name} is {thing}: {command}",

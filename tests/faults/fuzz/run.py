@@ -352,8 +352,8 @@ def keep(name: str, case: Case, outcome: Outcome) -> Path:
     """Keep an input with its command and its output; where."""
     kept = KEPT / name
     kept.parent.mkdir(parents=True, exist_ok=True)
-    fill(kept, case.files)
-    command = f"{case.of.program} {shlex.join(case.arguments)}\n"
+    fill(kept, {name: one for name, one in case.files.items() if isinstance(one, bytes)})
+    command = f"{case.of.program} {shlex.join(case.arguments)}\n{case.what}\n"
     (kept / "command").write_text(command, errors="replace")
     (kept / "output").write_bytes(outcome.out[-4000:] + b"\n-----\n" + outcome.err[-6000:])
     return kept
