@@ -9,14 +9,13 @@ a further row.
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tests.faults.fuzz.run import Case, fuzz, prepared
-from tests.faults.fuzz.seeds import RUN, WORKER, Files, Target, around
+from tests.faults.fuzz.seeds import RUN, Files, Target, around
 from tests.faults.table import Row, print_rows
 
 # What stands where a file is expected. `outside` is beside the folder that the command works in.
@@ -81,7 +80,6 @@ TEMPLATES = {
     "asks for an attribute": "{{ ''.__class__.__mro__ }}{{ cycler.__init__.__globals__ }}",
 }
 EACH = "{% for m in messages %}{{ m['role'] }}{{ m['content'] }}{% endfor %}"
-GIVEN_OUT = re.compile(rb"<class '|object'>|__globals__'")
 
 
 def _outside(path: Path, name: str) -> Path:
@@ -108,7 +106,7 @@ def cases(run: Files) -> Iterator[Case]:
                     replace(common, name=where, program="advise"), kept | {name: put},
                     command.split(), f"{name} is {thing}: {command}",
                 )  # fmt: skip
-    template = replace(common, name="chat template", usual=WORKER, cpu_s=12.0)
+    template = replace(common, name="chat template", cpu_s=12.0)
     for name, text in TEMPLATES.items():
         content = (text.replace("BIG", str(BIG)) + EACH).encode()
         files = beside | {"model/chat_template.jinja": content}

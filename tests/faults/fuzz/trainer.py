@@ -19,7 +19,7 @@ from typing import Any
 from tests.faults.fuzz.mutate import Mutator
 from tests.faults.fuzz.run import Case, fuzz
 from tests.faults.fuzz.seeds import Target
-from tests.faults.kills import DATA, fill, write_rows
+from tests.faults.kills import fill
 from tests.faults.table import print_rows
 
 STAGE = {
@@ -31,9 +31,6 @@ PLAUSIBLE = (
     0, 1, 2, -1, 0.5, 1e-8, 3.0, True, False, None, "x", "no", "steps", "linear", "all", "true", "cpu",
     [], {}, ["q_proj"], ["norm"], [0], [99], {"q_proj": 2}, {"q_proj": -1}, {"a": "b"}, ".*", "(a+)+$", "../x",
 )  # fmt: skip
-# What a training may do: keep what was compiled, share memory, leave its own folder, and cache the
-# log-probabilities of the reference under a progress bar of TRL's.
-USUAL = r"changed|.*\\rComputing|outside: \S+ (/dev/shm|.*/torchinductor_|.*/hf_datasets-)"
 # What would end the fork or the machine rather than be refused: too much of what is allowed.
 LEFT_OUT = ("dataset_num_proc", "dataloader_num_workers", "ddp_timeout")
 OWN = (
@@ -52,18 +49,18 @@ TARGET = Target(
     "trl and peft values", (), (), "plan.yaml", (), codes=(0, 2, 4, 5), run=train,
     program="python -m trainers", most_cpu_s=60, most_wall_s=240.0, most_bytes=24 * 2**30,
     cpu_s=40.0,  # the fork, a model, a step and the checks of its result
-    usual=USUAL,
+    # A training may keep what was compiled, share memory, leave its own folder, and cache the
+    # log-probabilities of the reference under a progress bar of TRL's.
+    usual=r"changed|.*\\rComputing|outside: \S+ (/dev/shm|.*/torchinductor_|.*/hf_datasets-)",
 )  # fmt: skip
 
 
 def cases(project: Path, dice: random.Random, count: int) -> Iterator[Case]:
     """Plans with odd values of one to three keys each, for one step."""
-    mutator = Mutator(dice)
     for _ in range(count):
-        name = dice.choice(list(ROWS))
+        mutator, name = Mutator(dice), dice.choice(list(ROWS))
         stage: dict[str, Any] = {"name": name, "objective": name, **STAGE}
-        for _ in range(dice.choice((1, 1, 2, 3))):
-            kind = dice.choice(("trl",) * 5 + ("peft",) * 3 + ("own",))
+        for kind in dice.choices(("trl", "peft", "own"), (5, 3, 1), k=dice.choice((1, 1, 2, 3))):
             if kind == "own":
                 stage[dice.choice(OWN)] = mutator.value(dice.choice((1, 0.5, "a", [1])), [1, "x"])
                 continue
@@ -83,35 +80,26 @@ def fields_of(name: str) -> Sequence[Field]:
 
     from trainers.step.settings import PLAN_KEYS, fields_of, passed
 
-    kind = {
-        "sft": trl.SFTConfig, "dpo": trl.DPOConfig, "rm": trl.RewardConfig, "peft": peft.LoraConfig,
-    }[name]  # fmt: skip
+    kinds = {"sft": trl.SFTConfig, "dpo": trl.DPOConfig, "rm": trl.RewardConfig}
+    kind = kinds.get(name, peft.LoraConfig)
     hints = passed(fields_of(kind), PLAN_KEYS)
-    return [
-        (field, hints[field.name])
-        for field in dataclasses.fields(kind)
-        if field.name in hints and field.name not in LEFT_OUT
-    ]
+    fields = [one for one in dataclasses.fields(kind) if one.name in hints]
+    return [(one, hints[one.name]) for one in fields if one.name not in LEFT_OUT]
 
 
 def fitting(field: dataclasses.Field[Any], hint: Any, mutator: Mutator) -> Any:
-    """A value, four times of five one of the right type."""
+    """A value that somebody might try, four times of five one of the right type: one that other
+    keys take, or one near to the default.
+    """
     from trainers.step.settings import fits
 
-    drawn = [odd_value(field, mutator) for _ in range(40 if mutator.dice.random() < 0.8 else 1)]
-    return next((value for value in drawn if fits(value, hint)), drawn[-1])
-
-
-def odd_value(field: dataclasses.Field[Any], mutator: Mutator) -> Any:
-    """A value that somebody might try: one that other keys take, one near to the default, or any."""
     default, dice = field.default, mutator.dice
-    kind = dice.random()
-    if kind < 0.5 or default in (dataclasses.MISSING, None):
-        return dice.choice(PLAUSIBLE)
     is_plain = isinstance(default, bool | int | float | str)
-    if kind < 0.8 and is_plain:
-        return mutator.near(default)
-    return mutator.value(default if is_plain else 1, [1, "x"])
+    drawn = [
+        mutator.near(default) if is_plain and dice.random() < 0.4 else dice.choice(PLAUSIBLE)
+        for _ in range(40 if dice.random() < 0.8 else 1)
+    ]
+    return next((value for value in drawn if fits(value, hint)), drawn[-1])
 
 
 def main() -> None:
@@ -121,14 +109,8 @@ def main() -> None:
         (folder / "home").mkdir()
         os.environ |= {"HF_HUB_OFFLINE": "1", "HOME": f"{name}/home", "OMP_NUM_THREADS": "1"}
         fill(folder / "project")
-        for rows in ("chats", "pairs"):
-            write_rows(folder / "project" / f"{rows}.jsonl", map(DATA[rows], range(8)))
-        for needed in (
-            "peft",
-            "trl",
-            "trainers.keep.progress",
-            *(f"trainers.{one}" for one in ROWS),
-        ):
+        own = (f"trainers.{one}" for one in (*ROWS, "keep.progress"))
+        for needed in ("peft", "trl", *own):
             import_module(needed)
         drawn = cases(folder / "project", random.Random(seed), count)
         print_rows(fuzz(drawn, folder, f"trainer-{seed}"))
