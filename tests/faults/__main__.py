@@ -91,7 +91,7 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
     ]
     found += [] if given.no_attacks else [partial(rows_of, "attacks", 0, 0)]
     for module, count, size in (
-        ("simulator.simulate", given.schedules, 500),
+        ("simulator", given.schedules, 500),
         ("fuzz.trainer", given.trainer, 60),
         ("fuzz.run", given.fuzz, 500),
     ):

@@ -1,4 +1,7 @@
-"""One project on a simulated disk: its plan, its promises, a known training; faults from a seed.
+"""Power cuts, kills, full disks and damaged checkpoints, simulated: the launcher, the records and the
+code that keeps checkpoints, with a stand-in for training, on a disk that fails from a seed.
+
+    python -m tests.faults.simulator FIRST COUNT
 
 What programs see lies in a real folder, so that any code may read it. Beside it, a model of the
 disk notes what is safe: the content of a file since it was synced, the names in a folder since the
@@ -14,38 +17,62 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
-from advisor.ground.errors import MachineNotReady, Stopped
+from msgspec import Struct
+
+from advisor.estimate.past_runs import NO_RUNS
+from advisor.ground import files
+from advisor.ground.errors import AdviseError, MachineNotReady
+from advisor.ground.extras import Checked
 from advisor.ground.files import Disk
-from advisor.launch.folder import RunFolder
-from advisor.record.run import DONE, RESULT, StageResult
+from advisor.ground.types import Hardware
+from advisor.launch import Options, prepare, record_keeper, run
+from advisor.launch.call import Call, ChosenGpus
+from advisor.launch.record_keeper import RecordKeeper
+from advisor.launch.trainer_process import Ended
+from advisor.plan import read
+from advisor.plan.entries import Entry
+from advisor.plan.model import Plan
+from advisor.record.run import DONE, ERROR, RESULT, StageResult
+from advisor.record.run import FinishedRun as RunValue
+from advisor.record.stage import ErrorRecord, Expected
+from tests.faults.table import IN_MEMORY, Row, print_rows
 from trainers.job.files import write_json
-from trainers.job.job import Job
+from trainers.job.job import Job, make_job
 from trainers.keep.checkpoint_store import KEPT, CheckpointStore, dependencies
 from trainers.keep.results import put_result
 from trainers.say.progress import append_line, cut_metrics
 
+MACHINE = Hardware(
+    kind="cpu", origin="stated", cpu_cores=2, ram_total_bytes=2**33, ram_free_bytes=2**33
+)
+OPERATIONS = 330  # of an uninterrupted run, about
+BYTES = 25_000  # that it writes, about
+# A schedule is a few of these, and then attempts without faults until the run is finished.
+STRIKES = ("kill", "power cut", "full disk")
+DAMAGE = "damaged checkpoint"
+MOST_ATTEMPTS = 4
 STEPS, EVERY = 6, 2
 STAGES = ("sft", "dpo")
-PLAN = """\
-name: simulated
-model: model
-data: {path: train.jsonl}
-stages:
-  - {name: sft, objective: sft, update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2}
-  - {name: dpo, objective: dpo, update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2}
-"""
-WEIGHTS, MOMENTS, RANDOM = (
-    "adapter_model.safetensors",
-    "training_state.safetensors",
-    "random_state_0.safetensors",
-)
-PARTS = (WEIGHTS, MOMENTS, RANDOM, "trainer_state.json", "complete.json")
+KEYS = "update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2"
+LISTED = "".join(f"  - {{name: {name}, objective: {name}, {KEYS}}}\n" for name in STAGES)
+PLAN = f"name: simulated\nmodel: model\ndata: {{path: train.jsonl}}\nstages:\n{LISTED}"
+WEIGHTS, MOMENTS, RANDOM = PARTS = (
+    "adapter_model.safetensors", "training_state.safetensors", "random_state_0.safetensors",
+)  # fmt: skip
+PLANS: dict[str, Plan] = {}
 
 
 class Crash(BaseException):
@@ -334,8 +361,6 @@ class World:
         self.done: set[str] = set()
         first = state_after(b"", self.base, self.data, STEPS)
         self.starts = dict(zip(STAGES, (b"", first), strict=True))
-        self.tries_second_writer = False
-        self.stops_in: int | None = None  # steps until the process is asked to stop
 
     @property
     def run(self) -> Path:
@@ -370,13 +395,8 @@ class World:
             weights = state_after(start, base, data, step)
             line = {"stage": name, "task": None, "step": step, "loss": weights[0]}
             append_line(metrics, line, disk=self.disk)
-            if self.stops_in is not None:
-                self.stops_in -= 1
-            if step % EVERY == 0 or self.stops_in == 0:
+            if step % EVERY == 0:
                 self.save(store, name, step, weights)
-            self.refuse_second_writer(job.run)
-            if self.stops_in == 0 and step < STEPS:
-                raise Stopped(f"stopped after step {step}")
         self.finish(job, state_after(start, base, data, STEPS))
 
     def save(self, store: CheckpointStore, stage: str, step: int, weights: bytes) -> None:
@@ -399,48 +419,25 @@ class World:
         result = StageResult(status=DONE, steps=STEPS, files=files)
         write_json(job.output / RESULT, result.to_dict())
 
-    def refuse_second_writer(self, run: Path) -> None:
-        """While one process works in the folder, no other may."""
-        if self.tries_second_writer:
-            self.tries_second_writer = False
-            with suppress(MachineNotReady), RunFolder(run):
-                raise Violation("two runs work in one folder")
-
     # ---------------------------------------------------------------- what happens from outside
-
-    def is_trained(self) -> bool:
-        """Whether every stage is done by run.json, which a killed call may not have lived to say."""
-        stages = json.loads((self.run / "run.json").read_bytes())["stages"]
-        return all(stage["status"] == DONE for stage in stages)
 
     def damage_newest(self) -> bool:
         """Damage a file of the newest checkpoint of the stage that is not done; whether it was."""
-        stage = next(stage for stage in STAGES if stage not in self.done)
+        stage = next((stage for stage in STAGES if stage not in self.done), STAGES[0])
         folder = self.run / "stages" / stage / "checkpoints"
         there = {int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")}
         # One that was complete before the process was told so counts as well.
         step = max(there, default=0)
-        path = folder / f"checkpoint-{step}" / self.random.choice(PARTS)
-        if max(self.written[stage], default=0) > step or not path.exists():
+        names = (*PARTS, "trainer_state.json", "complete.json")
+        path = folder / f"checkpoint-{step}" / self.random.choice(names)
+        if stage in self.done or max(self.written[stage], default=0) > step or not path.exists():
             return False  # what is wrong here shows when the run goes on
         self.written[stage] = (self.written[stage] & there) - {step}
-        self.damage(path)
-        return True
-
-    def damage_result(self) -> Path:
-        """Damage the result of a finished stage; its file."""
-        stage = self.random.choice(sorted(self.done))
-        self.done.discard(stage)
-        path = self.run / "stages" / stage / WEIGHTS
-        self.damage(path)
-        return path
-
-    def damage(self, path: Path) -> None:
         how = self.random.choice(("bit", "half", "empty", "gone"))
         if how == "gone":
             self.disk.remove(path)
             self.disk.sync_everything()
-            return
+            return True
         content = bytearray(path.read_bytes())
         if how == "bit":
             content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
@@ -448,22 +445,7 @@ class World:
             del content[len(content) // 2 * (how == "half") :]
         path.write_bytes(content)
         self.disk.changed_outside(path)
-
-    def move(self) -> None:
-        self.disk.adopt()
-        moved = self.root / f"project-{self.random.randrange(10**6)}"
-        self.project.rename(moved)
-        self.project = moved
-        self.disk.adopt()
-        self.disk.sync_everything()
-
-    def swap_weights(self, content: bytes) -> None:
-        """Put other weights of the same size into the model's file, with the old time of change."""
-        path = self.project / "model" / "model.safetensors"
-        before = path.stat()
-        path.write_bytes(content)
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        self.disk.changed_outside(path)
+        return True
 
     # ---------------------------------------------------------------- in the end
 
@@ -479,3 +461,169 @@ class World:
         steps = sorted((line["stage"], line["step"]) for line in lines)
         wanted = sorted((stage, step) for stage in STAGES for step in range(1, STEPS + 1))
         promise(steps == wanted, f"metrics.jsonl holds the steps {steps}")
+
+
+# --------------------------------------------------------------------------- schedules
+
+
+@dataclass
+class Counts:
+    """What was tried and what was survived."""
+
+    schedules: int = 0
+    faults: Counter[str] = field(default_factory=Counter)  # kind -> how many
+    survived: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+
+def simulate(seeds: Iterable[int], *, stop_early: bool = False) -> Counts:
+    """Run the schedule of each seed, in memory where the machine has such a place."""
+    counts = Counts()
+    with (
+        tempfile.TemporaryDirectory(prefix="advise-simulated-", dir=IN_MEMORY) as name,
+        light_launcher(),
+    ):
+        for seed in seeds:
+            root = Path(name) / str(seed)
+            root.mkdir()
+            schedule = Schedule(World(root, Random(seed)))
+            try:
+                schedule.run()
+                counts.survived.update(schedule.faults)
+            except Violation as found:
+                counts.violations.append(f"seed {seed}: {' > '.join(schedule.faults)}: {found}")
+            counts.schedules += 1
+            counts.faults.update(schedule.faults)
+            shutil.rmtree(root, ignore_errors=True)
+            if counts.violations and stop_early:
+                break
+    return counts
+
+
+class Schedule:
+    """The faults of one seed, one after the other, on one project."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.random = world, world.random
+        self.faults: list[str] = []
+
+    def run(self) -> None:
+        """Raises Violation as soon as something that was promised does not hold."""
+        for _ in range(self.random.randint(1, 3)):
+            self.strike(self.random.choice(STRIKES))
+            if self.random.random() < 0.5 and self.world.damage_newest():
+                self.faults.append(DAMAGE)
+        self.attempt_until_finished()
+
+    def strike(self, kind: str) -> None:
+        """One attempt that something stops, unless it is over before."""
+        self.faults.append(kind)
+        disk, limits = self.world.disk, {}
+        match kind:
+            case "full disk":
+                limits = {"room": self.random.randrange(BYTES)}
+            case _:
+                limits = {"crash_at": self.random.randrange(1, OPERATIONS)}
+        try:
+            self.attempt(**limits)
+        except Crash:
+            if kind == "power cut":
+                disk.cut_power()
+        except AdviseError as error:
+            promise(kind == "full disk", f"an attempt ended with: {error.text()}")
+        disk.restart()
+        disk.adopt()
+        if kind != "power cut" and self.random.random() < 0.5:
+            disk.sync_everything()  # a while later
+
+    def attempt_until_finished(self) -> None:
+        for _ in range(MOST_ATTEMPTS):
+            try:
+                ended = self.attempt()
+            except AdviseError as error:
+                raise Violation(f"an attempt without a fault ended with: {error.text()}") from None
+            if ended.record.status == "done":
+                break
+        self.world.check_finished()
+
+    def attempt(self, **limits: int) -> RunValue:
+        world, accept = self.world, RecordKeeper.accept
+        world.disk.restart(**limits)
+
+        def accepted(keeper: RecordKeeper, name: str, *args: Any, **keys: Any) -> None:
+            accept(keeper, name, *args, **keys)
+            world.done.add(name)
+
+        with (
+            mock.patch.object(run, "TrainerStarter", return_value=Starter(world)),
+            mock.patch.object(files, "DISK", world.disk),
+            mock.patch.object(RecordKeeper, "accept", accepted),
+        ):
+            ended = run.run_plan(
+                world.project / "plan.yaml",
+                Options(output=world.run, hardware=MACHINE, judge=False, say=lambda text: None),
+            )
+        assert isinstance(ended, RunValue)
+        return ended
+
+
+class Starter(Struct, frozen=True):
+    """Trains in this process what the launcher would start a process for."""
+
+    world: World
+    lock_fd: int = -1
+
+    def train(self, entries: Sequence[Entry], folder: Path, *_: Any, **__: Any) -> Ended:
+        plan = plan_in(folder / files.PLAN_FILE)
+        for entry in entries:
+            job = make_job(plan, stage=entry.stage.name, run=folder, folder=folder)
+            try:
+                self.world.train(job)
+            except (AdviseError, OSError) as error:
+                if isinstance(error, OSError):
+                    error = MachineNotReady(f"{error.filename}: {error.strerror}")
+                with suppress(AdviseError):
+                    write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
+                return Ended(error.exit_code, False)
+        return Ended(0, False)
+
+
+@contextmanager
+def light_launcher() -> Iterator[None]:
+    """The launcher without what looks at the machine: a schedule takes hundredths of a second."""
+    stubs = {
+        "shape": None, "gpus": ChosenGpus(), "used": MACHINE, "past": (NO_RUNS, ()),
+        "expected": defaultdict(Expected),
+    }  # fmt: skip
+    one_thread = nullcontext(SimpleNamespace(map=map))
+    with (
+        mock.patch.multiple(Call, **stubs),
+        mock.patch.object(run, "run_checks", return_value=Checked()),
+        mock.patch.object(futures, "ThreadPoolExecutor", return_value=one_thread),
+        mock.patch.object(prepare, "read_plan", plan_in),
+        mock.patch.object(record_keeper, "RESERVE_BYTES", 99),
+    ):
+        yield
+
+
+def plan_in(path: Path) -> Plan:
+    """A plan file, of which equal ones are read once: that takes a third of the time."""
+    text = path.read_text("utf-8")
+    if text not in PLANS:
+        PLANS[text] = read.read_plan(path)
+    return PLANS[text]
+
+
+def main() -> None:
+    """Print what the schedules of so many seeds came to, from a first one on."""
+    first, count = map(int, sys.argv[1:])
+    counts = simulate(range(first, first + count))
+    for kind, tried in counts.faults.items():
+        about: dict[str, Any] = {"fault": f"simulated {kind}", "where": "stand-in trainer"}
+        lost = tried - counts.survived[kind]
+        broken = [Row(**about, count=lost, wrong=counts.violations)] if lost else []
+        print_rows([Row(**about, count=tried - lost), *broken])
+
+
+if __name__ == "__main__":
+    main()
