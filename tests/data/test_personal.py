@@ -11,8 +11,8 @@ from advisor.data.checks.private import PrivateData
 from advisor.data.example import Example
 from tests.data.conftest import jsonl, pairs
 from tests.data.test_checks import look
-from tests.launch.test_data_check import checked as before_a_run
-from tests.launch.test_data_check import planned
+from tests.launch.test_before import checked as before_a_run
+from tests.launch.test_before import planned
 
 
 def kinds(text):

@@ -31,9 +31,16 @@ from tests.distributed.cells import (
     setting_cells,
     world_cells,
 )
-from tests.distributed.memory import in_page, measure, memory_cells, section
 from tests.distributed.models import fill
-from tests.distributed.results import Result, train_cells, wrong
+from tests.distributed.results import (
+    Result,
+    in_page,
+    measure,
+    memory_cells,
+    section,
+    train_cells,
+    wrong,
+)
 from tests.distributed.train import REFUSED, TRAINED
 from tests.faults.table import made_with, table
 

@@ -24,15 +24,9 @@ CAST = 2e-3
 
 MICRO, STEP_ROWS, STEPS = 4, 16, 4
 STAGE: dict[str, Any] = {
-    "name": "s",
-    "learning_rate": 1e-3,
-    "max_steps": STEPS,
-    "micro_batch_size": MICRO,
-    "seq_len": 128,
-    "holdout": 0.1,
-    "weights_dtype": "float32",
-    "optimizer": "adamw",
-}
+    "name": "s", "learning_rate": 1e-3, "max_steps": STEPS, "micro_batch_size": MICRO,
+    "seq_len": 128, "holdout": 0.1, "weights_dtype": "float32", "optimizer": "adamw",
+}  # fmt: skip
 WRITES = {"max_steps": 2, "response_tokens": 6, "reward": "own.py:score"}
 SAMPLES = {**WRITES, "generations": 4}
 
@@ -63,14 +57,12 @@ LESSONS: Mapping[str, Lesson] = {
     "ppo": Lesson("pairs", {"objective": "ppo", **WRITES, "kl_limit": 100}, samples=True),
 }
 UPDATES: Mapping[str, Mapping[str, Any]] = {
-    "full": {"update": "full"},
-    "lora": {"update": "lora", "rank": 4},
+    "full": {"update": "full"}, "lora": {"update": "lora", "rank": 4},
     "lora, nf4": {"update": "lora", "rank": 4, "quantization": "nf4"},
     "lora, int8": {"update": "lora", "rank": 4, "quantization": "int8"},
-    "adapter": {"update": "adapter"},
-    "prefix": {"update": "prefix", "prefix_tokens": 4},
+    "adapter": {"update": "adapter"}, "prefix": {"update": "prefix", "prefix_tokens": 4},
     "ia3": {"update": "ia3"},
-}
+}  # fmt: skip
 ONE, DDP, FSDP = "one process", "ddp", "fsdp"
 STRATEGIES = (ONE, DDP, FSDP)
 PURE, MIXED = "pure", "mixed"
@@ -260,13 +252,11 @@ def write_plan(folder: Path, cell: Cell) -> Path:
     }  # fmt: skip
     shared = {} if cell.count == 1 else {"strategy": cell.strategy, "processes": cell.count}
     plan = {
-        "version": 1,
-        "name": "table",
-        "model": f"./{model}",
+        "version": 1, "name": "table", "model": f"./{model}",
         "data": {"path": f"{lesson.data}.jsonl"},
         "stages": [{key: value for key, value in stage.items() if value is not None}],
         "launch": {"device": "cpu", **shared},
-    }
+    }  # fmt: skip
     path = cell.plan(folder)
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path

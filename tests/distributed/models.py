@@ -52,7 +52,7 @@ def fill(folder: Path) -> None:
     import transformers as hf
 
     from tests.trainers.moe import tiny_mixture
-    from tests.trainers.test_seq2seq import words_tokenizer
+    from tests.trainers.test_heads import words_tokenizer
 
     for name, row in DATA.items():
         lines = (json.dumps(row(n)) + "\n" for n in range(ROWS))

@@ -8,9 +8,8 @@ import pytest
 pytest.importorskip("trl")
 
 from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, WORLD, Cell
-from tests.distributed.memory import LAYERS, measure, memory_cells
 from tests.distributed.models import fill
-from tests.distributed.results import train_cells, wrong
+from tests.distributed.results import LAYERS, measure, memory_cells, train_cells, wrong
 from tests.distributed.train import TRAINED
 
 pytestmark = pytest.mark.train
@@ -32,8 +31,7 @@ def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
     one, divided = (Cell(strategy, "full", setting=WORLD) for strategy in (ONE, FSDP))
     cells += [one, divided, replace(divided, after=divided)]
     found = train_cells(tmp_path, cells)
-    assert wrong(found.values()) == []
-    assert {one.status for one in found.values()} == {TRAINED}
+    assert (wrong(found.values()), {one.status for one in found.values()}) == ([], {TRAINED})
     first = [found[cell].left.losses[0] for cell in cells if cell.objective == "dpo"]
     assert first == [pytest.approx(math.log(2), abs=1e-6)] * 4
 
@@ -44,5 +42,4 @@ def test_processes_hold_what_is_estimated(tmp_path):
     fill(tmp_path)
     cells = [cell for cell in memory_cells(2) if (cell.objective, cell.precision) == ("dpo", MIXED)]
     (one,) = measure(tmp_path, cells)
-    assert one.faults() == []
-    assert one.found["reference units"] == LAYERS + 1
+    assert (one.faults(), one.found["reference units"]) == ([], LAYERS + 1)

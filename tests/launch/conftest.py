@@ -22,13 +22,9 @@ STAND_IN = Path(__file__).parent / "standin"
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 MACHINE = Hardware(
-    kind="cpu",
-    origin="probed",
-    cpu_cores=2,
-    ram_total_bytes=8 * 2**30,
-    ram_free_bytes=6 * 2**30,
+    kind="cpu", origin="probed", cpu_cores=2, ram_total_bytes=8 * 2**30, ram_free_bytes=6 * 2**30,
     software=dict.fromkeys(PACKAGES, "1"),
-)
+)  # fmt: skip
 RANK = "    rank: 8                # few rows (lora/rank)\n"
 PLAN = f"""\
 name: shop
@@ -48,17 +44,11 @@ TASKS = PLAN.replace(
     "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path: hr.jsonl}}]",
 )
 CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "vocab_size": 256,
-    "max_position_embeddings": 512,
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+    "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "vocab_size": 256, "max_position_embeddings": 512,
     "tie_word_embeddings": True,
-}
+}  # fmt: skip
 
 
 @pytest.fixture

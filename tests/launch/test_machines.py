@@ -125,8 +125,7 @@ def test_a_leader_that_is_lost_ends_those_that_follow_it_and_the_same_command_re
     assert codes(follower) == [75]
     assert f"machine 0 ({socket.gethostname()}) was lost" in machines.said(1)
     wait_for(lambda: not any(map(alive, machines.trainers_at_work)))
-    assert codes(*machines.both()) == [0, 0]
-    assert record_of()["status"] == "done"
+    assert (codes(*machines.both()), record_of()["status"]) == ([0, 0], "done")
 
 
 @pytest.mark.parametrize(

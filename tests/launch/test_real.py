@@ -1,9 +1,8 @@
 """The launcher with the real trainer on a tiny model: one run, two machines, many departments."""
 
-import os
 import shlex
 import shutil
-import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -11,6 +10,8 @@ from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.launch import Options, run_plan
+from advisor.launch.child import Ended
+from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
 from advisor.record.judge import folder_verdict
@@ -62,11 +63,9 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     """Record and summary hold what was measured; the printed command answers."""
     done = run_plan("plan.yaml")
     stage = done.record.stages[0]
-    assert done.status == "done"
-    assert stage.steps == 12
+    assert (done.status, stage.steps) == ("done", 12)
     assert stage.loss_last < stage.loss_first
-    assert stage.measured.peak_bytes > 0
-    assert stage.expected.duration_s > 0
+    assert min(stage.measured.peak_bytes, stage.expected.duration_s) > 0
     assert done.record.resolved["sft"].options["rank"] == 4
     assert "torch" in done.record.versions
     text = "\n".join(summary_lines(done))
@@ -75,17 +74,12 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert done.record.verdict.task.status in text
     assert "vllm serve" in (command := serve_command(done.record, [stage], done.folder))
     assert "--max-lora-rank 8" in command  # the least of vLLM's that holds rank 4
-    answer = subprocess.run(
-        shlex.split(ask_command(str(done.folder / stage.folder), stage.update)),
-        cwd=shop,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert answer.returncode == 0, answer.stderr
     assert run_plan("plan.yaml").already_done
     assert capfd.readouterr().out == ""
+    python, _, code = shlex.split(ask_command(str(done.folder / stage.folder), stage.update))
+    assert shutil.which(python) == shutil.which(sys.executable)
+    exec(code, {})  # not started: this process has imported the libraries
+    assert capfd.readouterr().out.endswith("\n")
 
 
 @pytest.mark.slow
@@ -220,8 +214,7 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
     table = together.record.cross_evaluation
     assert set(table) == {"legal", "hr"}
     for task, losses in table.items():
-        assert set(losses) == {"base", "legal", "hr"}
-        assert losses[task] == min(losses.values())
+        assert (set(losses), losses[task]) == ({"base", "legal", "hr"}, min(losses.values()))
 
 
 @pytest.mark.slow
@@ -230,13 +223,24 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]))
     before = {stage.name: stage.finished_at for stage in first.record.stages}
     second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]))
-    assert second.folder == first.folder
-    assert second.status == "done"
+    assert (second.folder, second.status) == (first.folder, "done")
     after = {stage.name: stage.finished_at for stage in second.record.stages}
     assert after | before == after
     assert set(second.record.cross_evaluation) == {"legal", "hr", "sales"}
 
 
+@pytest.fixture
+def in_process(monkeypatch):
+    """Trainers run in this process, which has imported torch."""
+    from trainers.__main__ import main
+
+    def run(starter, command, **_):
+        return Ended(main(command[command.index("trainers") + 1 :]), False)
+
+    monkeypatch.setattr(TrainerStarter, "_run", run)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
     """A rank wider than the layers stops the second task; the first is done."""
     plan = write_plan(shop, tiny_model, ["legal", "hr"])
@@ -246,6 +250,7 @@ def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
     assert [stage["status"] for stage in record_of("run")["stages"]] == ["done", "failed"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_model):
     """Rows too long in two of three tasks: both are named, nothing is trained."""
     plan = write_plan(shop, tiny_model, ["legal", "hr", "sales"])
@@ -255,7 +260,5 @@ def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_mo
     with pytest.raises(InputError) as failed:
         run_plan(plan, Options(output=shop / "run"))
     text = failed.value.text()
-    assert "task hr: " in text
-    assert "task sales: " in text
-    assert "task legal" not in text
+    assert [f"task {task}: " in text for task in ("legal", "hr", "sales")] == [False, True, True]
     assert not (shop / "run" / "metrics.jsonl").exists()

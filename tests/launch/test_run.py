@@ -1,4 +1,4 @@
-"""`advise run`: folders, resuming, stages and their parts, tasks, trials and dry runs."""
+"""`advise run`: folders, resuming, stages and their parts, tasks, trials, and what past runs teach."""
 
 import hashlib
 import json
@@ -9,9 +9,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
-from advisor.launch import earlier
+from advisor.estimate.padding import row_lengths
+from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped, TrainingFailed
+from advisor.ground.types import DataProfile, TokenStats
+from advisor.launch import earlier, teaching
+from advisor.launch.expected import StageEstimator
+from advisor.launch.teaching import run_as_measured
+from advisor.plan.entries import entries
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
 from advisor.plan.write import plan_digest
@@ -19,7 +25,11 @@ from advisor.record import content as contents
 from advisor.record.files import read_record
 from advisor.record.run import DryRun
 from advisor.record.stage import Measured
+from advisor.render.report import write_report
+from advisor.render.run import summary_lines
+from advisor.situation.of_plan import plan_run, plan_shape
 from tests.launch.conftest import (
+    MACHINE,
     PLAN,
     SECOND,
     STAND_IN,
@@ -57,9 +67,8 @@ def test_a_plan_is_trained_into_its_own_folder(shop, monkeypatch, capfd, approve
     stage = found["stages"][0]
     wanted = ("name", "objective", "update", "quantization", "steps", "loss_first", "loss_last")
     approved({key: stage[key] for key in ("status", *wanted)})
-    assert stage["measured"]["peak_bytes"] == 2**29
+    assert (stage["measured"]["peak_bytes"], found["versions"]) == (2**29, {"torch": "2.0"})
     assert stage["expected"]["peak_bytes"] > 0
-    assert found["versions"] == {"torch": "2.0"}
     assert found["resolved"]["sft"]["learning_rate"] == 2e-4
     assert sorted(os.listdir(done.folder)) == [".lock", "plan.yaml", "run.json", "stages"]
 
@@ -169,8 +178,7 @@ def test_the_copy_of_the_plan_runs_by_itself(shop, tmp_path_factory):
     first = run(set_values=["stages.sft.micro_batch_size=2"])
     text = (first.folder / "plan.yaml").read_text()
     copy = read_plan(first.folder / "plan.yaml")
-    assert copy.model == "../../model"
-    assert copy.data.path == "../../train.jsonl"
+    assert (copy.model, copy.data.path) == ("../../model", "../../train.jsonl")
     assert resolve_path(first.folder / "plan.yaml", copy.model) == shop / "model"
     assert str(shop) not in "".join(line for line in text.splitlines() if "$schema" not in line)
     assert copy.stages[0].micro_batch_size == 2
@@ -261,12 +269,10 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     monkeypatch.setenv("STAND_IN_COMPARES", end)
     with pytest.raises(Stopped) if status == "stopped" else nullcontext():
         run(output="run")
-    assert record_of("run")["status"] == status
-    assert record_of("run")["cross_evaluation"] is None
+    assert (record_of("run")["status"], record_of("run")["cross_evaluation"]) == (status, None)
     monkeypatch.delenv("STAND_IN_COMPARES")
     done = run(output="run")
-    assert done.record.status == "done"
-    assert set(done.record.cross_evaluation) == {"legal", "hr"}
+    assert (done.record.status, set(done.record.cross_evaluation)) == ("done", {"legal", "hr"})
     assert run(output="run").already_done
     for path in (shop / "run/stages/sft-hr").glob("*.safetensors"):
         path.unlink()
@@ -367,8 +373,7 @@ def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop):
     assert "stage sft: stopped: no step is lost" in said
     assert record_of()["status"] == "stopped"
     assert "the result never stops" in fails("parts-fail", output="out")
-    assert record_of()["status"] == "failed"
-    assert run("out", mode="parts").status == "done"
+    assert (record_of()["status"], run("out", mode="parts").status) == ("failed", "done")
     assert parts(shop) == ["whole", "judge", "judge"]
 
 
@@ -450,8 +455,7 @@ def test_a_copy_of_the_project_is_resumed_where_it_is(shop, begun, tmp_path_fact
     shop.mkdir()
     monkeypatch.chdir(there)
     copy = there / begun.relative_to(shop)
-    assert run().folder == copy
-    assert record_of(copy)["attempts"] == 2
+    assert (run().folder, record_of(copy)["attempts"]) == (copy, 2)
     assert resolve_path(copy / "plan.yaml", read_plan(copy / "plan.yaml").model) == there / "model"
     moved = there.rename(there.with_name("moved"))
     there.mkdir()
@@ -581,3 +585,146 @@ def test_results_are_read_only_if_they_were_touched(result, monkeypatch, capsys)
     flip(result / WEIGHTS)
     assert "damaged" in refused(output="my run")
     assert reads == [WEIGHTS]
+
+
+HERE = replace(MACHINE, cpu_model="A Processor")
+NOTE = teaching._note
+
+
+@pytest.fixture
+def runs(shop, monkeypatch):
+    """The file of past runs of this test; by default a result says all that can be measured."""
+    path = shop / "runs.jsonl"
+    monkeypatch.setenv("ADVISE_RUNS", str(path))
+    measure(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
+    return path
+
+
+def measure(monkeypatch, **values):
+    """What the stand-in's result says that it measured."""
+
+    monkeypatch.setattr(
+        teaching, "_note", lambda *args, **keys: NOTE(*args[:2], replace(args[2], **values), **keys)
+    )
+
+
+def lines(path):
+    found = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in found if line]
+
+
+def test_a_run_is_noted_and_corrects_the_next(shop, runs, capsys):
+    """run.json keeps the formula beside; page and report name the runs behind it."""
+    first = run(hardware=HERE, output="one").record.stages[0]
+    assert first.expected.learned is None
+    (line,) = lines(runs)
+    assert (line["kind"], line["machine"]) == ("run", "A Processor, 2 cores")
+    assert (line["family"], line["objective"], line["update"]) == ("llama", "sft", "lora")
+    assert line["memory"][0]["measured_bytes"] == first.measured.peak_bytes
+    assert line["expected_step_s"] == first.expected.step_s
+    done = run(hardware=HERE, output="two")
+    second = done.record.stages[0].expected
+    assert second.learned.memory_runs == second.learned.time_runs == 1
+    assert second.learned.formula_bytes == first.expected.peak_bytes
+    assert second.learned.formula_step_s == pytest.approx(first.expected.step_s)
+    assert first.expected.step_s < second.step_s < first.measured.step_s  # at most six times
+    assert lines(runs)[1]["expected_step_s"] == pytest.approx(first.expected.step_s)
+    assert "warning" not in capsys.readouterr().err
+    assert "corrected by 1 run here: memory x " in " ".join(summary_lines(done))
+    write_report(done.folder, done.record)
+    assert "corrected by 1 run here" in (done.folder / "report.html").read_text()
+
+
+def test_a_dry_run_teaches_too(shop, runs):
+    """Its steps had the longest rows, and the formula is asked about those."""
+    run(hardware=HERE, dry_run=True, output="one")
+    (line,) = lines(runs)
+    assert (line["kind"], line["measured_step_s"]) == ("dry_run", 0.5)
+    assert run(hardware=HERE, output="two").record.stages[0].expected.learned.memory_runs == 1
+
+
+def test_a_run_teaches_only_what_it_knows(shop, runs, monkeypatch):
+    """A peak without its largest batch could mean anything, and time needs counted rows."""
+    with monkeypatch.context() as patch:
+        measure(patch, largest_batch_tokens=None)
+        run(hardware=HERE, output="one")
+    expect = StageEstimator.expect
+    monkeypatch.setattr(
+        StageEstimator, "expect", lambda one, entry: expect(replace(one, profiles={}), entry)
+    )
+    run(hardware=HERE, output="two")
+    of_time, of_memory = lines(runs)
+    assert (of_time["memory"], of_time["measured_step_s"]) == ([], 0.2)
+    assert of_memory["measured_step_s"] is None
+    assert of_memory["memory"]
+
+
+@pytest.mark.parametrize("case", ["off", "no name", "failed"])
+def test_what_teaches_nothing(shop, runs, monkeypatch, case):
+    """Where it is switched off, of a machine without a name, and of a run that failed."""
+    if case == "off":
+        monkeypatch.setenv("ADVISE_RUNS", "off")
+    with pytest.raises(AdviseError) if case == "failed" else nullcontext():
+        run(mode={"failed": "oom"}.get(case), hardware=MACHINE if case == "no name" else HERE)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_file_that_cannot_be_used_stops_no_run(shop, runs, capsys, damaged):
+    """The run is done, what went wrong is said, and the rest of a damaged file counts."""
+    _ = runs.write_bytes(b"\x00{\n") if damaged else runs.mkdir()
+    assert run(hardware=HERE).record.status == "done"
+    said = capsys.readouterr().err
+    if damaged:
+        assert f"{runs}: 1 line left out: damaged" in said
+    else:
+        assert f"{runs}: no plain file" in said or f"{runs}: Is a directory" in said
+        assert "ADVISE_RUNS=off" in said
+
+
+def stats(**changes):
+    """Rows of 10 to 600 tokens, most of them short."""
+    found = TokenStats(
+        total=60_000, mean=60.0, p50=40, p90=120, p95=200, p99=400, longest=600,
+        counted_by="tokenizer of m", histogram=((64, 800), (128, 150), (512, 45), (1024, 5)),
+    )  # fmt: skip
+    return replace(found, **changes)
+
+
+def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
+    """Memory follows the longest row of the data where that is shorter than seq_len."""
+    plan = read_plan(shop / "plan.yaml")
+    entry, llama = entries(plan)[0], plan_shape(plan, shop / "plan.yaml")
+    run = plan_run(plan, plan.stages[0], llama, HERE)
+    assert run_as_measured(run, Measured(largest_batch_tokens=1318)).longest_tokens == 330
+    assert run_as_measured(run, Measured()) is None
+    shape = replace(llama, architecture="gemma3_text")
+    data = DataProfile(path="d", kind="paired", format="messages", mapping={}, rows=1000,
+                       tokens=stats(), objectives=("sft",))  # fmt: skip
+
+    def peak(seq_len, profile=data, model=shape, hardware=HERE):
+        one = replace(entry, stage=replace(entry.stage, seq_len=seq_len))
+        profiles = {entry.data.path: profile}
+        estimator = StageEstimator(plan=plan, shape=model, hardware=hardware, profiles=profiles)
+        return estimator.expect(one).peak_bytes
+
+    assert peak(1024) == peak(2048) == peak(600)
+    assert peak(512) < peak(600) < peak(1024, None)
+    # Rows of a llama are laid end to end on the CPU.
+    assert peak(1024, model=replace(shape, architecture="llama")) < peak(1024)
+
+
+def test_a_longest_row_that_is_not_certain_gets_a_margin():
+    """Of a sample, or of characters, a row may be longer than the longest seen; a bin has a row."""
+    approximate, whole = stats(counted_by="characters / 4 (approximation)"), (800, 150, 45, 5)
+    for counted, seq_len, share, edges, rows in (
+        (stats(), 4096, 1, (64, 128, 512, 600), whole),
+        (stats(), 4096, 0.001, (64, 128, 512, 600), (1, 1, 1, 1)),
+        (stats(sampled_rows=1000, total=600_000), 4096, 0.5,
+         (64, 128, 512, 750), (4000, 750, 225, 25)),
+        (approximate, 4096, 1, (88, 152, 536, 774), whole),
+        (approximate, 512, 1, (88, 152, 512), (800, 150, 50)),
+    ):  # fmt: skip
+        lengths = tuple(zip(edges, rows, strict=True))
+        assert row_lengths(counted, seq_len=seq_len, share=share) == lengths
+    assert row_lengths(stats(histogram=()), seq_len=512) == ()

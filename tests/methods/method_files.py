@@ -3,27 +3,18 @@
 from pathlib import Path
 
 OBJECTIVE = {
-    "id": "",
-    "name": "Learning by heart",
-    "about": "the rows are repeated until they are known",
-    "meaning": "learns the rows by heart",
-    "order": "900",
-    "phrase": '"let {model} learn the rows by heart"',
-    "short": '"learning by heart"',
+    "id": "", "name": "Learning by heart", "about": "the rows are repeated until they are known",
+    "meaning": "learns the rows by heart", "order": "900",
+    "phrase": '"let {model} learn the rows by heart"', "short": '"learning by heart"',
     "trains_on": "[paired]",
-}
+}  # fmt: skip
 UPDATE = {
-    "id": "",
-    "name": "Biases",
-    "about": "the biases alone are trained",
-    "meaning": "trains the biases alone",
-    "order": "900",
+    "id": "", "name": "Biases", "about": "the biases alone are trained",
+    "meaning": "trains the biases alone", "order": "900",
     "phrase": '"by training its biases; the rest stays as it is"',
     "phrase_per_task": '"by training its biases for each of {tasks}; the rest stays as it is"',
-    "trains": "module",
-    "result": "a set of biases",
-    "arithmetic": "lora",
-}
+    "trains": "module", "result": "a set of biases", "arithmetic": "lora",
+}  # fmt: skip
 
 
 def write_objective(root: Path, name: str, /, **changed: str | None) -> Path:

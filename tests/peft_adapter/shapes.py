@@ -9,14 +9,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 VOCAB, HIDDEN, LAYERS = 64, 32, 3
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 COMMON = {
-    "vocab_size": VOCAB,
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "pad_token_id": 0,
-    **ENDS,
-}
+    "vocab_size": VOCAB, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4, "intermediate_size": 48, "pad_token_id": 0, **ENDS,
+}  # fmt: skip
 GROUPED = {**COMMON, "num_key_value_heads": 2}
 HEADS = {**GROUPED, "head_dim": 8}
 OTHER_NAMES = {"vocab_size": VOCAB, "n_layer": LAYERS, "n_head": 4, **ENDS}

@@ -9,12 +9,9 @@ from tests.trainers.runs import lines_of
 from trainers.job.job import Job
 
 QUESTIONS = (
-    "Where is my parcel",
-    "How can I return a kettle",
-    "Do you sell tea",
-    "Is the red cup in the shop",
-    "Can I pay today",
-)
+    "Where is my parcel", "How can I return a kettle", "Do you sell tea",
+    "Is the red cup in the shop", "Can I pay today",
+)  # fmt: skip
 BETTER, WORSE = "Thank you for writing, order {}.", "Go away, order {}, we look at nothing."
 REWARD = (
     "def score(prompts, completions, **columns):\n    return [text.count('e') / (1 + len(text)) for"
@@ -26,11 +23,9 @@ SHORT = {
 }  # fmt: skip
 FULL = {"update": "full", "learning_rate": 1e-3}
 UPDATES = {
-    "lora": {},
-    "adapter": {"update": "adapter"},
-    "prefix": {"update": "prefix", "prefix_tokens": 4},
-    "full": FULL,
-}
+    "lora": {}, "adapter": {"update": "adapter"},
+    "prefix": {"update": "prefix", "prefix_tokens": 4}, "full": FULL,
+}  # fmt: skip
 
 
 def keys_of(objective: str, update: str = "lora", **keys: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from advisor.ground.errors import InputError
 from advisor.ground.progress import BYTES, Wait, board
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.plan.write import plan_text
@@ -67,14 +68,9 @@ def job_in(folder: Path, stages: tuple[Stage, ...], *, model: Path, data: Path, 
 
 
 SMALL = {
-    "name": "sft",
-    "objective": "sft",
-    "update": "lora",
-    "learning_rate": 1e-2,
-    "max_steps": 3,
-    "micro_batch_size": 4,
-    "seq_len": 128,
-}
+    "name": "sft", "objective": "sft", "update": "lora", "learning_rate": 1e-2, "max_steps": 3,
+    "micro_batch_size": 4, "seq_len": 128,
+}  # fmt: skip
 
 
 def plan_file(folder: Path, model: Path, data: Path, **stage: Any) -> Path:
@@ -145,6 +141,20 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "trainers.start.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
     )
+
+
+@pytest.fixture
+def fault(
+    make: Callable[..., Job], align: Callable[..., Job], unloaded: None
+) -> Callable[..., str]:
+    """What is said against the keys of a stage, and that no model was loaded for it."""
+
+    def text(objective: str = "sft", **keys: Any) -> str:
+        with pytest.raises(InputError) as caught:
+            trained(make(**keys) if objective == "sft" else align(objective, **keys))
+        return caught.value.text()
+
+    return text
 
 
 @pytest.fixture(scope="session")

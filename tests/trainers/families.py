@@ -296,14 +296,9 @@ def family_tokenizer(name: str) -> Any:
 # --------------------------------------------------------------------------- models
 
 SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 256,
-}
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256,
+}  # fmt: skip
 
 
 def sizes(family: str) -> dict[str, int]:

@@ -302,11 +302,9 @@ ADAPTER_DAMAGES = {
 
 # Its head has to be in the file too: a new one would give scores at random.
 REWARD_DAMAGES = {
-    "weights cut": cut(WEIGHTS, 0.5),
-    "weights of other layers": config(num_hidden_layers=3),
-    "one layer gone": drop("layers.1."),
-    "head gone": drop("score"),
-}
+    "weights cut": cut(WEIGHTS, 0.5), "weights of other layers": config(num_hidden_layers=3),
+    "one layer gone": drop("layers.1."), "head gone": drop("score"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -81,15 +81,10 @@ def small_stage(objective: str, scheme: str, machine: str) -> Stage:
     # The advised one is for bfloat16 weights.
     optimizer = "adamw_fused" if changes and stage.update == "full" else stage.optimizer
     return replace(
-        stage,
-        micro_batch_size=4 if stage.objective == "kto" else 2,
-        grad_accum=1 if stage.objective == "ppo" else 2,
-        seq_len=48,
-        max_steps=2,
-        optimizer=optimizer.replace("paged_", ""),
-        options=options,
-        **changes,
-    )
+        stage, micro_batch_size=4 if stage.objective == "kto" else 2,
+        grad_accum=1 if stage.objective == "ppo" else 2, seq_len=48, max_steps=2,
+        optimizer=optimizer.replace("paged_", ""), options=options, **changes,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -280,8 +275,7 @@ def test_every_objective_runs_whole_on_the_gpu(
 ) -> None:
     """From the evaluation before to that after, all is on the plan's device, under every update."""
     result = train(align(objective, **keys_of(objective, update, **GPU_KEYS, max_steps=2)))
-    assert result["resolved"]["device"] == "cuda:0"
-    assert result["resolved"]["autocast"] == "bfloat16"
+    assert (result["resolved"]["device"], result["resolved"]["autocast"]) == ("cuda:0", "bfloat16")
     assert result["measured"]["counter"] == "allocated"
     found = result["evaluation"]
     assert found["rows"] > 0 if objective in ("sft", "rm") else found["metrics"]

@@ -1,4 +1,4 @@
-"""What a trainer does on a GPU, seen without one; tests/distributed divides models."""
+"""The process of a stage: its command and libraries, and what it does on a GPU, seen without one."""
 
 import os
 import subprocess
@@ -10,6 +10,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+import ast
+import importlib.metadata
+import json
+
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
@@ -18,13 +22,17 @@ from transformers.integrations.accelerate import _get_device_map
 from trl.kernels import chunked_logprob
 from trl.trainer import utils
 
-from advisor.ground.errors import InputError, TrainingFailed
+from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.methods import kernels as installed
+from tests.conftest import ROOT
 from tests.fake_model import write_fake_model
 from trainers import __main__ as entry
+from trainers.__main__ import main
+from trainers.job import libraries
 from trainers.job.files import read_json
 from trainers.job.job import JUDGE, TRAIN
 from trainers.rewards.sources import load_reward_model
+from trainers.stage import objective as recipes
 from trainers.start import kernels
 from trainers.start.loading import WEIGHTS_SHARE, dtype_faults, is_spread, load_base, spread
 from trainers.step import settings
@@ -172,8 +180,7 @@ def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
     arguments = settings.training_arguments(job, torch.device("cpu"), steps=3)
     monkeypatch.setattr(TrainingArguments, "_setup_devices", property(eight))
     config = settings.build_config(TrainingArguments, arguments, job)
-    assert config.n_gpu == 1
-    assert config.train_batch_size == job.stage.micro_batch_size
+    assert (config.n_gpu, config.train_batch_size) == (1, job.stage.micro_batch_size)
 
 
 def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
@@ -251,9 +258,8 @@ def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(main
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == code
+    assert (done.returncode, "ZeroDivisionError" in done.stderr) == (code, main == "1 / 0")
     assert "taken down" not in done.stdout
-    assert ("ZeroDivisionError" in done.stderr) == (main == "1 / 0")
 
 
 def judging(device=GPU, part=JUDGE):
@@ -278,8 +284,7 @@ def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spr
 
     assert set(placed(1.5).values()) == {0}
     found = placed(0.7)
-    assert set(found.values()) == {0, 1}
-    assert found["model.embed_tokens"] == 0
+    assert (set(found.values()), found["model.embed_tokens"]) == ({0, 1}, 0)
     layers = [found[f"model.layers.{number}"] for number in range(8)]
     assert layers == sorted(layers)
     assert is_spread(types.SimpleNamespace(hf_device_map=found))
@@ -339,3 +344,116 @@ def test_what_trains_under_mixed_precision_needs_no_copy(tiny_model):
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.lm_head.weight.dtype == torch.float32
     assert model.model.norm.weight.dtype == torch.bfloat16
+
+
+def test_a_recipe_is_found_by_its_name_alone(monkeypatch):
+    """Every objective of the rules has a recipe; the file of one that lacks its function is named."""
+    objectives = [path.stem for path in (ROOT / "rules" / "objectives").glob("*.yaml")]
+    assert objectives
+    assert all(callable(recipes.load_recipe(name).train) for name in objectives)
+    monkeypatch.delattr(recipes.load_recipe("dpo"), "train")
+    with pytest.raises(InputError, match=r"dpo\.py: a recipe needs a function train"):
+        recipes.load_recipe("dpo")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dop", ["unknown objective 'dop'", "known: cpt, distill, dpo", "did you mean 'dpo'?"]),
+        ("__main__", ["unknown objective '__main__'"]),
+        ("classes", ["unknown objective 'classes'", "known: cpt, distill, dpo"]),
+    ],
+)
+def test_what_is_no_recipe_is_refused(name, words, tmp_path, capsys):
+    """An unknown objective is exit 2 with the nearest name; nothing is written."""
+    assert main([name, "plan.yaml", "--stage", "sft", "--run", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_says_what_it_takes():
+    """`python -P -m trainers --help` starts without torch being needed."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-X", "importtime", "-m", "trainers", "--help"],
+        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "objective" in done.stdout
+    assert " torch\n" not in done.stderr
+
+
+def test_a_missing_library_is_said_with_the_line_that_installs_it():
+    """Without the extra `train` the command ends with exit 4 before it reads anything."""
+    hidden = "import runpy, sys; sys.modules['numpy'] = None;"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"{hidden} runpy.run_module('trainers', {{}}, '__main__')"],
+        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: training needs numpy, which is not installed\n")
+    assert [one for one in ("pip install", "[train]") if one not in done.stderr] == []
+
+
+def test_faults_of_later_stages_are_told_before_the_first_one_trains(
+    tmp_path, tiny_model, capsys, monkeypatch
+):
+    """All faults come together; somebody else's recipe is not asked, since it might train."""
+    common = {"update": "lora", "learning_rate": 1e-3, "seq_len": 64, "max_steps": 1}
+    stages = [
+        {"name": "sft", "objective": "sft", **common},
+        {"name": "dpo", "objective": "dpo", **common, "trl": {"adam_beta1": [9]}},
+        {"name": "ppo", "objective": "ppo", **common, "reward": "own.py:score"},
+    ]
+    (tmp_path / "own.py").write_text("def score(prompts, completions): return [0.0]\n")
+    data = {"path": "train.jsonl"}
+    plan = {"version": 1, "name": "x", "model": str(tiny_model), "data": data, "stages": stages}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    command = ["sft", str(tmp_path / "plan.json"), "--stage", "sft", "--run", str(tmp_path / "run")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "stage dpo: trl: 'adam_beta1' is a list" in said
+    assert "stage ppo: response_tokens 256 leave no room for a prompt within seq_len 64" in said
+    asked = []
+    monkeypatch.setattr(recipes.load_recipe("dpo"), "train", asked.append)
+    assert main(command) == 2  # there are no rows
+    assert asked == []
+    assert "adam_beta1" not in capsys.readouterr().err
+
+
+@pytest.mark.light
+def test_untested_versions_are_refused_with_both_named(monkeypatch):
+    """A library outside the tested range is exit 4, naming the installed and the wanted version."""
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.1" if name == "trl" else real(name)
+    )
+    with pytest.raises(MachineNotReady, match=r"trl 0\.1 is installed.*\n\s*wanted: trl.*>=1"):
+        libraries.check_versions(quantized=False)
+
+
+LOADERS = ("from_pretrained", "from_config", "pipeline", "load_dataset")
+# They read JSON, or take a model that is loaded already.
+NO_CODE = ("PeftModel", "PeftConfig", "LoraConfig", "GenerationConfig", "original")
+
+
+@pytest.mark.light
+def test_every_load_says_whether_code_may_run():
+    """Each call of ours that can run a model's code passes `trust_remote_code`."""
+    paths = [path for name in ("advisor", "trainers") for path in (ROOT / name).rglob("*.py")]
+    sources = {path.relative_to(ROOT): path.read_text("utf-8") for path in paths}
+    loads = [
+        (path, call.lineno, {keyword.arg for keyword in call.keywords})
+        for path, source in sources.items()
+        if any(name in source for name in LOADERS)
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+        if call.func.attr in LOADERS and ast.unparse(call.func.value) not in NO_CODE
+    ]
+    assert len(loads) >= 10
+    for path, line, named in loads:
+        built = "trust_remote_code" in sources[path] and None in named
+        assert "trust_remote_code" in named or built, f"{path}:{line}"
+    unsafe = ("torch.load(", "pickle.load", "allow_pickle", "load_dataset(")
+    own = {path: source for path, source in sources.items() if path.parts[0] == "trainers"}
+    assert [(path, name) for path in own for name in unsafe if name in own[path]] == []

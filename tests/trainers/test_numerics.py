@@ -1,4 +1,4 @@
-"""Losses, gradients and dtypes: accumulated, in 16 bits, by flash attention, beside plain TRL."""
+"""Losses, gradients and dtypes, beside plain TRL and by hand; scores, intervals and verdicts."""
 
 import itertools
 import math
@@ -8,11 +8,14 @@ from copy import deepcopy
 from importlib import import_module
 from pkgutil import resolve_name
 from types import SimpleNamespace
-from unittest.mock import Mock
+from unittest.mock import ANY, Mock
 
 import pytest
 
 torch = pytest.importorskip("torch")
+
+import random
+import types
 
 import peft
 import transformers
@@ -28,27 +31,44 @@ from trl import GRPOConfig, GRPOTrainer
 
 from advisor.ground.errors import InputError
 from tests.trainers.alignment import FULL, QUESTIONS, REWARD
-from tests.trainers.runs import metrics, trained, write_rows
+from tests.trainers.fitting import sequence
+from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from tests.trainers.runs import look_before, metrics, plain_loss, trained, write_rows
 from trainers import grpo
-from trainers.evaluation.saved_result import difference
+from trainers.evaluation import loss
+from trainers.evaluation.loss import Sample
+from trainers.evaluation.metrics import (
+    choose_metrics,
+    classification,
+    compare,
+    proportion_interval,
+    score_answer,
+    verdict,
+)
+from trainers.evaluation.saved_result import check_stops, difference
 from trainers.job.evaluating import evaluating
+from trainers.rollouts import transformers_engine
 from trainers.rollouts.transformers_engine import TransformersEngine, row_bytes
+from trainers.rows.packing import in_batches
 from trainers.rows.preference import preference_columns
+from trainers.rows.row import IGNORED
 from trainers.say.progress import Parts
 from trainers.stage.load import build_trainer, load_stage
+from trainers.step.answer_loss import (
+    Head,
+    answer_log_probs,
+    answer_places,
+    head_of,
+    token_log_probs,
+)
 from trainers.step.trained_dtype import dither, round_to_base, train_in_float32
 
 OBJECTIVES = {
-    "sft": "trainers.sft:SFT",
-    "classes": "trainers.heads:Classifier",
-    "rm": "trainers.rm:RewardModel",
-    "dpo": "trainers.dpo:DPO",
-    "kto": "trainers.kto:KTO",
-    "orpo": "trainers.orpo:ORPO",
-    "simpo": "trainers.simpo:SimPO",
-    "grpo": "trainers.grpo:GRPO",
+    "sft": "trainers.sft:SFT", "classes": "trainers.heads:Classifier",
+    "rm": "trainers.rm:RewardModel", "dpo": "trainers.dpo:DPO", "kto": "trainers.kto:KTO",
+    "orpo": "trainers.orpo:ORPO", "simpo": "trainers.simpo:SimPO", "grpo": "trainers.grpo:GRPO",
     "rloo": "trainers.rloo:RLOO",
-}
+}  # fmt: skip
 ROWS = 16
 SLOW = pytest.mark.slow
 
@@ -152,12 +172,9 @@ def beside_plain(job, name, folder, *, steps, kind, config, arguments, **parts):
     columns = parts.pop("columns")(trainer.own_data.train)
     plain = kind(
         model=AutoModelForCausalLM.from_pretrained(job.base_model),
-        args=config(**{**common, **arguments}),
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=trainer.processing_class,
-        peft_config=peft_config,
-        **parts,
-    )
+        args=config(**{**common, **arguments}), train_dataset=Dataset.from_dict(columns),
+        processing_class=trainer.processing_class, peft_config=peft_config, **parts,
+    )  # fmt: skip
     plain.model.load_state_dict(start)
     plain.train()
     return lines, plain.state.log_history
@@ -264,8 +281,7 @@ def test_as_many_answers_at_once_as_memory_holds(tiny_model):
     assert at_once(100, 64, least=2) == 64
     # Two layers of two heads of 16 hold 2*2*2*16 = 128 numbers of a token; reading a prompt needs
     # 8*64 + 3*128 = 896: 4,096 bytes, and the logits a little more: 2 GiB hold 15 of 32,768.
-    assert at_once(2**15, 64, least=2) == 15
-    assert at_once(2**20, 64, least=2) == 2
+    assert (at_once(2**15, 64, least=2), at_once(2**20, 64, least=2)) == (15, 2)
     assert at_once(2**20, 7) == 7
     # A stage that ran out of memory and starts with half its micro-batch generates half as many.
     assert at_once(2**15, 64, least=2, room=0.5) == 7
@@ -361,10 +377,11 @@ def test_what_a_module_trains_is_float32(dtype, head, labels, lora, tiny_model, 
 @pytest.mark.parametrize("name", ["classes", pytest.param("rm", marks=SLOW), "sft"])
 def test_what_is_trained_whole_on_a_16_bit_base_loads_as_it_was_checked(name, job_of):
     """A head or embeddings train in float32 and are rounded once, when training ends."""
-    own = {"train_embeddings": True, "job_judge": False} if name == "sft" else {}
+    own = {"train_embeddings": True} if name == "sft" else {}
     job = job_of(
-        name, weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4, **own
-    )
+        name, weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4,
+        job_judge=False, **own,
+    )  # fmt: skip
     result = trained(job)
     assert result["resolved"]["trainable_dtype"] == "float32"
     (said,) = [one["text"] for one in result["checks"] if one["name"].startswith("saved")]
@@ -458,7 +475,296 @@ def test_flat_distributions_are_compared_too():
     assert flat.max() < -10
     moved = flat.clone()
     moved[0, 7] += 0.25
-    assert difference(flat, flat) == 0
-    assert difference(flat, moved) == pytest.approx(0.25)
+    assert (difference(flat, flat), difference(flat, moved)) == (0, pytest.approx(0.25))
     # A broken model equals nothing.
     assert not difference(flat, flat * float("nan")) <= 1
+
+
+def by_whole_logits(hidden, head, targets, temperature):
+    """The same from all logits at once: log-probabilities and entropies."""
+    logits = head.module(hidden).float() * head.scale
+    if head.cap is not None:
+        logits = head.cap * torch.tanh(logits / head.cap)
+    found = torch.distributions.Categorical(logits=logits / temperature)
+    return found.log_prob(targets), found.entropy().detach()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("tile", [3, 2048])
+@pytest.mark.parametrize(
+    ("scale", "cap", "temperature"), [(1.0, None, 1.0), (0.5, 2.0, 0.7)], ids=["plain", "capped"]
+)
+def test_tiles_have_the_values_and_gradients_of_whole_logits(device, tile, scale, cap, temperature):
+    """Also where the head is scaled, capped and trained, on both ways of computing it."""
+    found = []
+    for way in ("whole", "tiles"):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(16, 200)
+        hidden, targets = torch.randn(8, 16), torch.arange(8) * 11
+        with pretend_gpu() if (way, device) == ("tiles", "cuda") else nullcontext():
+            there = GPU if (way, device) == ("tiles", "cuda") else torch.device("cpu")
+            layer, hidden, targets = (one.to(there) for one in (layer, hidden, targets))
+            hidden.requires_grad_()
+            head = Head(layer, scale, cap)
+            if way == "whole":
+                log_probs, entropies = by_whole_logits(hidden, head, targets, temperature)
+            else:
+                log_probs, entropies = token_log_probs(
+                    hidden, head, targets, temperature=temperature, with_entropy=True, tile=tile
+                )
+        assert not entropies.requires_grad
+        (log_probs * torch.linspace(0.5, 1, 8)).sum().backward()
+        found.append((log_probs.detach(), entropies, hidden.grad, layer.weight.grad))
+    for tiles, whole in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(tiles, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_one_tile_of_logits_is_held_for_the_backward_pass():
+    """What several tiles keep is as large as the hidden states, not as the logits."""
+    head = Head(torch.nn.Linear(16, 200).requires_grad_(False))
+    hidden = torch.randn(30, 16, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
+        found, entropies = token_log_probs(hidden, head, torch.arange(30), tile=4)
+    found.sum().backward()
+    assert entropies is None
+    assert sum(kept) <= 2 * hidden.numel()
+
+
+def test_a_head_is_read_from_the_config_as_trl_reads_it():
+    """Scales that multiply, one that divides, and HyperCLOVA X's, which multiplies all the same."""
+
+    def model_of(**config):
+        config = types.SimpleNamespace(model_type="llama", **config)
+        config.get_text_config = lambda: config
+        return types.SimpleNamespace(
+            config=config, get_output_embeddings=lambda: torch.nn.Linear(2, 3)
+        )
+
+    heads = [head_of(model_of()), head_of(model_of(lm_head_multiplier=0.25)),
+             head_of(model_of(logits_scaling=4.0, final_logit_softcapping=30.0))]  # fmt: skip
+    assert [(head.scale, head.cap) for head in heads] == [(1.0, None), (0.25, None), (0.25, 30.0)]
+    assert all(head.is_plain for head in heads)
+    assert not Head(torch.nn.Sequential(torch.nn.Linear(2, 3))).is_plain
+
+
+def test_places_are_those_that_predict_a_learned_token():
+    """Never across two rows: the first token of a row is predicted by none."""
+    labels = torch.tensor([[7, 8, IGNORED, 9], [5, IGNORED, IGNORED, 6]])
+    assert answer_places(labels).tolist() == [0, 2, 6]
+
+
+def test_what_a_mask_chooses_is_a_wait_and_our_loss_asks_for_none():
+    """CUDA counts what a mask chooses below the dispatcher; TRL's head did twice a micro-batch."""
+    labels = torch.tensor([[IGNORED, 5, 6, IGNORED], [IGNORED, IGNORED, 7, 8]])
+    places = answer_places(labels)
+    layer = torch.nn.Linear(16, 200)
+    with pretend_gpu() as calls:
+        waits = calls.operations.waits
+        hidden = torch.randn(2, 4, 16).to(GPU, non_blocking=True).requires_grad_()
+        on_gpu = labels.to(GPU, non_blocking=True)
+        mask = (labels != IGNORED).to(GPU, non_blocking=True)
+        layer.to(GPU)
+        waits.clear()
+        model = types.SimpleNamespace(
+            config=types.SimpleNamespace(get_text_config=lambda: types.SimpleNamespace()),
+            get_output_embeddings=lambda: layer,
+        )
+        log_probs = answer_log_probs(
+            model, hidden, labels_BT=on_gpu, places_N=places.to(GPU, non_blocking=True)
+        )
+        log_probs.sum().backward()
+        hidden.detach()[mask] = 0.0
+        assert waits == []
+        assert hidden[mask].shape == (4, 16)
+        assert [wait.split()[0] for wait in waits] == ["index"]
+
+
+def rows_of(lengths):
+    draw = random.Random(0)
+    for number, length in enumerate(lengths, start=1):
+        ids = [draw.randrange(3, 30) for _ in range(length)]
+        yield sequence(number, ids, [IGNORED] * (length // 2) + ids[length // 2 :])
+
+
+def test_a_batch_has_no_more_tokens_than_so_many_of_the_longest_rows():
+    """Padding included; every row is in one batch, and comes back in its place."""
+    draw, batches = random.Random(1), []
+
+    def taken(places):
+        batches.append(places)
+        return places
+
+    for at_once in (1, 3, 8):
+        lengths = [draw.randrange(1, 200) for _ in range(50)]
+        batches.clear()
+        assert in_batches(lengths, at_once, taken, "rows") == list(range(50))
+        for batch in batches:
+            assert len(batch) * max(lengths[place] for place in batch) <= at_once * max(lengths)
+    batches.clear()
+    assert (in_batches([5, 5, 20], 1, taken, "rows"), batches) == ([0, 1, 2], [[0, 1], [2]])
+    assert in_batches([], 4, taken, "rows") == []
+
+
+def test_losses_of_rows_in_batches_are_those_of_each_row_alone(tiny_model):
+    """Within rounding, in fewer forward passes; the model's forward is as it was."""
+    model = AutoModelForCausalLM.from_pretrained(str(tiny_model), dtype=torch.float32)
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    trainer = types.SimpleNamespace(
+        model=model, processing_class=types.SimpleNamespace(pad_token_id=0),
+        args=types.SimpleNamespace(per_device_train_batch_size=4),
+        accelerator=types.SimpleNamespace(autocast=torch.no_grad),
+    )  # fmt: skip
+    rows = list(rows_of([6, 24, 9, 7, 12, 5, 8, 23, 16, 4]))
+    before = vars(model).get("forward")
+    together = loss.row_losses(trainer, rows)
+    assert len(passes) == 2
+    assert vars(model).get("forward") is before
+    assert together == pytest.approx([plain_loss(model, row) for row in rows], abs=1e-5)
+
+
+def test_evaluation_computes_in_the_precision_of_the_training(make, monkeypatch):
+    """A mixed stage evaluates and writes its sample answers under autocast, before and after."""
+    seen = {"log_prob_sums": [], "generate_batch": []}
+    for module, name in ((loss, "log_prob_sums"), (transformers_engine, "generate_batch")):
+        look_before(monkeypatch, module, name, lambda *_, found=seen[name], **__: found.append(
+            torch.is_autocast_enabled("cpu")
+        ))  # fmt: skip
+    trained(make(precision="mixed", max_steps=4))
+    assert seen["log_prob_sums"] == [True] * 4  # held-out rows and general prompts, twice
+    assert seen["generate_batch"] == [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "said", "expected", "value"),
+    [
+        ("exact_match", "The Paris", "paris", 1.0),  # SQuAD drops articles, case and punctuation
+        ("exact_match", "London", "Paris", 0.0),
+        ("token_f1", "the red kettle", "red cup", 2 * (1 / 2 * 1 / 2) / (1 / 2 + 1 / 2)),
+        ("json_validity", '{"a": 1}', "{}", 1.0),
+        ("json_validity", "{a: 1}", "{}", 0.0),
+        ("json_validity", "3", "{}", 0.0),  # a bare number is no form to fill in
+        ("exact_match", '{"b": 2, "a": 1}', '{"a": 1, "b": 2}', 1.0),  # in whatever order
+        ("rouge_l", "a b c d", "a c d", 2 * (3 / 4 * 1) / (3 / 4 + 1)),
+        ("rouge_l", "", "a c d", 0.0),
+    ],
+)
+def test_scores_by_hand(metric, said, expected, value):
+    """Each metric on cases small enough to work out."""
+    assert score_answer(metric, said, expected) == pytest.approx(value, abs=1e-4)
+
+
+@pytest.mark.light
+def test_the_metric_follows_the_expected_answers():
+    """Forms, short answers and long answers are judged differently."""
+    for answers, wanted in (
+        (['{"a": 1}', "[]"], ("json_validity", "exact_match")),
+        (["Paris", "seven days"], ("exact_match", "token_f1")),
+        (["a long answer with very many words in it, indeed"] * 3, ("rouge_l", "token_f1")),
+        # Sentences of a character are a style; the few replies of a bot and a sum are not.
+        (["Hrm. Me knees say rain.", "Twelve copper. Heh. Ye'll drown!"], ("rouge_l", "token_f1")),
+        (["We call you back tomorrow."] * 2, ("exact_match", "token_f1")),
+        (["The answer is 12.", "The answer is 7."], ("exact_match", "token_f1")),
+        ([], ()),
+    ):
+        assert choose_metrics(answers) == wanted
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "higher", "word", "interval"),
+    [
+        ([1.0] * 10, [0.0] * 10, False, "better", (-1.0, -1.0)),  # all improve by exactly one
+        ([0.0] * 10, [1.0] * 10, False, "worse", (1.0, 1.0)),
+        # By Student's t that is no chance: four rows, all alike.
+        ([2.4, 2.5, 2.6, 2.4], [0.8, 0.7, 0.9, 0.6], False, "better", ANY),
+        # Too few that turned from wrong to right, since they have no spread to judge by.
+        ([0.0] * 3, [1.0] * 3, True, ANY, None),
+    ],
+)
+def test_rows_are_told_from_chance_where_they_say_something(before, after, higher, word, interval):
+    """An interval excludes zero where every row got better."""
+    found = compare(before, after, higher_is_better=higher)
+    assert (found.word, found.interval) == (word, interval)
+
+
+def test_a_mean_per_token_counts_a_long_row_more():
+    """And rows before and after are as many."""
+    found = compare([1.0, 2.0], [1.0, 4.0], higher_is_better=True, weights=[3.0, 1.0])
+    assert (found.before, found.after, found.interval) == (1.25, 1.75, None)
+    with pytest.raises(ValueError, match="rows before"):
+        compare([1.0], [], higher_is_better=True)
+
+
+def test_noise_around_nothing_is_not_distinguishable_and_says_what_would_be():
+    """Fifty rows name the difference that would have been seen, and two rows tell nothing."""
+    draw = random.Random(3)
+    before = [draw.gauss(0, 1) for _ in range(50)]
+    noise = compare(before, [value + draw.gauss(0, 0.5) for value in before], higher_is_better=True)
+    low, high = noise.interval
+    assert low < 0 < high
+    assert noise.word == "not distinguishable"
+    told = float(verdict({"reward": noise})[1].rsplit(" ", 1)[1])
+    assert told == pytest.approx((high - low) / 2, rel=0.1)
+    said = verdict({"held-out loss": compare([1.0, 2.0], [1.1, 1.9], higher_is_better=False)})[1]
+    assert said.endswith("on 2 held-out rows, which are too few to tell")
+
+
+@pytest.mark.parametrize("rows", [3, 5, 16, 40])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(rows):
+    """A 95 % interval misses a true difference in about one experiment of twenty."""
+    draw, missed = random.Random(rows), 0
+    for _ in range(400):
+        weights = [draw.randint(20, 80) for _ in range(rows)]
+        before = [draw.gauss(0, 1) for _ in range(rows)]
+        after = [value + 0.3 + draw.gauss(0, 1) for value in before]
+        found = compare(before, after, higher_is_better=True, weights=weights)
+        missed += not found.interval[0] <= 0.3 <= found.interval[1]
+    assert 8 <= missed <= 36
+
+
+@pytest.mark.light
+def test_a_share_has_wilson_s_interval():
+    """8 of 10: 0.490 to 0.943 in published tables; all right is not certainty."""
+    low, high = proportion_interval(8, 10)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert proportion_interval(10, 10)[0] < 0.75
+    assert proportion_interval(0, 0) is None
+
+
+def test_classes_are_counted():
+    """Accuracy, macro-F1 and the confusion table of ten texts in two classes."""
+    true, told = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1, 1, 0]
+    found = classification(told, true, ["ham", "spam"])
+    assert found["confusion"] == {"labels": ["ham", "spam"], "counts": [[5, 1], [1, 3]]}
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["macro_f1"] == pytest.approx((5 / 6 + 3 / 4) / 2, abs=1e-6)
+    assert found["accuracy_interval"][0] < 0.8 < found["accuracy_interval"][1]
+    assert found["macro_f1_interval"][0] <= found["macro_f1"] <= found["macro_f1_interval"][1]
+
+
+def test_the_verdict_is_a_word_and_a_sentence():
+    """The first metric decides; others are told where they are distinguishable."""
+    loss = compare([4.0] * 10, [2.0] * 10, higher_is_better=False)
+    answers = compare([0.0] * 6, [1.0] * 6, higher_is_better=True)
+    word, text = verdict({"held-out loss": loss, "exact_match": answers})
+    assert word == "better"
+    assert "held-out loss 4 before, 2 after (difference -2.00 to -2.00) on 10 held-out rows" in text
+    assert "exact match 0 before, 1 after" in text
+    assert verdict({}) == ("not distinguishable", "nothing was held out to compare on")
+
+
+@pytest.mark.parametrize(
+    ("ended", "of", "max_steps", "ok"),
+    [(3, 4, None, True), (2, 4, None, False), (1, 2, 5, True), (0, 2, 5, False)],
+)
+def test_answers_of_which_half_do_not_end_are_warned_of(ended, of, max_steps, ok):
+    """After a whole training most answers have to end; after a few steps of a trial some."""
+    samples = [Sample(text="yes", stopped=number < ended, tokens=1) for number in range(of)]
+    base = [Sample(text="yes", stopped=False, tokens=9)] * of
+    (check,) = check_stops(SimpleNamespace(max_steps=max_steps), samples, base, 9)
+    assert check.ok is ok
+    assert f"{ended} of {of} sample answers end" in check.text
+    assert f"(0 of {of} of the base's)" in check.text

@@ -410,8 +410,7 @@ def test_the_estimate_counts_every_byte_of_the_state(kind):
     held = sum(getattr(one, "nbytes", 0) for one in optimizer.state[parameter].values())
     entry = OPTIMIZERS[f"adamw_{kind}"]
     assert held == 1000 * (2 * 2 + entry.beside_bfloat16) == 1000 * (6 if kind == "split" else 4)
-    assert entry.holds == "chunks"
-    assert CHUNK_ELEMENTS == CHUNK
+    assert (entry.holds, CHUNK_ELEMENTS) == ("chunks", CHUNK)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_fused", "adamw_split"])

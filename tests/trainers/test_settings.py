@@ -39,10 +39,10 @@ OTHER: dict[str, Any] = {
     "dropout": 0.2, "target_modules": ["q_proj"], "rslora": True, "train_embeddings": True,
     "loss_on": "all",
 }  # fmt: skip
-# Tested where they act: start_from and data in test_sft.py (another folder, another file),
+# Tested where they act: start_from and data in test_alignment.py (another folder, another file),
 # double_quantization below; the objective chooses the program itself. `head` chooses another
-# program (test_encoder.py), keep, early_stopping, save_minutes and group_by_length act while it
-# trains (test_held_out_curve.py, test_stopping.py, test_batches.py); kernels and compile change
+# program (test_heads.py), keep, early_stopping, save_minutes and group_by_length act while it
+# trains (test_waits.py, test_stopping.py, test_packing.py); kernels and compile change
 # layers in place (test_kernels.py).
 ELSEWHERE = {
     "objective", "start_from", "data", "double_quantization", "options", "head", "keep",
@@ -210,48 +210,6 @@ def test_the_list_names_fields_that_exist():
     assert dead <= {"save_safetensors"}  # of earlier releases, still tried
 
 
-@pytest.fixture
-def fault(make, align, unloaded):
-    """What is said against the keys of a stage, and that no model was loaded for it."""
-
-    def text(objective="sft", **keys):
-        job = make(**keys) if objective == "sft" else align(objective, **keys)
-        with pytest.raises(InputError) as caught:
-            trained(job)
-        return caught.value.text()
-
-    return text
-
-
-@pytest.mark.parametrize(
-    ("objective", "trl", "words"),
-    [
-        ("sft", {"eval_steps": 5}, "'eval_steps' cannot be set: held-out loss is measured"),
-        ("sft", {"hub_model_id": "a/b"}, "the plan's key push_to uploads the result"),
-        ("sft", {"save_total_limit": 1}, "keeps its last two checkpoints"),
-        ("sft", {"save_on_each_node": True}, "write one checkpoint together"),
-        ("sft", {"push_to_hub": True}, "set by the plan's own key push_to"),
-        ("sft", {"learning_rate": 1e-5}, "set by the plan's own key learning_rate"),
-        ("sft", {"report_to": "tensorboard"}, "names tensorboard, and the plan's own key"),
-        ("sft", {"report_to": "all"}, "write `trackers: [NAME]` beside the stages"),
-        ("sft", {"ref_model_sync_steps": 2}, "unknown key 'ref_model_sync_steps'"),
-        ("dpo", {"label_smoothing_factor": 0.1}, "this objective has another loss"),
-        ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}, "'loss_weights"),
-        ("sft", {"gradient_checkpointing_kwargs": {}}, "gradient_checkpointing: true"),
-        ("sft", {"ddp_timeout": 60}, "launch.processes of 2 or more"),
-        # The model's own chat template is used; TRL's place for its arguments is read by nobody here.
-        ("sft", {"chat_template_path": "elsewhere"},
-         "cannot be set: the model's own chat template"),
-        ("grpo", {"chat_template_kwargs": {"a": 1}}, "set by the plan's own key template"),
-        ("sft", {"debug": "everything"}, "'debug': everything is not a valid DebugOption"),
-    ],
-)  # fmt: skip
-def test_a_key_that_cannot_act_is_refused_with_the_reason(objective, trl, words, fault):
-    """The fault names the key and says what to do."""
-    own = {"reward": "exact"} if objective == "grpo" else {}
-    assert words in fault(objective, trl=trl, **own)
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_acts_beside_another_key_is_taken_there(make, processes):
     """One process has nothing to wait for, two have."""
@@ -267,97 +225,132 @@ def test_the_place_of_the_vllm_server_is_a_key_of_the_plan():
 
     keys = {"vllm_mode": 1, "vllm_server_port": 1, "vllm_importance_sampling_mode": "sequence_mask"}
     refused = [fault.what for fault in key_faults("trl", keys, GRPOConfig, PLAN_KEYS)]
-    assert len(refused) == 2
-    assert all("launch.vllm" in what for what in refused)
-
-
-def test_all_wrong_values_are_told_at_once(fault):
-    """Each wrong type of `trl:` and `peft:` names its key and what it may hold."""
-    trl = {
-        "neftune_noise_alpha": "high",
-        "adam_beta1": [1],
-        "learning_rte": 1,
-        "max_grad_norm": 1,
-        "dataloader_num_workers": True,
-        "dataloader_prefetch_factor": 1.5,
-        "run_name": ["a"],
-    }
-    peft = {"lora_bias": 3, "layers_to_transform": "a", "rank_pattern": 5, "bias": "some"}
-    text = fault(trl=trl, peft=peft)
-    # What only the constructor knows comes before the model is loaded, too.
-    assert "peft: 'layers_pattern'" in fault(peft={"layers_pattern": "layers"})
-    wanted = (
-        "trl: 'neftune_noise_alpha' is 'high'",
-        "float | None",
-        "trl: 'adam_beta1' is a list",
-        "trl: unknown key 'learning_rte'",
-        "trl: 'dataloader_num_workers' is true",
-        "trl: 'dataloader_prefetch_factor' is 1.5",
-        "trl: 'run_name' is a list",
-        "peft: 'lora_bias' is 3",
-        "peft: 'layers_to_transform' is 'a'",
-        "list[int]",
-        "peft: 'rank_pattern' is 5",
-        "peft: 'bias' is 'some'",
-        "Literal['none', 'all', 'lora_only']",
-    )
-    assert [words for words in wanted if words not in text] == []
-    assert "max_grad_norm" not in text
+    assert ["launch.vllm" in what for what in refused] == [True, True]
 
 
 OWNED_BY_LORA = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "task_type", "peft_type",
     "inference_mode", "base_model_name_or_path",
 )  # fmt: skip
+NO_START = "no start that these trainers make"
+ANSWERS = {"response_tokens": 6, "generations": 4, "micro_batch_size": 2}
+# (objective, keys, words of what is said)
+REFUSED_KEYS = [
+    # A key of `trl:` that cannot act, with what to do.
+    *(
+        (objective, {"trl": trl, **({"reward": "exact"} if objective == "grpo" else {})}, [words])
+        for objective, trl, words in (
+            ("sft", {"eval_steps": 5}, "'eval_steps' cannot be set: held-out loss is measured"),
+            ("sft", {"hub_model_id": "a/b"}, "the plan's key push_to uploads the result"),
+            ("sft", {"save_total_limit": 1}, "keeps its last two checkpoints"),
+            ("sft", {"save_on_each_node": True}, "write one checkpoint together"),
+            ("sft", {"push_to_hub": True}, "set by the plan's own key push_to"),
+            ("sft", {"learning_rate": 1e-5}, "set by the plan's own key learning_rate"),
+            ("sft", {"report_to": "tensorboard"}, "names tensorboard, and the plan's own key"),
+            ("sft", {"report_to": "all"}, "write `trackers: [NAME]` beside the stages"),
+            ("sft", {"ref_model_sync_steps": 2}, "unknown key 'ref_model_sync_steps'"),
+            ("dpo", {"label_smoothing_factor": 0.1}, "this objective has another loss"),
+            ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}, "'loss_weights"),
+            ("sft", {"gradient_checkpointing_kwargs": {}}, "gradient_checkpointing: true"),
+            ("sft", {"ddp_timeout": 60}, "launch.processes of 2 or more"),
+            # The model's own chat template is used; TRL's place for its arguments is read by nobody.
+            ("sft", {"chat_template_path": "elsewhere"},
+             "cannot be set: the model's own chat template"),
+            ("grpo", {"chat_template_kwargs": {"a": 1}}, "set by the plan's own key template"),
+            ("sft", {"debug": "everything"}, "'debug': everything is not a valid DebugOption"),
+        )
+    ),
+    # Typos and owned keys: a key with two homes would make one of them a lie.
+    (
+        "sft",
+        {
+            "trl": {"max_grad_nrom": 1.0, "learning_rate": 1.0, "max_length": 3, "bf16": True},
+            "peft": {"use_dorra": True, **dict.fromkeys(OWNED_BY_LORA)},
+        },
+        [
+            "did you mean 'max_grad_norm'?",
+            "'learning_rate' is set by the plan's own key learning_rate",
+            "'max_length' is set by the plan's own key seq_len",
+            "'bf16' is set by the plan's own key weights_dtype and precision",
+            "did you mean 'use_dora'?",
+            "'r' is set by the plan's own key rank",
+            *(f"'{key}' is set by the plan's own key" for key in OWNED_BY_LORA),
+        ],
+    ),
+    ("sft", {"update": "adapter", "peft": {"activaton": "gelu", "bottleneck": 3, "scale": 0}},
+     ["did you mean 'activation'?", "'bottleneck' is set by the plan's own key bottleneck",
+      "scale is 0"]),
+    # What else a prefix refuses: tests/plan/test_read.py.
+    ("sft", {"update": "prefix", "peft": {"prefix_projection": True, "num_virtual_tokens": 3}},
+     ["'prefix_projection' is set by the plan's own key prefix_text",
+      "'num_virtual_tokens' is set by the plan's own key prefix_tokens"]),
+    # What only the constructor of the config knows.
+    ("sft", {"peft": {"layers_pattern": "layers"}}, ["peft: 'layers_pattern'"]),
+    # What the device cannot do.
+    ("sft", {"update": "full", "weights_dtype": "float16", "peft": {"use_dora": True}},
+     ["float16 weights cannot be trained in place", "'peft' has no effect"]),
+    ("sft", {"weights_dtype": "float16"}, ["float16 weights need a CUDA GPU"]),
+    ("sft", {"attention": "flash_attention_2"}, ["needs a CUDA or ROCm GPU"]),
+    ("sft", {"optimizer": "paged_adamw_8bit"}, ["pages memory between GPU and host"]),
+    # A start that changes the base, or needs more.
+    *(
+        ("sft", {"rank": rank, "peft": {"init_lora_weights": start}, "quantization": base}, [words])
+        for start, rank, base, words in (
+            ("pissa", 8, None, NO_START), ("pissa", 8, "nf4", "it changes the base"),
+            ("olora", 8, None, NO_START), ("eva", 8, None, "a pass over the data"),
+            ("orthogonal", 8, "nf4", "dtype of the base"),
+            ("orthogonal", 5, None, "even rank"),  # PEFT halves it
+        )
+    ),
+    # Nothing to measure.
+    *(
+        ("sft", {**key, "holdout": 0.0}, ["needs held-out rows, and no row is held out"])
+        for key in ({"keep": "best"}, {"early_stopping": 2})
+    ),
+    # Missing, double, misspelt and unfitting sources of a reward.
+    *(
+        ("grpo", {**ANSWERS, **keys}, [words])
+        for keys, words in (
+            ({}, "nothing says what reward an answer gets"),
+            ({"verifier": "exact", "reward": "own.py:score"}, "verifier and reward both say"),
+            ({"verifier": "regex"}, "verifier regex needs the key pattern"),
+            ({"verifier": "regex", "pattern": "("}, "not a regular expression"),
+            ({"verifier": "exact", "pattern": "x"}, "'pattern' has no effect"),
+            ({"verifier": "json_schema", "schema": "missing.json"}, "no such file"),
+            ({"reward": "own.py"}, "file.py:function"),
+            ({"reward": "missing.py:score"}, "no such file"),
+            ({"reward": "own.py:scores"}, "has no function 'scores'"),
+            ({"reward_model": "nowhere"}, "holds no model"),
+        )
+    ),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        (
-            {
-                "trl": {"max_grad_nrom": 1.0, "learning_rate": 1.0, "max_length": 3, "bf16": True},
-                "peft": {"use_dorra": True, **dict.fromkeys(OWNED_BY_LORA)},
-            },
-            [
-                "did you mean 'max_grad_norm'?",
-                "'learning_rate' is set by the plan's own key learning_rate",
-                "'max_length' is set by the plan's own key seq_len",
-                "'bf16' is set by the plan's own key weights_dtype and precision",
-                "did you mean 'use_dora'?",
-                "'r' is set by the plan's own key rank",
-                *(f"'{key}' is set by the plan's own key" for key in OWNED_BY_LORA),
-            ],
-        ),
-        (
-            {"update": "adapter", "peft": {"activaton": "gelu", "bottleneck": 3, "scale": 0}},
-            [
-                "did you mean 'activation'?",
-                "'bottleneck' is set by the plan's own key bottleneck",
-                "scale is 0",
-            ],
-        ),
-        (  # What else a prefix refuses: tests/plan/test_read.py.
-            {"update": "prefix", "peft": {"prefix_projection": True, "num_virtual_tokens": 3}},
-            [
-                "'prefix_projection' is set by the plan's own key prefix_text",
-                "'num_virtual_tokens' is set by the plan's own key prefix_tokens",
-            ],
-        ),
-        (
-            {"update": "full", "weights_dtype": "float16", "peft": {"use_dora": True}},
-            ["float16 weights cannot be trained in place", "'peft' has no effect"],
-        ),
-        ({"weights_dtype": "float16"}, ["float16 weights need a CUDA GPU"]),
-        ({"attention": "flash_attention_2"}, ["needs a CUDA or ROCm GPU"]),
-        ({"optimizer": "paged_adamw_8bit"}, ["pages memory between GPU and host"]),
-    ],
-    ids=["lora", "adapter", "prefix", "full", "float16", "flash", "paged"],
-)
-def test_typos_owned_keys_and_what_the_device_cannot_do_are_refused(keys, said, fault):
-    """They are told together; a key with two homes would make one of them a lie."""
-    text = fault(**keys)
+@pytest.mark.parametrize(("objective", "keys", "said"), REFUSED_KEYS)
+def test_keys_that_cannot_act_are_refused_with_the_reason(objective, keys, said, fault):
+    """The fault names the key and says what to do, before a model is loaded."""
+    text = fault(objective, **keys)
     assert [words for words in said if words not in text] == []
+
+
+def test_all_wrong_values_are_told_at_once(fault):
+    """Each wrong type of `trl:` and `peft:` names its key and what it may hold."""
+    trl = {
+        "neftune_noise_alpha": "high", "adam_beta1": [1], "learning_rte": 1, "max_grad_norm": 1,
+        "dataloader_num_workers": True, "dataloader_prefetch_factor": 1.5, "run_name": ["a"],
+    }  # fmt: skip
+    peft = {"lora_bias": 3, "layers_to_transform": "a", "rank_pattern": 5, "bias": "some"}
+    text = fault(trl=trl, peft=peft)
+    wanted = (
+        "trl: 'neftune_noise_alpha' is 'high'", "float | None", "trl: 'adam_beta1' is a list",
+        "trl: unknown key 'learning_rte'", "trl: 'dataloader_num_workers' is true",
+        "trl: 'dataloader_prefetch_factor' is 1.5", "trl: 'run_name' is a list",
+        "peft: 'lora_bias' is 3", "peft: 'layers_to_transform' is 'a'", "list[int]",
+        "peft: 'rank_pattern' is 5", "peft: 'bias' is 'some'",
+        "Literal['none', 'all', 'lora_only']",
+    )  # fmt: skip
+    assert [words for words in wanted if words not in text] == []
+    assert "max_grad_norm" not in text
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,8 @@ def our_classes():
     recipes = (dpo.DPO, kto.KTO, rm.RewardModel, orpo.ORPO, simpo.SimPO)
     return [
         *(with_ours(resolve_name(one.trained_by), one.keeps) for one in recipes),
-        *(SFT, Classes, Seq2Seq, GRPO, RLOO, Distilling),
-        BottleneckLayer,
-        BottleneckModel,
-    ]
+        *(SFT, Classes, Seq2Seq, GRPO, RLOO, Distilling), BottleneckLayer, BottleneckModel,
+    ]  # fmt: skip
 
 
 def overrides():

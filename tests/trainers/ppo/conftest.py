@@ -34,25 +34,11 @@ def same(prompts, completions):
 # Learns within fifteen updates: a high rate and no price of KL, which a real policy would not
 # survive.
 TOY = {
-    "name": "ppo",
-    "objective": "ppo",
-    "update": "lora",
-    "rank": 16,
-    "alpha": 32,
-    "learning_rate": 2e-3,
-    "value_learning_rate": 1e-2,
-    "scheduler": "constant",
-    "warmup": 0.0,
-    "max_steps": 2,
-    "micro_batch_size": 16,
-    "grad_accum": 3,
-    "response_tokens": 12,
-    "seq_len": 96,
-    "reward": "scores.py:share",
-    "kl_coef": 0.0,
-    "kl_limit": 100.0,
-    "missing_end_penalty": 0.0,
-}
+    "name": "ppo", "objective": "ppo", "update": "lora", "rank": 16, "alpha": 32,
+    "learning_rate": 2e-3, "value_learning_rate": 1e-2, "scheduler": "constant", "warmup": 0.0,
+    "max_steps": 2, "micro_batch_size": 16, "grad_accum": 3, "response_tokens": 12, "seq_len": 96,
+    "reward": "scores.py:share", "kl_coef": 0.0, "kl_limit": 100.0, "missing_end_penalty": 0.0,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

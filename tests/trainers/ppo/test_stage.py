@@ -66,11 +66,10 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(steps, keys,
     assert start == pytest.approx(0, abs=1e-6)
     assert end > 0.5
     reward, sample = found["evaluation"]["metrics"]["reward"], found["evaluation"]["samples"][0]
-    assert reward["word"] == "better"
+    assert (reward["word"], found["steps"]) == ("better", steps)
     assert reward["interval"][0] > 0.5
     assert "x" in sample["tuned"]
     assert sample["reward_after"] > sample["reward_before"]
-    assert found["steps"] == steps
     assert (found["resolved"]["one_base"] is True) is not bool(keys)
 
 
@@ -88,7 +87,7 @@ def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(
         roles, "apply_head", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
     )
     keys = {**UPDATES[update], "update": update, "precision": precision}
-    result = trained(make(**keys, micro_batch_size=4, grad_accum=1))
+    result = trained(make(**keys, micro_batch_size=4, grad_accum=1, job_judge=False))
     assert kinds == {torch.float32}
     saved, changes = result["checks"][:2]
     assert (saved["ok"], changes["ok"]) == (True, True)
@@ -107,19 +106,15 @@ def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
 
     monkeypatch.setattr(Learner, "learn", lambda *given: first.append(len(moved)) or learn(*given))
     monkeypatch.setattr(Learner, "gradients", gradients)
-    for keys in ({}, {"gradient_checkpointing": True, "minibatches": 3}):
-        train(make(max_steps=2, job_judge=False, **keys))
+    for keys in ({}, {"gradient_checkpointing": True, "minibatches": 3}):  # of three micro-batches
+        train(make(max_steps=2, micro_batch_size=4, job_judge=False, **keys))
     assert [moved[place] for place in first] == [0.0] * 4
 
 
 RESUMED = {
-    "max_steps": 6,
-    "save_steps": 2,
-    "kl_coef": 0.05,
-    "kl_target": 1.0,
-    "scheduler": "linear",
-    "holdout": 0.1,
-}
+    "max_steps": 6, "save_steps": 2, "kl_coef": 0.05, "kl_target": 1.0, "scheduler": "linear",
+    "holdout": 0.1, "micro_batch_size": 4, "grad_accum": 2,
+}  # fmt: skip
 
 
 def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkeypatch):
@@ -174,7 +169,8 @@ def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatc
 def test_a_long_run_writes_some_of_its_lines(make, monkeypatch):
     """The first ones, which guards compare with, every n-th, and the last."""
     monkeypatch.setattr("trainers.step.settings.MOST_LINES", 1)
-    job = make(max_steps=7, save_steps=7, grad_accum=1, job_judge=False, holdout=0)
+    few = {"micro_batch_size": 2, "grad_accum": 1, "job_judge": False, "holdout": 0}
+    job = make(max_steps=7, save_steps=7, **few)
     loss = trained(job)["loss_last"]
     assert [line["step"] for line in metrics(job.run)] == [1, 2, 3, 6, 7]
     assert loss == metrics(job.run)[-1]["loss"]
@@ -231,13 +227,13 @@ def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
     """Memory, time and tokens are those of the longest batch with answers of full length."""
     found = []
     for answer in (6, 12):
-        job = make(job_dry_run=True, max_steps=20, response_tokens=answer)
+        job = make(job_dry_run=True, max_steps=20, response_tokens=answer, micro_batch_size=4)
         train(job)
         found.append(read_json(job.output / "dry_run.json"))
     assert min(found[1]["measured"][name] for name in ("peak_bytes", "step_s")) > 0
     assert found[1]["steps"] == 20
-    # A micro-batch of 16 prompts.
-    assert found[1]["batch_tokens"] - found[0]["batch_tokens"] == 16 * (12 - 6)
+    # A micro-batch of 4 prompts.
+    assert found[1]["batch_tokens"] - found[0]["batch_tokens"] == 4 * (12 - 6)
     assert not list(job.output.glob("*.safetensors"))
 
 
@@ -248,7 +244,8 @@ def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_pa
     save_module(base, stages / "rm", "lora", seed=2, scores=True)
     before = [stage_of(name, **lora) for name in ("sft", "rm")]
     rewards = [{"reward": "scores.py:share", "weight": 2}, {"reward_model": "rm"}]
-    job = make(before=before, start_from="sft", reward=None, rewards=rewards, **lora)
+    keys = {"start_from": "sft", "reward": None, "rewards": rewards, "job_judge": False}
+    job = make(before=before, **keys, **lora)
     resolved = trained(job)["resolved"]
     words = "weighted sum: 2 x the user's own code: scores.py:share; 1 x the model rm"
     assert resolved["reward"].endswith(words)
@@ -302,8 +299,7 @@ def test_two_processes_learn_like_one(make, tmp_path):
     assert last > 0.8
     assert last == pytest.approx(one, abs=0.15)
     wins = [line["holdout_wins"] for line in metrics(job.run) if "holdout_wins" in line]
-    assert len(wins) == 3
-    assert wins[-1] == 6
+    assert (len(wins), wins[-1]) == (3, 6)
     found = trained(replace(job, part=JUDGE))
     assert found["resolved"]["prompts_an_update"] == 32
     assert found["evaluation"]["metrics"]["reward"]["word"] == "better"
@@ -327,42 +323,22 @@ def test_an_update_that_starts_again_in_parts_learns_the_same(make, tmp_path, mo
 def test_ppo_learns_from_two_rewards(make, tmp_path):
     """Each reward is logged, sampled and recorded; a score that is missing is left out."""
     (tmp_path / "own.py").write_text(OWN)
-    job = make(rewards=TWO, reward=None, verifier=None, max_steps=3, response_tokens=6)
+    keys = {"reward": None, "verifier": None, "max_steps": 3, "response_tokens": 6}
+    job = make(rewards=TWO, **keys, job_judge=False)
     assert sum(line["advantage"] for line in check_two_rewards(job, trained(job))) != 0
 
 
 BASE = {
-    "max_steps": 3,
-    "kl_coef": 0.5,
-    "kl_target": 5.0,
-    "missing_end_penalty": 1.0,
-    "step_kl_limit": 1.0,
-    "value_clip_range": 0.05,
-    "clip_range": 0.1,
-    "micro_batch_size": 4,
-    "grad_accum": 2,
-    "learning_rate": 5e-3,
-    "job_judge": False,
-}
+    "max_steps": 3, "kl_coef": 0.5, "kl_target": 5.0, "missing_end_penalty": 1.0,
+    "step_kl_limit": 1.0, "value_clip_range": 0.05, "clip_range": 0.1, "micro_batch_size": 4,
+    "grad_accum": 2, "learning_rate": 5e-3, "job_judge": False,
+}  # fmt: skip
 OTHER = {
-    "kl_coef": 0.1,
-    "kl_target": 0.5,
-    "kl_horizon": 100,
-    "response_tokens": 6,
-    "temperature": 0.5,
-    "missing_end_penalty": 0.0,
-    "whiten_rewards": True,
-    "gamma": 0.5,
-    "lam": 0.2,
-    "ppo_epochs": 2,
-    "minibatches": 2,
-    "clip_range": 0.02,
-    "value_clip_range": 5.0,
-    "value_learning_rate": 1e-4,
-    "step_kl_limit": 1e-3,
-    "verifier": "exact",
-    "reward": "scores.py:length",
-}
+    "kl_coef": 0.1, "kl_target": 0.5, "kl_horizon": 100, "response_tokens": 6, "temperature": 0.5,
+    "missing_end_penalty": 0.0, "whiten_rewards": True, "gamma": 0.5, "lam": 0.2, "ppo_epochs": 2,
+    "minibatches": 2, "clip_range": 0.02, "value_clip_range": 5.0, "value_learning_rate": 1e-4,
+    "step_kl_limit": 1e-3, "verifier": "exact", "reward": "scores.py:length",
+}  # fmt: skip
 ELSEWHERE = {
     "kl_limit",
     "reward_model",
@@ -447,7 +423,7 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
 
 def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch):
     """The training evaluates only on its way, and the judging comes to the same numbers."""
-    keys = {"max_steps": 3, "holdout": 0.2}
+    keys = {"max_steps": 3, "holdout": 0.2, "micro_batch_size": 4}
     one = make(job_run=tmp_path / "one", **keys)
     train(one)
     measured = []
@@ -463,15 +439,13 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch
     assert not measured
     assert trained_record(two.output).is_file()
     train(replace(two, part=JUDGE))
-    assert measured == [JUDGE, JUDGE]
-    assert without_clock(two) == without_clock(one)
+    assert (measured, without_clock(two)) == ([JUDGE, JUDGE], without_clock(one))
     assert not trained_record(two.output).exists()
 
     def wins(job):
         return [(line["holdout_wins"], line["holdout_losses"]) for line in metrics(job.run)[:-1]]
 
-    assert len(wins(one)) == 2
-    assert wins(two) == wins(one)
+    assert (len(wins(one)), wins(two)) == (2, wins(one))
 
 
 def test_processes_share_the_prompts_that_are_answered_on_the_way(make, monkeypatch):

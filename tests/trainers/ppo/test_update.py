@@ -1,4 +1,4 @@
-"""What an update of PPO is made of: answers, formulas by hand, optimizer, agreeing processes."""
+"""An update of PPO: answers, formulas by hand, optimizer, agreeing processes, and four roles on one base."""
 
 import math
 from contextlib import nullcontext
@@ -10,9 +10,12 @@ from msgspec.structs import replace
 
 torch = pytest.importorskip("torch")
 
-from transformers import AutoModelForCausalLM
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from advisor.ground.errors import InputError
 from advisor.methods.optimizers import OPTIMIZERS
+from tests.trainers.ppo.conftest import UPDATES, save_module
 from tests.trainers.rollouts.vllm_stand_in import scored
 from tests.trainers.runs import trained, weights
 from trainers.ppo import train
@@ -32,18 +35,16 @@ from trainers.ppo.math import (
     value_losses,
     whiten,
 )
-from trainers.ppo.roles import POLICY, VALUE
-from trainers.ppo.rollout import (
-    answer_log_probs,
-    batches_of,
-    gather_answers,
-    scatter_answers,
-    tokens_at_once,
-)
+from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens
+from trainers.ppo.rollout import batches_of, gather_answers, scatter_answers, tokens_at_once
 from trainers.rollouts import Answers, Sampling
 from trainers.rollouts import transformers_engine as module
 from trainers.rollouts.transformers_engine import TransformersEngine
+from trainers.rows import Prepared
+from trainers.stage.objective import Opened
+from trainers.start.loading import load_base
 from trainers.step.answer_loss import add_hidden_call
+from trainers.updates import load_update
 
 
 def tensor(*rows):
@@ -219,33 +220,19 @@ def test_a_gpu_gets_parts_of_so_many_tokens_that_it_is_busy():
     assert found == [110, 2048, 4096, 4096]
 
 
-def test_log_probs_are_those_of_the_plain_model(model):
-    """log softmax of the model's own logits before each token, whatever the padding."""
-    answers = write(model)
-    batches = batches_of(answers, 2, pad_id=0, device="cpu")
-    assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
-    with torch.no_grad():
-        found = [answer_log_probs(model, batch, 1.0)[0] for batch in batches]
-    table = scatter_answers(batches, found).tolist()
-    for row, wanted in zip(table, scored(model, answers, 1.0), strict=True):
-        assert row[: len(wanted)] == pytest.approx(wanted, rel=0, abs=1e-5)
-
-
 def test_a_model_s_own_generation_settings_take_no_part(model, monkeypatch):
     """top_k or a repetition penalty of the model would draw from another distribution."""
     before = write(model)
     monkeypatch.setattr(model.generation_config, "top_k", 1)
     monkeypatch.setattr(model.generation_config, "repetition_penalty", 1.5)
-    assert write(model).ids == before.ids
-    assert model.generation_config.top_k == 1
+    assert (write(model).ids, model.generation_config.top_k) == (before.ids, 1)
 
 
 def test_tables_and_batches_are_each_others_inverse():
     """What is laid out as a table and taken again is what it was."""
     answers = Answers([[1], [1, 3]], [[5, 6, 2], [7]], [True, False])
     (batch,) = batches_of(answers, 2, pad_id=0, device="cpu")
-    assert batch.rows == [1, 0]
-    assert batch.targets_N.tolist() == [7, 5, 6, 2]
+    assert (batch.rows, batch.targets_N.tolist()) == ([1, 0], [7, 5, 6, 2])
     table = scatter_answers([batch], [torch.arange(1.0, 5.0)])
     assert table.tolist() == [[2.0, 3.0, 4.0], [1.0, 0.0, 0.0]]
     assert gather_answers(table, batch).tolist() == [1.0, 2.0, 3.0, 4.0]
@@ -301,8 +288,7 @@ def test_trl_sets_the_optimizer_of_ppo(stage):
         assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
         assert {group["eps"] for group in optimizer.param_groups} == {1e-6}
     plain = make_optimizer(stage, {"value_learning_rate": None}, roles(), PPOArguments())
-    assert plain.defaults["betas"] == (0.9, 0.999)
-    assert plain.defaults["eps"] == 1e-8
+    assert (plain.defaults["betas"], plain.defaults["eps"]) == ((0.9, 0.999), 1e-8)
 
 
 @pytest.mark.parametrize("name", [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices])
@@ -413,3 +399,152 @@ def test_learning_rates(scheduler, warmup, shares):
     count = len(shares)
     found = [rate_share(step, count, warmup=warmup, scheduler=scheduler) for step in range(count)]
     assert found == pytest.approx(shares)
+
+
+TEXTS = Answers(
+    [[1, 5, 6], [1, 7, 8, 9, 10], [1, 4]],
+    [[9, 8, 7, 2], [20, 2], [5, 5, 5, 5, 5, 5, 5, 5]],
+    [True, True, False],
+)
+CPU = torch.device("cpu")
+EXACT = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def batch(texts=TEXTS):
+    (found,) = batches_of(texts, 3, pad_id=0, device="cpu")
+    return found
+
+
+def alone_log_probs(model):
+    """What a plain model finds for each answer token, text by text without padding."""
+    found = scored(model.eval(), TEXTS, 1.0)
+    return torch.tensor([one for row in batch().rows for one in found[row]])
+
+
+def alone_scores(model):
+    texts = [torch.tensor([[*TEXTS.prompts[row], *TEXTS.ids[row]]]) for row in batch().rows]
+    with torch.no_grad():
+        return torch.stack([model.eval()(input_ids=text).logits[0, 0] for text in texts])
+
+
+@pytest.fixture
+def built(make, toy_model, tmp_path):
+    """`built(update, sft, rm)`: a stage's roles on modules of these updates, and what was said."""
+
+    def build(update, sft, rm, **keys):
+        start = sft and save_module(toy_model, tmp_path / "sft", sft, seed=1, scores=False)
+        reward = save_module(toy_model, tmp_path / "rm", rm, seed=2, scores=True)
+        return built_on(make, update, start, reward, **keys)
+
+    return build
+
+
+def built_on(make, update, start, reward, **keys):
+    job = make(
+        update=update, start_from=start and str(start), reward=None, reward_model=str(reward),
+        **{**UPDATES[update], **keys},
+    )  # fmt: skip
+    rows = [SimpleNamespace(prompt_ids=prompt) for prompt in TEXTS.prompts]
+    opened = Opened(
+        job=job, device=CPU, update=load_update(update), versions={}, threads=1,
+        tokenizer=AutoTokenizer.from_pretrained(job.base_model),
+        data=Prepared(train=rows, holdout=(), rows=len(rows)),
+    )  # fmt: skip
+    roles, notes = build_roles(opened, reward)
+    for model in roles.models():
+        model.eval()
+    return roles, notes
+
+
+def check_said(roles, said, scored=None):
+    """Reference and policy say this, and the reward that, also after switching to and fro."""
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(roles.log_probs(REFERENCE, batch(), 1.0)[0], said, **EXACT)
+            if scored is not None:
+                torch.testing.assert_close(roles.scores(batch()), scored, **EXACT)
+            torch.testing.assert_close(roles.log_probs(POLICY, batch(), 1.0)[0], said, **EXACT)
+            roles.values(batch())
+
+
+@pytest.mark.parametrize(
+    ("update", "keys"),
+    [("lora", {}), ("adapter", {}), ("prefix", {}), ("lora", {"quantization": "nf4"})],
+    ids=["lora", "adapter", "prefix", "4-bit"],
+)
+def test_roles_on_one_base_are_the_models_they_stand_for(built, make, tmp_path, update, keys):
+    """Each role says what its module says alone; a step changes policy and value, nothing else."""
+    roles, notes = built(update, update, update, **keys)
+    assert notes == ["policy, reference, reward and value share one base"]
+    assert len(roles.models()) == 1
+    job = make(**keys)
+    base = alone_log_probs(load_base(job, CPU))
+    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, CPU), tmp_path / "sft"))
+    scoring = load_base(job, CPU, head="SequenceClassification", num_labels=1)
+    check_said(roles, said, alone_scores(PeftModel.from_pretrained(scoring, tmp_path / "rm")))
+    assert (said - base).abs().max() > 0.01
+
+    def all_said():
+        with torch.no_grad():
+            says = {role: roles.log_probs(role, batch(), 1.0)[0] for role in (POLICY, REFERENCE)}
+            return says | {VALUE: roles.values(batch()), REWARD: roles.scores(batch())}
+
+    before = all_said()
+    trained = [
+        one.requires_grad_() for role in (POLICY, VALUE) for one in roles.trained(role).values()
+    ]
+    roles.log_probs(POLICY, batch(), 1.0)[0].sum().backward()
+    roles.values(batch()).sum().backward()
+    assert all(parameter.grad is not None for parameter in trained)
+    torch.optim.SGD(trained, lr=0.01).step()
+    stayed = [role for role, said in all_said().items() if torch.equal(before[role], said)]
+    assert stayed == [REFERENCE, REWARD]
+
+
+def test_the_value_starts_as_the_reward_model(built):
+    """The value at the place where the reward model reads its score is that score."""
+    roles, _ = built("lora", "lora", "lora")
+    texts = [[*prompt, *ids] for prompt, ids in zip(TEXTS.prompts, TEXTS.ids, strict=True)]
+    # Of an answer the last value stands before its last token: cut there, a text is scored where
+    # its last value was.
+    values = Answers([text[:-1] for text in texts], [[3]] * 3, [False] * 3)
+    scores = Answers([text[:-2] for text in texts], [text[-2:-1] for text in texts], [False] * 3)
+    with torch.no_grad():
+        found, wanted = roles.values(batch(values)), roles.scores(batch(scores))
+    torch.testing.assert_close(found, wanted, **EXACT)
+
+
+def test_without_a_module_to_start_from_the_base_is_the_reference(built, toy_model):
+    """A reward model that was trained whole keeps its own base, and the log says so."""
+    roles, notes = built("lora", None, "full")
+    base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
+    check_said(roles, alone_log_probs(base))
+    assert "loaded beside" in notes[0]
+    assert (len(roles.models()), roles.parts[REWARD].head) == (2, None)
+    with torch.no_grad():
+        assert (roles.values(batch()) == 0).all()
+
+
+def test_update_full_takes_four_models(built, tmp_path):
+    """Policy and reference are the SFT model, reward and value the reward model; that is said."""
+    roles, notes = built("full", "full", "full")
+    assert notes == ["4 models in memory: policy, reference, reward, value"]
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
+    check_said(roles, alone_log_probs(loaded))
+    with torch.no_grad():
+        assert roles.values(batch()).shape == (14,)
+
+
+def test_a_reward_model_of_another_tokenizer_is_refused(make, tiny_model, tmp_path):
+    """Its scores would be of other words than the policy wrote."""
+    rm = save_module(tiny_model, tmp_path / "rm", "lora", seed=2, scores=True)
+    with pytest.raises(InputError, match="tokenizer"):
+        built_on(make, "lora", None, rm)
+
+
+def test_the_score_is_read_at_the_last_token_that_is_no_padding():
+    """Padding and end token the same: the one before the end; no padding token: the last one."""
+    ids = torch.tensor([[5, 6, 2, 2], [7, 2, 8, 9]])
+    attention = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    found = {pad: last_tokens(ids, attention, pad).tolist() for pad in (2, None, 0)}
+    assert found == {2: [1, 3], None: [2, 3], 0: [2, 3]}

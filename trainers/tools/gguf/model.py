@@ -30,7 +30,7 @@ WAY_OUT = (
     " convert_hf_to_gguf.py makes a GGUF file (nothing is proved then)"
 )
 # `model_type`, which is GGUF's name too -> key of config.json -> what llama.cpp computes with.
-# A family needs a case of tests/trainers/test_gguf_proof.py and a comparison of its vocabulary.
+# A family needs a case of tests/trainers/test_gguf_files.py and a comparison of its vocabulary.
 SILU: dict[str, Sequence[Any]] = {"hidden_act": ("silu", "swish")}
 FAMILIES = {
     "llama": SILU,

@@ -1,4 +1,4 @@
-"""Sequence-to-sequence models, whole and by LoRA, as plain transformers and PEFT load them."""
+"""Models with heads: outputs of sequence-to-sequence models, and classes by encoders and small decoders."""
 
 import random
 from functools import partial
@@ -8,13 +8,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from peft import AutoPeftModelForSeq2SeqLM
-from tokenizers import processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     GenerationConfig,
     NllbTokenizer,
+    PreTrainedTokenizerFast,
+    pipeline,
 )
 
 from advisor.data import read_examples
@@ -81,7 +85,7 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def saved(tmp_path_factory):
     """The folder of a random model of each shape, with its tokenizer."""
     found = {}
     for name, (shape, build) in SHAPES.items():
@@ -94,11 +98,11 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture
-def stage(make, backwards, models, tiny_model):
+def stage(make, backwards, saved, tiny_model):
     """`stage(name, **keys)`: a job on the model of this name; None: on one that has no encoder."""
     small = {"max_steps": 6, "learning_rate": 3e-3, "update": "full", "micro_batch_size": 8}
     small |= {"head": "seq2seq", "holdout": 0.2, "seq_len": 32, "job_data": backwards}
-    return lambda name, **keys: make(**small | keys, job_model=models.get(name, tiny_model))
+    return lambda name, **keys: make(**small | keys, job_model=saved.get(name, tiny_model))
 
 
 @pytest.mark.parametrize(
@@ -117,8 +121,7 @@ def test_outputs_are_learned(stage, name, loader, keys, fall):
     result = trained(job)
     found = result["evaluation"]
     assert found["holdout_loss_after"] < found["holdout_loss_before"] - fall
-    assert found["rows"] == 20
-    assert result["verdict"]["word"] == "better"
+    assert (found["rows"], result["verdict"]["word"]) == (20, "better")
     assert all(check["ok"] for check in result["checks"]), result["checks"]
     measured = result["measured"]
     assert measured["learned_tokens"] < measured["tokens"] <= measured["computed_tokens"]
@@ -149,22 +152,21 @@ def test_the_loss_is_a_mean_over_the_tokens_of_a_step(stage, tmp_path):
 def test_a_stopped_run_goes_on_to_the_same_losses(stage, monkeypatch):
     """After a crash each loss is that of an unbroken run, and plain loading reads the result."""
     make = partial(stage, "bart", save_steps=2, max_steps=6)
-    whole, broken = whole_and_broken(make, 5, monkeypatch, job_judge=True)
+    whole, broken = whole_and_broken(make, 5, monkeypatch)
     assert losses(broken) == losses(whole)
     assert all(check["ok"] for check in result_of(whole)["checks"][:2])
 
 
-def test_only_the_output_counts_and_both_texts_are_closed(models, backwards):
+def test_only_the_output_counts_and_both_texts_are_closed(saved, backwards):
     """The labels are the output's tokens and the end; the input has its own end."""
-    tokenizer, left = AutoTokenizer.from_pretrained(models["t5"]), LeftOut()
+    tokenizer, left = AutoTokenizer.from_pretrained(saved["t5"]), LeftOut()
     row = next(REWRITINGS.rows(read_examples(backwards), Templater(tokenizer), left))
     assert row.labels[-1] == row.input_ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(row.labels, skip_special_tokens=True) == row.expected
     assert tokenizer.decode(row.input_ids, skip_special_tokens=True) == row.prompt
     assert not tokenizer.chat_template
     short = cut_both(row, 3)
-    assert (short.tokens, short.input_ids[-1]) == (3, tokenizer.eos_token_id)
-    assert left.total == 0
+    assert ((short.tokens, short.input_ids[-1]), left.total) == ((3, tokenizer.eos_token_id), 0)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,8 @@ def test_what_does_not_go_with_an_encoder_and_a_decoder_is_refused(name, keys, s
 
 def test_a_model_of_many_languages_is_told_which(stage):
     """The input carries the language that is read, the output and the result that written."""
-    job = stage("nllb", source_language="eng_Latn", target_language="deu_Latn", max_steps=8)
+    spoken = {"source_language": "eng_Latn", "target_language": "deu_Latn"}
+    job = stage("nllb", **spoken, max_steps=8, job_judge=False)
     tokenizer, data = prepare(job, Seq2Seq())
     row = data.train[0]
     first = tokenizer.convert_ids_to_tokens([row.input_ids[0], row.labels[0]])
@@ -195,3 +198,105 @@ def test_a_model_of_many_languages_is_told_which(stage):
     assert [check["ok"] for check in trained(job)["checks"][:2]] == [True, True]
     written = GenerationConfig.from_pretrained(job.output).forced_bos_token_id
     assert tokenizer.convert_ids_to_tokens(written) == "deu_Latn"
+
+
+GIVEN_AWAY = {
+    "spam": ("win", "free", "prize", "now"),
+    "ham": ("meeting", "report", "lunch", "friday"),
+}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A hundred and twenty texts whose words give their class away."""
+    draw = random.Random(5)
+    rows = [
+        {"text": f"{' '.join(draw.choices(GIVEN_AWAY[name], k=5))} {number}", "label": name}
+        for number in range(60)
+        for name in GIVEN_AWAY
+    ]
+    return write_rows(tmp_path_factory.mktemp("labelled") / "mail.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory, tiny_model):
+    """A random two-layer BERT whose tokenizer has a padding token and no end token."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    raw.normalizer, raw.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    raw.train_from_iterator(
+        [" ".join(word for words in GIVEN_AWAY.values() for word in words), "0 1 2 3 4 5 6 7 8 9"],
+        trainers.WordPieceTrainer(
+            vocab_size=120, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+        ),
+    )
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]",
+    )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sorting(make, labelled):
+    """`sorting(model, **keys)`: a stage that sorts, and what it says of itself."""
+    small = {
+        "head": "classes", "holdout": 0.25, "micro_batch_size": 8, "seq_len": 32, "max_steps": 60,
+        "learning_rate": 3e-3, "job_data": labelled,
+    }  # fmt: skip
+
+    def train(model=None, **keys):
+        job = make(**{**small, **({"job_model": model} if model else {}), **keys})
+        return job, trained(job)
+
+    return train
+
+
+@pytest.mark.parametrize(("bert", "update"), [(True, "full"), (True, "lora"), (False, "full")])
+def test_texts_are_sorted_by_what_was_learned(sorting, tiny_bert, bert, update):
+    """Held-out texts are called by their class, and plain loading gives the names of classes."""
+    keys = {"learning_rate": 8e-3, "max_steps": 120} if update != "full" else {}
+    job, result = sorting(tiny_bert if bert else None, update=update, **keys)
+    found = result["evaluation"]
+    assert found["metrics"]["accuracy"]["after"] > 0.9
+    assert result["verdict"]["word"] == "better"
+    assert sum(map(sum, found["confusion"]["counts"])) == found["rows"] == 30
+    assert found["macro_f1_interval"][0] <= found["metrics"]["macro_f1"]["after"]
+    assert all(check["ok"] for check in result["checks"])
+    if update == "full":
+        classify = pipeline("text-classification", str(job.output))
+        assert classify("free prize now win win")[0]["label"] == "spam"
+        assert classify("report meeting lunch friday")[0]["label"] == "ham"
+
+
+def test_packing_and_a_single_class_are_refused(sorting, tmp_path):
+    """A head cannot go with packed rows; a file in which every row has the same class is no task."""
+    with pytest.raises(InputError, match="packing"):
+        sorting(packing=True)
+    rows = [{"text": f"text {number}", "label": "same"} for number in range(40)]
+    with pytest.raises(InputError, match=r"every row has the class|one class|few distinct"):
+        sorting(job_data=write_rows(tmp_path / "one.jsonl", rows))
+
+
+def test_modules_go_under_a_head_but_a_prefix_not_under_that_of_an_encoder(sorting, tiny_bert):
+    """An encoder keeps no keys and values that a prefix could be."""
+    keys = {"update": "prefix", "prefix_tokens": 4, "max_steps": 20, "learning_rate": 2e-2}
+    _, result = sorting(**keys)
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    assert result["evaluation"]["metrics"]["accuracy"]["after"] > 0.6
+    why = "does not cache keys and values in every layer, so that a prefix has no place in it"
+    with pytest.raises(InputError, match=why):
+        sorting(tiny_bert, **keys)
+    _, result = sorting(tiny_bert, update="adapter", bottleneck=8, max_steps=10)
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    assert result["evaluation"]["rows"] == 30
