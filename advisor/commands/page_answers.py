@@ -56,19 +56,21 @@ NO_DATA = "write your own file here; nothing was read"
 
 
 def answer(
-    main: Main, name: str, body: str, more: Mapping[str, Answering] | None = None
+    main: Main, name: str, body: str | None, more: Mapping[str, Answering] | None = None
 ) -> tuple[str, int]:
     """The document that a request gets, as text, and its exit code.
 
     Args:
         main: advisor.cli.main, which this room may not import.
         name: advise | check | estimate | plan.
-        body: What the command reads as JSON.
+        body: What the command reads as JSON; None: it is too large to be read.
         more: Further names, which this home alone answers.
     """
     board.is_shown = False  # nobody sees it
     with redirect_stderr(io.StringIO()):
         try:
+            if body is None:
+                raise InputError("the request is too large", hint="name the path of the file")
             code, found = {**ANSWERS, **(more or {})}[name](main, body)
         except Exception as error:  # what cannot be used, or a bug
             failure = error if isinstance(error, AdviseError) else _explained(error)

@@ -12,22 +12,22 @@ import mimetypes
 import os
 import secrets
 import signal
-import socketserver
 import sys
 import webbrowser
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ForkingMixIn, TCPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import click
 
-from advisor.commands.output import put, say, with_error
+from advisor.commands.output import put, say
 from advisor.commands.page_answers import ANSWERS, answer
 from advisor.commands.page_html import content, page_html, site_folder
 from advisor.commands.typed import Main
 from advisor.commands.ui_runs import RUNS, left_running, report_of
-from advisor.ground.errors import Fault, InputError, MachineNotReady
+from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import bytes_of
 from advisor.ground.terminal import is_terminal
 
@@ -50,9 +50,10 @@ HEADERS = {
 }
 
 
-class Server(socketserver.ForkingMixIn, HTTPServer):
+class Server(ForkingMixIn, TCPServer):
     """The server of one page."""
 
+    allow_reuse_address = True
     max_children = AT_ONCE
     request_queue_size = 256
     block_on_close = False
@@ -65,16 +66,8 @@ class Server(socketserver.ForkingMixIn, HTTPServer):
         files = (path for path in site_folder().iterdir() if path.suffix in (".css", ".js", ".svg"))
         self.files = {f"/static/{path.name}": bytes_of(path) for path in files}
         super().__init__((HOST, port), Handler)
-        self.own = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
-
-    @property
-    def address(self) -> str:
-        return f"http://{HOST}:{self.server_port}/?token={self.token}"
-
-    def server_bind(self) -> None:
-        """Without looking up this machine's name, which can take seconds."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = HOST, self.server_address[1]
+        self.own = [f"{name}:{self.server_address[1]}" for name in (HOST, "localhost")]
+        self.address = f"http://{self.own[0]}/?token={self.token}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A page that was closed is no error; all else is said on the terminal."""
@@ -116,11 +109,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == name or name not in {**ANSWERS, **RUNS}:
             return self._send(b"not found", status=HTTPStatus.NOT_FOUND)
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > MOST_BYTES:
-            text, code = _too_much(length), InputError.exit_code
-        else:
-            body = self.rfile.read(int(length)).decode("utf-8", "replace")
-            text, code = answer(self.server.main, name, body, more=RUNS)
+        is_sound = length.isdigit() and int(length) <= MOST_BYTES
+        body = self.rfile.read(int(length)).decode("utf-8", "replace") if is_sound else None
+        text, code = answer(self.server.main, name, body, more=RUNS)
         return self._send(text.encode("utf-8", "replace"), JSON, code=code)
 
     def _is_own(self) -> bool:
@@ -161,12 +152,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Requests are not logged: the terminal shows the address."""
-
-
-def _too_much(length: str) -> str:
-    what = f"the request holds {length} bytes" if length else "the request has no length"
-    fault = Fault(what=what, allowed=f"{MOST_BYTES:,} bytes", hint="name the path of the file")
-    return json.dumps(with_error({"schema_version": 1}, [fault]))
 
 
 @click.command()

@@ -24,7 +24,7 @@ from advisor.ground.files import read_at_most, shown_path
 from advisor.ground.resources import PACKAGE
 from advisor.launch.folder import is_locked, process_of, read_live
 from advisor.launch.prepare import Options, prepare_plan
-from advisor.record.files import record_of
+from advisor.record.files import find_run, record_of
 from advisor.record.run import METRICS, RECORD, REPORT, RUNNING
 from advisor.render.report import read_metrics
 
@@ -105,10 +105,8 @@ def left_running() -> Iterator[str]:
 
 def report_of(folder: str) -> bytes | None:
     """The report of a run folder; None if there is none."""
-    path = Path(folder).expanduser() / REPORT
     try:
-        is_run = bool(folder) and (path.parent / RECORD).is_file() and path.is_file()
-        return read_at_most(path, MOST_REPORT) if is_run else None
+        return read_at_most(find_run(folder) / REPORT, MOST_REPORT)
     except (OSError, ValueError, AdviseError):
         return None
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from advisor.data import profile
+from advisor.data.read.source import files_here
 from advisor.ground.terminal import one_line, width_of
 from advisor.ground.types import Answer, AnswerSet, DataProfile
 from advisor.wizard.data_file import (
@@ -44,6 +45,22 @@ def jsonl(path: Path, row: Callable[[int], dict[str, Any]]) -> str:
     """Write sixty rows; the name of the file."""
     path.write_text("".join(json.dumps(row(n)) + "\n" for n in range(60)))
     return str(path)
+
+
+def test_settings_of_programs_are_not_offered_as_data(tmp_path, monkeypatch):
+    """One JSON object without rows or columns is no data, whatever its name."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": "a", "completion": "b"}] * 2
+    for name, value in {
+        "package.json": {"name": "x", "files": ["a", "b"], "scripts": {"test": "pytest"}},
+        "servers.json": {"mcpServers": {"x": {"command": "y"}}},
+        "columns.json": {"prompt": ["a", "b"], "completion": ["c", "d"]},
+        "inside.json": {"version": 1, "data": rows},
+        "rows.json": rows,
+    }.items():
+        Path(name).write_text(json.dumps(value))
+    Path("lines.json").write_text("\n".join(map(json.dumps, rows)))
+    assert files_here() == ["columns.json", "inside.json", "lines.json", "rows.json"]
 
 
 def tickets(folder: Path) -> str:

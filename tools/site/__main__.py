@@ -74,13 +74,10 @@ def main() -> int:
     except AdviseError as error:
         print(error.text(), file=sys.stderr)
         return error.exit_code
-    files = [path for path in sorted(given.out.rglob("*")) if path.is_file()]
-    listed = [path.stat().st_size for path in files if path.parent.name == "models"]
-    for path in files:
-        if path.parent.name != "models":
-            print(f"{path.stat().st_size / MB:8.3f} MB  {path.relative_to(given.out)}")
-    print(f"{sum(listed) / MB:8.3f} MB  models: {len(listed)} pages, at most {max(listed):,} bytes")
-    print(f"{sum(path.stat().st_size for path in files) / MB:8.3f} MB  {given.out}")
+    sizes = {path: path.stat().st_size for path in given.out.rglob("*") if path.is_file()}
+    listed = [size for path, size in sizes.items() if path.parent.name == "models"]
+    print(f"{len(listed)} pages of models, at most {max(listed):,} bytes")
+    print(f"{sum(sizes.values()) / MB:.1f} MB  {given.out}")
     if given.address is None:
         print("no preview picture: it needs an absolute address, --address https://...")
     return 0

@@ -22,7 +22,7 @@ from advisor.commands.page_html import content
 from advisor.commands.session import Stated, advise_on
 from advisor.ground.units import GIB, format_count, format_duration, format_usd
 from advisor.methods import schemes
-from advisor.render.advice_json import advice_document
+from advisor.render.advice_json import estimate_document
 from advisor.ruleset.model import Ruleset
 from advisor.situation.names import shape_meant
 
@@ -136,14 +136,8 @@ def _row(card: str, situation: Mapping[str, Any]) -> dict[str, Any]:
 def _estimate(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> Mapping[str, Any]:
     """As the document has it where that method is chosen: with the time and price of its run."""
     if candidate is not advice.recommendation and candidate.estimate.fits != "too_big":
-        advice = with_choice(advice, candidate, ruleset)
-        candidate = advice.recommendation
-    document = advice_document(advice, plan=None, missing=[])
-    listed = [document["recommendation"], *document["alternatives"]]
-    found: Mapping[str, Any] = next(
-        one["estimate"] for one in listed if one["composition"] == str(candidate.composition)
-    )
-    return found
+        candidate = with_choice(advice, candidate, ruleset).recommendation
+    return estimate_document(candidate.estimate)
 
 
 def _cell(estimate: Mapping[str, Any]) -> dict[str, Any] | None:
