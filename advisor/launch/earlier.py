@@ -267,7 +267,7 @@ def read_inputs(run: PlanRun, known: Inputs) -> dict[str, Contents]:
     """
     found: dict[str, Contents] = {}
     for key, text in _paths(run.copy, entries(run.copy)).items():
-        paths = _files(run.copy, key, text, path_from(run.folder.resolve(), text))
+        paths = files_of(key, text, run.folder, run.copy.revision)
         if paths:
             found[key] = read_contents(paths, known.get(key))
     return found
@@ -293,11 +293,12 @@ def refuse_changed(run: PlanRun, before: Inputs, now: Inputs) -> None:
     said = []
     for key, held in now.items():
         what = IN_WORDS[key.split(" ")[0]]
+        place = place_of(run.folder, key, run.copy.model)
         if key in before:
-            changes = "; ".join(_changes(run, key, before[key], held))
+            changes = "; ".join(changes_of(place, before[key], held))
             said += [f"{what} has changed since this run began: {changes}"] if changes else []
         elif key != "model" and not run.plan.tasks:
-            said.append(f"run.json does not say what {what} held, {_shown(run, key)}")
+            said.append(f"run.json does not say what {what} held, {_shown(place)}")
     allowed = "a run is resumed with the files that it began with"
     hint = "put the old files back, or begin a new run with --output DIR"
     where = str(run.folder)
@@ -313,11 +314,18 @@ def _paths(plan: Plan, chosen: Sequence[Entry]) -> dict[str, str]:
     return found
 
 
-def _files(plan: Plan, key: str, text: str, path: Path) -> dict[str, Path]:
+def files_of(key: str, text: str, folder: Path, revision: str | None) -> dict[str, Path]:
+    """The files of an input on this machine, by their names there.
+
+    Args:
+        key: Its name: 'model', 'data PATH' or 'file PATH'.
+        text: The path as the plan in the run folder names it; of a model also a hub id.
+    """
     from advisor.data.read.source import find_data
 
+    path = path_from(folder.resolve(), text)
     if key == "model" and not path.is_dir():
-        snapshot = cached_snapshot(text, plan.revision)
+        snapshot = cached_snapshot(text, revision)
         return model_files(snapshot) if snapshot is not None else {}
     if key.startswith("data ") and path.is_dir():
         try:
@@ -329,7 +337,7 @@ def _files(plan: Plan, key: str, text: str, path: Path) -> dict[str, Path]:
     return {path.name: path} if path.is_file() else {}
 
 
-def _changes(run: PlanRun, key: str, old: Contents, new: Contents) -> list[str]:
+def changes_of(place: Path | str, old: Contents, new: Contents) -> list[str]:
     """'model/model.safetensors has other content (the same size)': each file that differs."""
     said = []
     for name in sorted({*old, *new}):
@@ -341,13 +349,18 @@ def _changes(run: PlanRun, key: str, old: Contents, new: Contents) -> list[str]:
             sizes = f"{before.bytes:,} bytes then, {now.bytes:,} now"
             is_equal = before.bytes == now.bytes
             change = f"has other content ({'the same size' if is_equal else sizes})"
-        said.append(f"{_shown(run, key, name)} {change}")
+        said.append(f"{_shown(place, name)} {change}")
     return said
 
 
-def _shown(run: PlanRun, key: str, name: str = "") -> str:
-    text = run.copy.model if key == "model" else key.partition(" ")[2]
-    path = path_from(run.folder.resolve(), text)
-    if not path.exists():  # of the hub's cache
-        return f"{text}/{name}"
-    return shown_path(path / name if path.is_dir() else path)
+def place_of(folder: Path, key: str, model: str) -> Path | str:
+    """Where an input lies; the name of a model of the hub."""
+    text = model if key == "model" else key.partition(" ")[2]
+    path = path_from(folder.resolve(), text)
+    return text if key == "model" and not path.exists() else path
+
+
+def _shown(place: Path | str, name: str = "") -> str:
+    if isinstance(place, str):  # of the hub's cache
+        return f"{place}/{name}"
+    return shown_path(place / name if place.is_dir() else place)

@@ -21,7 +21,8 @@ from advisor.launch.call import Call
 from advisor.launch.earlier import Inputs
 from advisor.launch.folder import is_done, now
 from advisor.launch.hub import base_license
-from advisor.launch.prepare import OnEnd, Say
+from advisor.launch.identity import with_identity
+from advisor.launch.prepare import OnEnd, PlanRun, Say
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.record.files import write_record
@@ -83,6 +84,7 @@ def new_record(call: Call, old: RunRecord | None, inputs: Inputs) -> RunRecord:
         digests=run.digests,
         tasks=run.tasks,
         input_files=inputs,
+        identity=None,
         started_at=before.started_at or now(),
         finished_at=None,
         attempts=before.attempts + 1,
@@ -183,9 +185,15 @@ class RecordKeeper:
         self._judge()
         self.save()
 
-    def finish(self, *, complete: bool = True) -> Status:
-        """The run ends: done if every stage is, and nothing else is left to do; else stopped."""
+    def finish(self, run: PlanRun | None = None, *, complete: bool = True) -> Status:
+        """The run ends: done if every stage is, and nothing else is left to do; else stopped.
+
+        Args:
+            run: What was run, for `identity`.
+        """
         is_complete = complete and all(stage.status == DONE for stage in self.record.stages)
+        if is_complete and run is not None:
+            self.record = with_identity(run, self.record)
         self._finish(DONE if is_complete else STOPPED)
         return self.record.status
 

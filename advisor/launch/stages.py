@@ -112,7 +112,7 @@ class StageRunner(Struct, frozen=True, kw_only=True):
     def _finish(self, *, stopped: bool = False) -> Status:
         """How the run ends: one that was stopped while something was left to do is not done."""
         left = stopped and self.call.options.judge and is_unfinished(self.run, self.keeper.record)
-        return self.keeper.finish(complete=not left)
+        return self.keeper.finish(self.run, complete=not left)
 
     def _groups(self) -> list[list[Entry]]:
         """What is left, in groups that one process trains.

@@ -88,8 +88,8 @@ def _plain_data(value: Any, place: Place, commented: set[Place]) -> Any:
     return value
 
 
-def plan_digest(plan: Plan) -> str:
-    """Ten hex digits that name what is trained: model, data and stages, whichever way the same
+def plan_digest(plan: Plan, digits: int = 10) -> str:
+    """Hex digits that name what is trained: model, data and stages, whichever way the same
     values were written.
 
     Defaults do not count, so a key that a later version adds does not rename the runs of today's
@@ -109,13 +109,13 @@ def plan_digest(plan: Plan) -> str:
         stages.append(
             {key: value for key, value in shown.items() if key not in usual or value != usual[key]}
         )
-    return digest(subject | {"stages": stages})
+    return digest(subject | {"stages": stages}, digits)
 
 
-def digest(data: Any) -> str:
-    """Ten hex digits of plain data: key order and 1 against 1.0 make no difference."""
+def digest(data: Any, digits: int = 10) -> str:
+    """Hex digits of plain data: key order and 1 against 1.0 make no difference."""
     text = json.dumps(_canonical(data), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def _canonical(value: Any) -> Any:

@@ -195,6 +195,19 @@ class MachineRecord(JsonObject, frozen=True, kw_only=True):
     ram_total_bytes: Annotated[int | None, "installed memory"] = None
 
 
+class Identity(JsonObject, frozen=True, kw_only=True):
+    """What a finished run was made of, and what came of it: SHA-256 of one file, or of the names
+    and hashes of several; null: it was not there to be read. `advise check RUN` compares them.
+    """
+
+    plan: Annotated[str | None, "of model, data and stages, and of further files they name"] = None
+    rows: Annotated[str | None, "of the data files"] = None
+    base: Annotated[str | None, "of the base model's files"] = None
+    result: Annotated[str | None, "of the files of the last stage (of each task)"] = None
+    seed: Annotated[int | None, "of every stage; null: they have several, see plan.yaml"] = None
+    versions: Versions = field(default_factory=dict)
+
+
 class RunRecord(JsonObject, frozen=True, kw_only=True):
     """run.json: everything about a run."""
 
@@ -237,6 +250,9 @@ class RunRecord(JsonObject, frozen=True, kw_only=True):
         "model, data PATH or file PATH, as plan.yaml in the folder names it -> name of each file"
         " there -> what it held",
     ] = field(default_factory=dict)
+    identity: Annotated[
+        Identity | None, "what it was made of, once it is done; null: not done", OMIT_NULL
+    ] = None
     adjusted: Annotated[
         tuple[Adjustment, ...], "what stages changed by themselves, to need less memory"
     ] = ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.commands.check_options import CheckOptions
-from advisor.commands.output import console, print_json
+from advisor.commands.output import console, print_json, with_error
 from advisor.extras.other_tools.file import looks_like_configuration
 from advisor.extras.other_tools.findings import (
     SEVERITIES,
@@ -24,8 +24,9 @@ from advisor.extras.other_tools.findings import (
 from advisor.extras.other_tools.page import OF_DATA, Line, finding_lines, print_lines
 from advisor.extras.other_tools.run_signs import Curve, Signs, sig
 from advisor.extras.other_tools.run_state import RunLog, kind_of_run, read_log
-from advisor.ground.errors import AdviseError
+from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.files import free_plan, shown_path
+from advisor.ground.units import format_duration, format_gib
 from advisor.methods import updates
 from advisor.record.files import record_of
 from advisor.record.next_step import resume_command
@@ -64,11 +65,13 @@ def check_run(path: str, options: CheckOptions) -> int:
     is_ours = kind_of_run(Path(path)) == "ours"
     document, lines = _ours(path) if is_ours else _other(path)
     head = {"schema_version": SCHEMA_VERSION, "checked": "run", "path": path}
+    words, faults = _verified(path, document, lines) if is_ours else (None, ())
     if options.as_json:
-        print_json({**head, **document, "verified": None})
+        whole = {**head, **document, "verified": words}
+        print_json(with_error(whole, faults) if faults else whole)
     else:
         print_lines(_page(path, document, lines), console())
-    return 0
+    return InputError.exit_code if faults else 0
 
 
 def _page(path: str, document: Mapping[str, Any], lines: Sequence[Line]) -> Iterator[Line]:
@@ -103,7 +106,7 @@ def _page(path: str, document: Mapping[str, Any], lines: Sequence[Line]) -> Iter
 # --------------------------------------------------------------------------- another trainer
 
 
-def _other(path: str) -> tuple[dict[str, Any], Sequence[Line]]:
+def _other(path: str) -> tuple[dict[str, Any], list[Line]]:
     log = read_log(path)
     trained, base = log.trained()
     signs = Signs(log, trained if trained in updates() else None)
@@ -211,7 +214,7 @@ def _next(log: RunLog, base: str | None) -> str:
 # --------------------------------------------------------------------------- ours
 
 
-def _ours(path: str) -> tuple[dict[str, Any], Sequence[Line]]:
+def _ours(path: str) -> tuple[dict[str, Any], list[Line]]:
     """What the verdict of run.json says, of several stages with the curve of the last."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     record = record_of(folder.absolute())
@@ -245,6 +248,33 @@ def _ours(path: str) -> tuple[dict[str, Any], Sequence[Line]]:
     }
     lines = [(line, "whole") for line in verdict_lines(record, folder)]
     return {"kind": "ours", "learned": learned, "notes": [], "next": command}, lines
+
+
+def _verified(
+    path: str, document: dict[str, Any], lines: list[Line]
+) -> tuple[Mapping[str, str] | None, Sequence[Fault]]:
+    """(what is as it was when the run ended, the faults of what is not); added to the lines, or
+    why nothing was compared to the notes.
+    """
+    from advisor.launch.identity import SAME, VERSIONS, verify
+
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    record = record_of(folder.absolute())
+    found = verify(folder.absolute(), record)
+    if found is None:
+        why = "it is not done" if record.status != DONE else "an earlier version wrote run.json"
+        document["notes"].append(f"plan, rows, base and result were not verified: {why}")
+        return None, ()
+    is_whole = all(word == SAME for word in found.words.values())
+    same = "everything is as it was when the run ended"
+    lines += [("", ""), (f"Verified: {same}" if is_whole else "Verified", "bold")]
+    for part, word in found.words.items():
+        said = ": ".join(filter(None, (word, found.why.get(part))))
+        style = "" if word == SAME else "yellow" if part == VERSIONS else "bold red"
+        lines.append((f"  {part:<{LABEL - 2}}{said}", style))
+    size, took = format_gib(found.read_bytes), format_duration(found.duration_s)
+    lines.append((f"  {size} read in {took}", "dim"))
+    return found.words, found.faults
 
 
 def _own_findings(record: RunRecord, verdict: Verdict | None) -> Iterator[dict[str, Any]]:
