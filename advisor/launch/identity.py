@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from advisor.record.run import Identity, RunRecord, last_of_each_task
 SAME, CHANGED, MISSING = "same", "changed", "missing"
 PLAN, ROWS, BASE, RESULT, VERSIONS = "plan", "rows", "base", "result", "versions"
 PARTS = (PLAN, ROWS, BASE, RESULT)  # whatever is not as it was there, the run is another one
+HAPPENED = {CHANGED: ("has changed", "have changed"), MISSING: ("is gone", "are gone")}
+SHOWN = 3  # files of a part that are named
 PART_OF = {"model": BASE, "data": ROWS, "file": PLAN}  # first word of an input's name
 IN_WORDS = {PLAN: "the plan", ROWS: "the rows", BASE: "the base model", RESULT: "the result"}
 
@@ -76,13 +78,15 @@ def verify(folder: Path, record: RunRecord) -> Verified | None:
     revision = plan.revision if plan is not None else None
     inputs: dict[str, Contents] = {}
     for key, before in record.input_files.items():
-        part, text = PART_OF[key.partition(" ")[0]], key.partition(" ")[2] or model
-        now, why = _read(files_of(key, text, folder, revision))
-        inputs[key] = now
-        said[part] += [why] if why else changes_of(place_of(folder, key, model), before, now)
-        gone |= {part} if before.keys() - now.keys() else set()
+        first, _, path = key.partition(" ")
+        if (part := PART_OF.get(first)) is not None:
+            now, why = _read(lambda: files_of(key, path or model, folder, revision))  # noqa: B023
+            inputs[key] = now
+            said[part] += [why] if why else changes_of(place_of(folder, key, model), before, now)
+            gone |= {part} if before.keys() - now.keys() else set()
     before = _results(record)
-    now, why = _read({name: folder / name for name in before if (folder / name).is_file()})
+    files = {name: folder / name for name in before}
+    now, why = _read(lambda: {name: path for name, path in files.items() if path.is_file()})
     said[RESULT] += [why] if why else changes_of(folder, before, now)
     gone |= {RESULT} if before.keys() - now.keys() else set()
     digests = _digests(plan, inputs, now)
@@ -97,10 +101,11 @@ def verify(folder: Path, record: RunRecord) -> Verified | None:
             if getattr(known, part):
                 said[part] = ["other values" if part == PLAN else "another digest in run.json"]
     words[VERSIONS], said[VERSIONS] = _versions(known.versions)
+    shown = {part: _shown(said[part]) for part in said if words[part] != SAME}
     return Verified(
         words=words,
-        why={part: "; ".join(why) for part, why in said.items() if words[part] != SAME},
-        faults=tuple(_faults(folder, words, said)),
+        why=shown,
+        faults=tuple(_faults(folder, words, shown)),
         read_bytes=sum(one.bytes for held in (*inputs.values(), now) for one in held.values()),
         duration_s=time.monotonic() - began_s,
     )
@@ -109,7 +114,8 @@ def verify(folder: Path, record: RunRecord) -> Verified | None:
 def _digests(plan: Plan | None, inputs: Inputs, results: Contents) -> dict[str, str | None]:
     found: dict[str, dict[str, FileContent]] = {part: {} for part in PARTS}
     for key, held in inputs.items():
-        found[PART_OF[key.partition(" ")[0]]] |= {f"{key}/{one}": held[one] for one in held}
+        if (part := PART_OF.get(key.partition(" ")[0])) is not None:
+            found[part] |= {f"{key}/{one}": held[one] for one in held}
     if plan is not None:
         found[PLAN][PLAN_FILE] = FileContent(bytes=0, sha256=plan_digest(plan, 64))
     else:
@@ -126,12 +132,19 @@ def _results(record: RunRecord) -> dict[str, FileContent]:
     }
 
 
-def _read(paths: Mapping[str, Path]) -> tuple[Contents, str]:
+def _read(find: Callable[[], Mapping[str, Path]]) -> tuple[Contents, str]:
     """(what the files hold, why they cannot be read)."""
     try:
-        return read_contents(paths), ""
+        return read_contents(find()), ""
     except AdviseError as error:
         return {}, error.faults[0].headline
+    except (OSError, ValueError) as error:  # a name that no file can have
+        return {}, str(getattr(error, "strerror", None) or error)
+
+
+def _shown(said: list[str]) -> str:
+    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return "; ".join(said[:SHOWN]) + more
 
 
 def _versions(known: Mapping[str, str | None]) -> tuple[str, list[str]]:
@@ -151,15 +164,10 @@ def _versions(known: Mapping[str, str | None]) -> tuple[str, list[str]]:
     return word, said
 
 
-def _faults(
-    folder: Path, words: Mapping[str, str], said: Mapping[str, list[str]]
-) -> Iterator[Fault]:
+def _faults(folder: Path, words: Mapping[str, str], why: Mapping[str, str]) -> Iterator[Fault]:
     for part in PARTS:
         if words[part] != SAME:
-            have = "have" if part == ROWS else "has"
-            happened = "changed" if words[part] == CHANGED else "gone"
-            what = (
-                f"{IN_WORDS[part]} {have} {happened} since the run ended: {'; '.join(said[part])}"
-            )
+            happened = HAPPENED[words[part]][part == ROWS]
+            what = f"{IN_WORDS[part]} {happened} since the run ended: {why[part]}"
             hint = "put the old files back: a run is what `identity` in its run.json says"
             yield Fault(where=shown_path(folder), what=what, hint=hint)
