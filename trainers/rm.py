@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.ground.files import text_of
 from advisor.methods import methods
 from trainers.evaluation import Subject
 from trainers.evaluation.pairs import RewardModelEvaluator
@@ -98,7 +99,7 @@ def starts_from_scorer(job: Job) -> bool:
     module = module_before(job)
     if module is not None or job.start is None:
         return module is not None and module.task_type == "SEQ_CLS"
-    names = json.loads((job.start / "config.json").read_text("utf-8")).get("architectures") or [""]
+    names = json.loads(text_of(job.start / "config.json")).get("architectures") or [""]
     return "ForSequenceClassification" in names[0]
 
 

@@ -24,7 +24,7 @@ from advisor.commands.session import choose_candidate, load_rule_set, resolve_pl
 from advisor.data import profile
 from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
-from advisor.ground.files import PLAN_FILE
+from advisor.ground.files import PLAN_FILE, bytes_of
 from advisor.ground.types import FSDP, AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.launch.checks.device import device_faults, device_missing
@@ -278,7 +278,7 @@ class Menu:
     def plan_text(self, outcome: WizardOutcome) -> str:
         """The launch file as it stands there."""
         path = outcome.plan_path
-        return Path(path).read_text(encoding="utf-8") if path else "there is no plan yet"
+        return bytes_of(Path(path)).decode() if path else "there is no plan yet"
 
 
 def first_ask(advice: Advice) -> str:
@@ -317,14 +317,14 @@ class PlanFile:
     def write(self, plan: Plan, comments: Comments) -> Path:
         """Write the plan, or find the file that holds it already. Returns its path."""
         number, path = 1, Path(PLAN_FILE)
-        while path.exists() and not (path == self.path and path.read_bytes() == self.written):
+        while path.exists() and not (path == self.path and bytes_of(path) == self.written):
             text = text_of(plan, comments, name=path.name).encode()
-            if path.is_file() and path.read_bytes() == text:
+            if path.is_file() and bytes_of(path) == text:
                 return path
             number += 1
             path = Path(f"plan-{number}.yaml")
         write_plan_file(plan, comments, path, force=True)
-        self.path, self.written = path, path.read_bytes()
+        self.path, self.written = path, bytes_of(path)
         return path
 
 

@@ -8,6 +8,7 @@ import re
 import stat
 import unicodedata
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,23 +57,6 @@ def write_atomically(path: Path, content: str | bytes, *, disk: Disk | None = No
 
 
 PIPES_OF_THE_SHELL = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # `advise --answers <(...)`
-
-
-def read_at_most(path: Path, most_bytes: int) -> bytes:
-    """The content of a file, at most `most_bytes + 1` of it: a link to /dev/zero never ends.
-
-    Raises InputError for a folder and for a pipe, which would wait for a writer; and OSError.
-    """
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a folder, a file is expected", where=str(path))
-    if stat.S_ISFIFO(mode) and not str(path).startswith(PIPES_OF_THE_SHELL):
-        what = f"{path} is a pipe, a file is expected"
-        raise InputError(what, where=str(path), hint="name a file")
-    with path.open("rb") as file:
-        return file.read(most_bytes + 1)
-
-
 MOST_BYTES = 256 * 2**20  # of a file that is read whole
 MOST_CONFIG_BYTES = 16 * 2**20
 
@@ -85,14 +69,28 @@ class NoPlainFile(InputError, OSError):
         self.strerror = what
 
 
+def open_regular(path: Path, *, pipes: bool = False) -> BufferedReader:
+    """A regular file to be read, or one of a shell's `pipes`. Raises OSError and NoPlainFile."""
+    flags = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, given: os.open(name, given | flags))  # noqa: SIM115
+    mode = os.fstat(file.fileno()).st_mode
+    if pipes and not stat.S_ISREG(mode) and str(path).startswith(PIPES_OF_THE_SHELL):
+        os.set_blocking(file.fileno(), True)
+    elif not stat.S_ISREG(mode):
+        file.close()  # a pipe waits for its writer, /dev/zero never ends
+        raise NoPlainFile("is not a regular file", path)
+    return file
+
+
+def read_at_most(path: Path, most_bytes: int) -> bytes:
+    """The first `most_bytes + 1` of a file that a person names. Raises OSError and NoPlainFile."""
+    with open_regular(path, pipes=True) as file:
+        return file.read(most_bytes + 1)
+
+
 def bytes_of(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
     """The content of a regular file of at most so many bytes. Raises OSError and NoPlainFile."""
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise NoPlainFile("is not a regular file", path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise NoPlainFile(f"is larger than {most_bytes // 2**20} MiB", path)
@@ -296,13 +294,14 @@ class Disk:
 
     def read(self, path: Path) -> bytes:
         """The content of a file."""
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file's content, in hexadecimal."""
         import hashlib
 
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     # ---------------------------------------------------------------- made of the above

@@ -28,7 +28,7 @@ from msgspec import MsgspecError, Struct
 from msgspec.json import decode, encode
 
 from advisor.ground.errors import InputError, refuse
-from advisor.ground.files import open_new, read_at_most
+from advisor.ground.files import bytes_of, open_new, read_at_most
 from advisor.ground.resources import PACKAGE, cache_folder, rules_dir
 from advisor.ground.shape import VERSION, Choice, Date, Keys, MapOf, Path_, Shape, Text, check_shape
 from advisor.ground.types import Source
@@ -160,7 +160,7 @@ def read_shipped(
     inside = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-2:])
     name = f"rules/{inside.as_posix()}"
     try:
-        raw = path.read_bytes()
+        raw = bytes_of(path)
     except OSError:
         return read_yaml(path, name=name)  # says what is wrong
 
@@ -188,7 +188,7 @@ def read_derived(
         kind: The struct that it is; left out: plain data. A `Document` in it is one of those files.
     """
     try:
-        parts = [f"\n{path.name}\n".encode() + path.read_bytes() for path in paths]
+        parts = [f"\n{path.name}\n".encode() + bytes_of(path) for path in paths]
     except OSError:
         return build()  # says what is wrong
     return _kept(name.encode() + b"".join(parts), build, kind)

@@ -23,7 +23,7 @@ from advisor.ground.errors import (
     Stopped,
     TrainingFailed,
 )
-from advisor.ground.files import free_bytes
+from advisor.ground.files import free_bytes, text_of
 from advisor.ground.memory_errors import memory_error
 from advisor.launch.child import Ended
 from advisor.launch.folder import last_logged
@@ -65,7 +65,7 @@ KILLED = (-SIGKILL, 137)  # the trainer; or one of several processes, as its lau
 def oom_kills() -> int | None:
     """Processes that the kernel has killed for memory since it started; None: it does not say."""
     try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
+        lines = text_of(Path("/proc/vmstat")).splitlines()
     except OSError:
         return None
     counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]

@@ -21,14 +21,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from advisor.ground.errors import Fault, InputError, MachineNotReady, refuse
-from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, text_of
+from advisor.ground.errors import Fault, MachineNotReady, refuse
+from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, open_regular, text_of
 from advisor.ground.progress import View, read_view
 from advisor.record.files import read_record
 from advisor.record.run import DONE, DRY_RUN, METRICS, RECORD, RUNNING, RunRecord, StageRecord
 
 LOCK = ".lock"
 MACHINES = ".machines"  # what each of several has to say
+OWN = ("stages", "prepared", MACHINES)  # folders in it that a run works in
 LOCK_WAIT_S = 10.0  # the children of a killed run need a moment to end
 
 
@@ -93,20 +94,25 @@ def _holder(folder: Path) -> tuple[int, str]:
 
 
 def refuse_links_out(folder: Path) -> None:
-    """Raises InputError with each folder inside a run folder that leads out of it: a run writes,
-    renames and deletes there. The run folder itself may be a link.
+    """Raise InputError with each name inside a run folder that leads out of it, or is a pipe or a
+    device: a run reads, writes, renames and deletes there. The run folder itself may be a link.
     """
-    inside = [*folder.glob("*"), *folder.glob("stages/*"), *folder.glob("stages/*/*")]
-    home = folder.resolve()
-    refuse(
-        Fault(
-            where=str(path),
-            what=f"is a link to {path.resolve()}, outside of the run folder",
-            hint="put a folder in its place, or choose another run folder with --output DIR",
-        )
-        for path in inside
-        if path.is_symlink() and path.is_dir() and not path.resolve().is_relative_to(home)
-    )
+    home, faults, folders = folder.resolve(), [], [folder]
+    while folders:
+        with suppress(FileNotFoundError):  # of a run that is still at work
+            for entry in os.scandir(place := folders.pop()):
+                path, mode = Path(entry.path), entry.stat(follow_symlinks=False).st_mode
+                what, hint = "is not a regular file", "remove it"
+                if stat.S_ISDIR(mode):
+                    folders += [path] if place != folder or entry.name in OWN else []
+                    continue
+                if stat.S_ISLNK(mode):
+                    what = f"is a link to {path.resolve()}, outside of the run folder"
+                    hint = "put what it leads to in its place, or name another folder with --output"
+                    mode = stat.S_IFREG if path.resolve().is_relative_to(home) else mode
+                if not stat.S_ISREG(mode):
+                    faults.append(Fault(where=str(path), what=what, hint=hint))
+    refuse(faults)
 
 
 class RunFolder:
@@ -161,14 +167,12 @@ class RunFolder:
         self.lock_fd = fd
 
     def _try_to_lock(self) -> int | None:
-        """The locked file; None if another process has it. Raises OSError, InputError."""
+        """The locked file; None if another process has it. Raises OSError."""
         import fcntl
 
         path = self.path / LOCK
         fd = _open_lock(self.path, os.O_RDWR | os.O_CREAT)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):  # reading a pipe waits for whoever writes
-                raise InputError("is not a regular file", where=str(path), hint="remove it")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The folder may have been deleted and made again in between.
             if os.fstat(fd).st_ino == path.stat().st_ino:
@@ -183,9 +187,6 @@ class RunFolder:
                 hint="choose a folder on a local disk with --output DIR; for several machines, one"
                 " on a shared disk that is mounted with locks (Lustre: flock)",
             ) from None
-        except InputError:
-            os.close(fd)
-            raise
         os.close(fd)
         return None
 
@@ -275,7 +276,7 @@ def read_live(folder: Path) -> LiveRun | None:
 def last_logged(folder: Path, stage: str, task: str | None) -> dict[str, Any] | None:
     """What was logged last of a stage, by the end of metrics.jsonl; None: nothing was."""
     try:
-        with (folder / METRICS).open("rb") as file:
+        with open_regular(folder / METRICS) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TAIL_BYTES))
             lines = [metrics_line(line) for line in file.read().split(b"\n")]

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from advisor.ground.errors import MachineNotReady
+from advisor.ground.files import text_of
 from advisor.launch.child import free_port, guard_command, with_variables
 from advisor.launch.prepare import PlanRun, Say
 from advisor.model_files.folder import CONFIG
@@ -111,7 +112,7 @@ def _wait_until_ready(
             why = f"was not ready within {client.timeout_s:g} s (launch.vllm.timeout_s)"
         else:
             time.sleep(LOOK_EVERY_S)
-    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
+    lines = [line.strip() for line in text_of(log, errors="replace").splitlines()]
     last = " / ".join([line for line in lines if line][-SHOWN_LINES:])
     raise MachineNotReady(
         f"the vLLM server that was started {why}: {last or 'no output'}",

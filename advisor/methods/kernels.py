@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from advisor.ground.files import text_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import VERSION, Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.yaml_files import SOURCE, read_shipped
@@ -41,7 +42,7 @@ def hub_range() -> str:
     if spec is None or not spec.origin:
         return ""
     try:
-        text = (Path(spec.origin).parent / "utils" / "import_utils.py").read_text("utf-8")
+        text = text_of(Path(spec.origin).parent / "utils" / "import_utils.py")
     except OSError:
         return ""
     found = dict(re.findall(r'^KERNELS_(MIN|MAX)_VERSION = "([\d.]+)"', text, re.MULTILINE))

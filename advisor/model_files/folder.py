@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from msgspec import Struct
 
 from advisor.ground.errors import Fault
-from advisor.ground.files import MOST_BYTES, MOST_CONFIG_BYTES, NoPlainFile, bytes_of
+from advisor.ground.files import MOST_BYTES, MOST_CONFIG_BYTES, NoPlainFile, bytes_of, open_regular
 from advisor.model_files.config import config_faults
 
 CONFIG = "config.json"
@@ -251,7 +251,7 @@ def regular_size(path: Path) -> int:
 def _header(path: Path) -> tuple[int, bytes]:
     size = regular_size(path)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             start = stream.read(len(LFS_POINTER))
             if start == LFS_POINTER:
                 raise DamagedFile(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from advisor.ground.files import text_of
 from advisor.ground.types import Gpu, Hardware
 from advisor.probe.gpu_files import cuda_facts
 
@@ -72,7 +73,7 @@ def torch_build(path: Sequence[str] | None = None) -> TorchBuild | None:
         return None
     version, folder = entry
     try:
-        text = (folder / "torch" / "version.py").read_text(encoding="utf-8")
+        text = text_of(folder / "torch" / "version.py")
     except (OSError, UnicodeDecodeError):
         text = ""
     local = version.partition("+")[2]

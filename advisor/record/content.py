@@ -15,7 +15,7 @@ from typing import Annotated
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import InputError
-from advisor.ground.files import refused_by_system
+from advisor.ground.files import open_regular, refused_by_system
 
 THREADS = 4
 FRESH_NS = 2 * 10**9  # a clock may not tell two changes apart that are closer than this
@@ -63,7 +63,7 @@ def file_content(path: Path, known: FileContent | None = None) -> FileContent:
         known: What it held earlier; returned as it is if size and times are still the same.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             before = _stamp(file.fileno())
             if known is not None and (known.bytes, known.mtime_ns, known.ctime_ns) == before:
                 return known

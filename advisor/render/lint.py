@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.advice.linting import Answered, ComparedRules, LintedRules
+from advisor.ground.files import open_regular
 from advisor.ground.resources import rules_dir
 from advisor.ruleset.compare import Difference, TableDifference
 from advisor.ruleset.lint import SEVERITIES, LintFinding, place_of
@@ -58,7 +59,7 @@ def _lines(file: str) -> list[str]:
     if file.startswith("rules/") and not path.exists():
         path = rules_dir().parent / file
     try:
-        with path.open("rb") as source:
+        with open_regular(path) as source:
             return source.read(MOST_CHARACTERS).decode("utf-8", "replace").split("\n")
     except OSError:
         return []

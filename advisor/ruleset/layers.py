@@ -15,6 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from advisor.ground.errors import Fault, InputError, refuse
+from advisor.ground.files import bytes_of
 from advisor.ground.resources import method_roots, rules_dir
 from advisor.ground.shape import (
     VERSION,
@@ -352,7 +353,7 @@ def read_rules(layers: tuple[str, ...], overlays: tuple[Path, ...], root: Path) 
 
     def read(path: Path, *, shipped: bool = True, shape: Shape | None = None) -> Document:
         document = read_shipped(path, root=root, shape=shape) if shipped else read_yaml(path)
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        digest.update(path.name.encode() + b"\0" + bytes_of(path))
         return document
 
     extra: list[tuple[Path, Document]] = []

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from advisor.ground.errors import InputError
+from advisor.ground.files import text_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import (
     VERSION,
@@ -221,7 +222,7 @@ def catalogue_ids() -> tuple[str, ...]:
         hub_id
         for file in files
         if file.stem not in NOT_ORGANISATIONS
-        for hub_id in entry.findall(file.read_text(encoding="utf-8"))
+        for hub_id in entry.findall(text_of(file))
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from advisor.estimate.past_runs import FORMAT, NO_RUNS, PastRun, PastRuns
 from advisor.ground.errors import InputError
+from advisor.ground.files import open_regular
 from advisor.ground.version import __version__
 
 VARIABLE = "ADVISE_RUNS"  # environment: another file, or `off`
@@ -48,7 +49,7 @@ def read_past_runs(path: Path | None = None) -> tuple[PastRuns, tuple[str, ...]]
         return NO_RUNS, ()
     try:
         _refuse_special(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = max(0, os.fstat(file.fileno()).st_size - MOST_BYTES)
             file.seek(start)
             lines = file.read().split(b"\n")

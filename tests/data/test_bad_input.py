@@ -146,7 +146,7 @@ def test_fifo_is_refused_without_opening_it(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         assert "to_json" in error_of("tatsu-lab/alpaca")
-    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(os, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert "no permission to read it" in error_of(good)
 
 

@@ -82,27 +82,46 @@ def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
     assert "warning: stage sft names no learning_rate and takes 0.0002" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["stages", "stages/sft", "stages/sft/checkpoints"])
-def test_a_folder_that_leads_out_of_the_run_is_refused(shop, name):
-    """A run writes, renames and deletes there: it names the link, and touches nothing."""
+INSIDE = (
+    "stages", "stages/sft", "stages/sft/checkpoints", "stages/sft/checkpoints/checkpoint-7",
+    "stages/sft/.saving", "stages/sft/trained", "prepared", "prepared/sft.arrow", "metrics.jsonl",
+    "run.json", ".lock", "plan.yaml", "report.html",
+)  # fmt: skip
+
+
+def test_what_leads_out_of_a_run_is_refused(shop):
+    """A run writes, renames and deletes there: it names the link or the pipe, and touches nothing."""
     fails("oom", output="out")
-    (shop / "out" / "stages" / "sft" / "checkpoints").mkdir(exist_ok=True)
-    place, victim = shop / "out" / name, shop / "victim"
-    place.rename(victim)
-    place.symlink_to(victim, target_is_directory=True)
-    before = sorted(victim.rglob("*"))
-    assert f"out/{name}: is a link to {victim}, outside of the run folder" in refused(output="out")
-    assert sorted(victim.rglob("*")) == before
+    victim = shop / "victim"
+    for name in INSIDE:
+        place = shop / "out" / name
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("x") if place.suffix else place.mkdir()
+        place.rename(victim)
+        before = [(one, one.stat().st_mtime_ns) for one in (victim, *sorted(victim.rglob("*")))]
+        place.symlink_to(victim)
+        said = f"out/{name}: is a link to {victim}, outside of the run folder"
+        assert said in refused(output="out")
+        place.unlink()
+        os.mkfifo(place)
+        assert f"out/{name}: is not a regular file" in refused(output="out")
+        place.unlink()
+        assert [
+            (one, one.stat().st_mtime_ns) for one in (victim, *sorted(victim.rglob("*")))
+        ] == before
+        victim.rename(place)
 
 
-def test_the_run_folder_itself_may_be_a_link_and_its_lock_no_pipe(shop):
-    """Another disk holds it then, as a whole; a pipe would wait for whoever writes into it."""
+def test_the_run_folder_itself_may_be_a_link(shop):
+    """Another disk holds it then, as a whole; links inside it may lead to places inside it."""
     (shop / "elsewhere").mkdir()
     (shop / "out").symlink_to(shop / "elsewhere", target_is_directory=True)
-    os.mkfifo(shop / "out" / ".lock")
-    assert "out/.lock: is not a regular file" in refused(output="out")
-    (shop / "out" / ".lock").unlink()
+    stage = run(output="out").folder / "stages" / "sft"
+    shutil.rmtree(stage)
+    (shop / "out" / "latest").symlink_to("stages")
     run(output="out")
+    assert stage.is_dir()
     assert record_of("elsewhere")["status"] == "done"
 
 

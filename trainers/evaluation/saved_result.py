@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
+from advisor.ground.files import text_of
 from advisor.ground.types import FSDP
 from advisor.record.stage import Check
 from trainers.evaluation.loss import Sample
@@ -236,7 +237,7 @@ def plain_lora(folder: Path) -> list[Check]:
     W + s B A. [] for other results.
     """
     path = folder / ADAPTER_CONFIG
-    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    config = json.loads(text_of(path)) if path.is_file() else {}
     if config.get("peft_type") != "LORA":
         return []
     start = config.get("init_lora_weights")

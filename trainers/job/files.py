@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.annotated import parse_json
-from advisor.ground.files import ELSEWHERE, cannot_write, write_atomically
+from advisor.ground.files import ELSEWHERE, cannot_write, text_of, write_atomically
 from advisor.ground.terminal import json_shown
 
 
@@ -42,7 +42,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The file's value, or None if there is no such file or it is not JSON."""
     try:
-        return parse_json(path.read_text("utf-8"))
+        return parse_json(text_of(path))
     except (OSError, ValueError):
         return None
 

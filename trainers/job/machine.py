@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
-from advisor.ground.files import DISK, TEMPORARY
+from advisor.ground.files import DISK, TEMPORARY, text_of
 from trainers.job import Device
 from trainers.job.files import make_folder
 
@@ -99,7 +99,7 @@ def usable_cores() -> int:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = text_of(Path("/sys/fs/cgroup/cpu.max")).split()
         if quota != "max":
             cores = min(cores, max(1, -(-int(quota) // int(period))))
     return cores
@@ -352,7 +352,7 @@ def resident_bytes(*, highest: bool = False) -> int:
     """
     field = "VmHWM:" if highest else "VmRSS:"
     with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in text_of(Path("/proc/self/status")).splitlines():
             if line.startswith(field):
                 return int(line.split()[1]) * 1024
     import resource

@@ -232,7 +232,7 @@ def read_trained(folder: Path) -> tuple[TrainedStage, Any] | None:
     path = folder / TRAINED / ANSWER
     if record is None or not path.is_file() or DISK.digest(path) != record.answer.sha256:
         return None
-    return record, load(path.read_bytes())["answer"]
+    return record, load(DISK.read(path))["answer"]
 
 
 def forget_trained(folder: Path) -> None:

@@ -47,7 +47,7 @@ class RolloutLog:
         """
         if self.last is None:
             cut_metrics(self.path, stage=self.stage, task=self.task, after=step - 1)
-            lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else []
+            lines = DISK.read(self.path).split(b"\n") if self.path.is_file() else []
             self.last = max((one["step"] for one in map(metrics_line, lines) if one), default=0)
         if step <= self.last:
             return False

@@ -23,6 +23,7 @@ from msgspec import structs
 
 from advisor.ground.annotated import parse_json
 from advisor.ground.errors import Fault, InputError, MachineNotReady, TrainingFailed
+from advisor.ground.files import text_of
 from advisor.methods import objective
 from advisor.methods.rewards import PENALTIES, RewardPart, overlong_tokens, reward_parts
 from advisor.methods.rewards import reward_faults as key_faults
@@ -344,7 +345,7 @@ def schema_validator(path: Path) -> Callable[[str], bool]:
             hint="pip install jsonschema",
         ) from None
     try:
-        schema = parse_json(path.read_text("utf-8"))
+        schema = parse_json(text_of(path))
         kind = validator_for(schema)
         kind.check_schema(schema)
     except (OSError, ValueError, SchemaError) as error:
@@ -458,7 +459,7 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
         is_scoring = read_adapter_config(folder).get("task_type") == "SEQ_CLS"
         what, base = "the module in it generates text", job.whole_model(folder)
     else:
-        names = json.loads((folder / "config.json").read_text("utf-8")).get("architectures")
+        names = json.loads(text_of(folder / "config.json")).get("architectures")
         kind = str(names[0]) if isinstance(names, list) and names else "a model"
         is_scoring = "ForSequenceClassification" in kind
         what, base = f"it holds {kind}", str(folder)

@@ -27,7 +27,7 @@ from typing import Any, get_type_hints
 
 import numpy
 
-from advisor.ground.files import DISK, TEMPORARY, cannot_write
+from advisor.ground.files import DISK, TEMPORARY, cannot_write, open_regular
 from trainers.job.files import keep_value, kept_value, make_folder
 from trainers.rows.row import Array
 
@@ -208,7 +208,7 @@ class StoredRows(View):
         import pyarrow as pa
 
         self.path, self.kind = path, kind
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         table = pa.ipc.open_file(pa.py_buffer(self._map)).read_all()
         self.columns = {name: table.column(name) for name in table.column_names}

@@ -148,7 +148,7 @@ def cut_metrics(path: Path, *, stage: str, task: str | None, after: int, disk: D
     if not path.is_file():
         return 0
     kept, dropped = [], 0
-    lines = path.read_bytes().split(b"\n")
+    lines = DISK.read(path).split(b"\n")
     for line in lines[:-1]:  # behind the last end of a line: what a killed process did not finish
         record = metrics_line(line)
         if record is None:
@@ -161,7 +161,7 @@ def cut_metrics(path: Path, *, stage: str, task: str | None, after: int, disk: D
 
 def stage_lines(path: Path, *, stage: str, task: str | None) -> list[dict[str, Any]]:
     """The lines of a stage in metrics.jsonl, those of earlier attempts included."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    lines = DISK.read(path).split(b"\n") if path.is_file() else []
     found = filter(None, map(metrics_line, lines))
     return [record for record in found if _is_of(record, stage, task)]
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import trainers
 from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.ground.files import text_of
 from advisor.methods import methods
 from advisor.plan.vllm import unservable
 from advisor.record.content import folder_digest
@@ -281,7 +282,7 @@ class Rewarded(Objective[Prompt]):
     def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
         """What gives the reward."""
         folders = model_folders(job, (*data.train, *data.holdout))
-        texts = [file.read_text("utf-8") for file in reward_files(job)]
+        texts = [text_of(file) for file in reward_files(job)]
         return {"reward": fingerprint([*map(folder_digest, folders), *texts])}
 
     def outcome(self, job: Job) -> dict[str, Any]:

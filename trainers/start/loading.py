@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.files import text_of
 from advisor.methods import methods
 from advisor.methods.kernels import is_flash
 from advisor.methods.model import Update as UpdateValue
@@ -365,7 +366,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     Raises InputError if its files cannot be read.
     """
     check_files(str(folder), adapter_faults)
-    return json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    return json.loads(text_of(folder / "adapter_config.json"))
 
 
 def register_method(config: Mapping[str, Any]) -> None:

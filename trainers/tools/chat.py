@@ -21,7 +21,7 @@ from shutil import get_terminal_size
 from typing import Any
 
 from advisor.ground.errors import InputError, Stopped, did_you_mean
-from advisor.ground.files import shown_path
+from advisor.ground.files import shown_path, text_of
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import width_of
 from advisor.methods import objective
@@ -274,7 +274,7 @@ def class_names(folder: Path, stage: StageRecord) -> tuple[str, ...]:
     Raises InputError if the module has no head.
     """
     with suppress(OSError, ValueError, KeyError, AttributeError):
-        names = json.loads((folder / "config.json").read_text("utf-8"))["id2label"]
+        names = json.loads(text_of(folder / "config.json"))["id2label"]
         return tuple(str(names[place]) for place in sorted(names, key=int))
     confusion = stage.evaluation.confusion if stage.evaluation is not None else None
     if confusion is not None:

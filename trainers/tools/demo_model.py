@@ -10,7 +10,6 @@ safetensors, in our cache.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.ground.files import cannot_write
+from advisor.ground.files import DISK, cannot_write
 from advisor.ground.progress import waiting
 from advisor.ground.resources import install_line
 from trainers.job.files import make_folder, read_json, write_json
@@ -140,8 +139,7 @@ def verify(wheel: Path) -> Path:
     """
     if not wheel.is_file():
         raise InputError("no such file", where=str(wheel))
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = DISK.digest(wheel)
     if found != WHEEL_SHA256:
         raise MachineNotReady(
             f"the file is damaged or not the expected one (sha256 {found[:16]}...,"

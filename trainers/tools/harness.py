@@ -25,7 +25,7 @@ from typing import Any
 from msgspec import structs
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory
-from advisor.ground.files import PLAN_FILE
+from advisor.ground.files import PLAN_FILE, text_of
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams
 from advisor.plan.entries import path_from
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run, request = map(Path, sys.argv[1:] if argv is None else argv)
     show_streams()
     try:
-        answer(run.resolve(), json.loads(request.read_text("utf-8")))
+        answer(run.resolve(), json.loads(text_of(request)))
     except AdviseError as error:
         write_json(run / "benchmarks" / ERROR, ErrorRecord.of(error).to_dict())
         return error.exit_code

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, TrainingFailed
+from advisor.ground.files import text_of
 from advisor.ground.progress import board, track, waiting
 from advisor.record.files import writing_stages
 from trainers.evaluation.generation import GENERAL
@@ -104,7 +105,7 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
             merged.model.save_pretrained(str(target))
         merged.tokenizer.save_pretrained(str(target))
         if (settings := result.folder / "generation_config.json").is_file():
-            (target / settings.name).write_text(settings.read_text("utf-8"), "utf-8")
+            (target / settings.name).write_text(text_of(settings), "utf-8")
         gaps = [vars(gap) for gap in merged.gaps]
         noted = {"from": str(result.folder), "merged_into": gaps[0]["base"], "rows": merged.rows}
         write_json(target / "merge.json", noted | {"gaps": gaps})

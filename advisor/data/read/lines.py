@@ -20,6 +20,7 @@ from typing import IO, Any
 from msgspec import Struct, field
 
 from advisor.ground.errors import Fault, InputError, refuse
+from advisor.ground.files import open_regular
 
 # Ending of a file -> what it is taken for.
 CONTAINERS = {
@@ -104,7 +105,7 @@ LARGE_BYTES = 16 << 20  # smaller files are read before anybody waits
 def open_bytes(file: DataFile) -> IO[bytes]:
     """The bytes of a file, unpacked. Raises InputError."""
     try:
-        stream: Any = file.path.open("rb")
+        stream: Any = open_regular(file.path)
     except OSError as error:
         raise cannot_open(file.shown, error) from None
     if file.gzipped:

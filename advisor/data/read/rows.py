@@ -19,6 +19,7 @@ from advisor.data.read.json_rows import json_rows, jsonl_rows
 from advisor.data.read.lines import DataFile, Faults, read_lines
 from advisor.data.read.source import DataSource, find_data
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.files import open_regular
 from advisor.ground.resources import install_line
 
 Rows = Iterator[tuple[int, Any]]
@@ -260,7 +261,7 @@ def _batches(file: DataFile) -> Iterator[Any]:
         return
     import pyarrow
 
-    with file.path.open("rb") as raw:
+    with open_regular(file.path) as raw:
         is_file = raw.read(6) == b"ARROW1"
     with pyarrow.memory_map(str(file.path)) as source:
         if is_file:

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from advisor.data.read.lines import CONTAINERS, DataFile, cannot_open, encoding_of_start
 from advisor.ground.errors import InputError
-from advisor.ground.files import folder_name, read_at_most
+from advisor.ground.files import folder_name, open_regular, read_at_most
 
 READABLE = (
     "readable: .json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .xlsx, .parquet, or a"
@@ -213,7 +213,7 @@ def content_digest(path: str | os.PathLike[str] | DataSource) -> str:
     for name, file in source.named_files.items():
         if source.root is not None:
             digest.update(f"\0{name}\0".encode())
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
@@ -348,7 +348,7 @@ def _way(hint: str, suffixes: Iterable[str], shown: str, *, below: bool = False)
 def _head(where: Path, shown: str) -> tuple[bytes, bool]:
     """The first bytes, unpacked, and whether the file is gzipped (by content: endings lie)."""
     try:
-        with where.open("rb") as raw:
+        with open_regular(where) as raw:
             head = raw.read(HEAD_BYTES)
     except OSError as error:
         raise cannot_open(shown, error) from None

@@ -43,6 +43,7 @@ from advisor.data.templates.chat_text import (
     unknown_text,
 )
 from advisor.ground.errors import InputError
+from advisor.ground.files import bytes_of
 from advisor.ground.resources import install_line
 from advisor.ground.types import DataFinding
 from advisor.model_files.hub_cache import hub_model_folder
@@ -278,7 +279,7 @@ def model_tokenizer(
 
     file = folder / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_buffer(bytes_of(file))
     except Exception as error:  # the package raises a bare Exception
         return None, f"{file} cannot be read ({str(error)[:100]}); lengths are approximated"
     tokenizer.no_truncation()

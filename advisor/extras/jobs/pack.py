@@ -22,7 +22,14 @@ from advisor.extras.jobs.contents import Contents, safe_name, source_files
 from advisor.extras.jobs.needs import JobNeeds, plan_needs
 from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
-from advisor.ground.files import PLAN_FILE, TEMPORARY, cannot_write, shown_path, text_of
+from advisor.ground.files import (
+    PLAN_FILE,
+    TEMPORARY,
+    cannot_write,
+    open_regular,
+    shown_path,
+    text_of,
+)
 from advisor.ground.progress import waiting
 from advisor.ground.resources import PACKAGE, resource_root
 from advisor.ground.version import __version__
@@ -237,7 +244,7 @@ def _write_archive(path: Path, name: str, folder: Path) -> None:
             entry = tarfile.TarInfo(f"{name}/{source.relative_to(folder).as_posix()}")
             entry.mode, entry.mtime = 0o755 if source.name == SCRIPT else 0o644, DATE_S
             entry.size = source.stat().st_size
-            with source.open("rb") as file:
+            with open_regular(source) as file:
                 archive.addfile(entry, file)
 
 
