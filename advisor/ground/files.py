@@ -99,8 +99,7 @@ def bytes_of(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
 
 def text_of(path: Path, *, errors: str = "strict", most_bytes: int = MOST_BYTES) -> str:
     """The UTF-8 text of such a file, its lines ended by \\n. Raises UnicodeDecodeError as well."""
-    text = bytes_of(path, most_bytes=most_bytes).decode("utf-8", errors)
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub("\r\n?", "\n", bytes_of(path, most_bytes=most_bytes).decode("utf-8", errors))
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -303,8 +302,6 @@ class Disk:
 
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-
-    # ---------------------------------------------------------------- made of the above
 
     def sync_tree(self, folder: Path) -> None:
         """Wait until everything below a folder is on the disk, its names included."""
