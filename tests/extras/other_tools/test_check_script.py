@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from advisor.extras.other_tools import script
 from advisor.extras.other_tools.read import read_any
 from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.ground.errors import InputError
@@ -383,6 +384,21 @@ a = p.parse_args()
 SFTTrainer(a.model, args=SFTConfig(per_device_train_batch_size=a.batch, max_length=512))
 """
 COMMAND = "accelerate launch train.py \\\n  --batch 2 --model Qwen/Qwen3-0.6B"
+
+
+def test_a_script_is_read_once_and_keeps_the_model_that_it_names(check, monkeypatch):
+    """The GPU is looked at while the code is read; `--model` is for code that names none."""
+    reads, read = [], script.source_of
+
+    def counted(*arguments, **more):
+        reads.append(arguments[0])
+        return read(*arguments, **more)
+
+    monkeypatch.setattr(script, "source_of", counted)
+    assert check(SFT)[0] == 3
+    assert reads.count(SFT) == 1  # and once as its diff would make it
+    code, found = check(SFT, "--model", "Qwen/Qwen3-0.6B")
+    assert (code, found["error"][0]["where"]) == (2, "--model")
 
 
 def test_the_flags_of_a_command_line_count(check, call):
