@@ -327,8 +327,7 @@ def approved(request, tmp_path):
 @pytest.fixture
 def terminal():
     """Start a command in a pseudo-terminal; what still runs is ended with the test."""
-    pexpect = pytest.importorskip("pexpect")
-    children = []
+    pexpect, children = pytest.importorskip("pexpect"), []
 
     def start(command, arguments, *, env, rows=40, columns=80):
         # PROMPT_TOOLKIT_NO_CPR: nobody answers the question where the cursor is.

@@ -61,8 +61,7 @@ class Mutation(NamedTuple):
 
 def of_python(path: Path) -> Iterator[Mutation]:
     """Every change that this file of code allows."""
-    source = path.read_bytes()
-    starts = [0]
+    source, starts = path.read_bytes(), [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
 

@@ -362,18 +362,18 @@ def test_fused_projections_become_the_seven_usual_names(
 def test_full_training_in_float32_keeps_its_bytes():
     """Adam's moments have the dtype of the weights, and accelerate is told 4 bytes a parameter."""
     pure, single = job(**FULL), job(**FULL, weights_dtype="float32")
-    assert fitcheck(pure)["training"]["optimizer_dtype"] == "bf16"
-    assert fitcheck(pure)["training"]["lora_rank"] is None
+    told = fitcheck(pure)["training"].items()
+    assert told >= {"optimizer_dtype": "bf16", "lora_rank": None}.items()
     assert accelerate(pure) == {"size_bytes": 26953662464, "precision": "bfloat16"}
-    assert fitcheck(single)["training"]["precision"] == "fp32"
-    assert accelerate(single)["precision"] == "float32"
+    precisions = (fitcheck(single)["training"]["precision"], accelerate(single)["precision"])
+    assert precisions == ("fp32", "float32")
 
 
 def test_several_gpus_are_told_only_where_there_are_words_for_them():
     """A sharded run goes to the one calculator that knows sharding; the others are not asked."""
     several = job(gpus=4, sharding="fsdp")
-    assert ftuneai(several)["words"]["sharding"] == "fsdp"
-    assert ftuneai(several)["config"]["num_gpus"] == 4
+    told = ftuneai(several)
+    assert (told["words"]["sharding"], told["config"]["num_gpus"]) == ("fsdp", 4)
     assert fitcheck(several) == soup(several) == "one GPU only"
 
 
@@ -576,11 +576,10 @@ def test_a_refit_scales_constants_and_puts_them_back(monkeypatch: pytest.MonkeyP
     module = ModuleType("constants")
     vars(module).update(BYTES=4.0, CACHE={"reserved": 0.5, "allocated": 0.0})
     monkeypatch.setattr(refit, "FITTED", (Fitted(module, ("BYTES", "CACHE"), (1.0, 2.0)),))
-    refit.use((2.0,))
-    assert vars(module)["BYTES"] == 8.0
-    assert vars(module)["CACHE"] == {"reserved": 1.0, "allocated": 0.0}
-    refit.use((1.0,))
-    assert vars(module)["BYTES"] == 4.0
+    for factor, reserved in ((2.0, 1.0), (1.0, 0.5)):
+        refit.use((factor,))
+        now = {"BYTES": 4 * factor, "CACHE": {"reserved": reserved, "allocated": 0.0}}
+        assert {name: vars(module)[name] for name in now} == now
     monkeypatch.setattr(refit, "FITTED", (Fitted(module, ("GONE",), (1.0,)),))
     refit.originals.cache_clear()
     with pytest.raises(LookupError, match=r"constants\.GONE"):

@@ -85,8 +85,9 @@ def test_an_encoder_is_not_taken_to_write(typed, answer, model, task):
     code, out, err = typed(f"--json {asked} {task}")
     assert (code, "recommendation" in json.loads(out)) == (2, False)
     assert [one for one in ("it cannot write an answer", "such as Qwen/") if one not in err] == []
-    found = answer(f"{asked} classification --budget high")
-    assert found["recommendation"]["composition"] == "encoder:sft+full"
+    if task == "reasoning":
+        found = answer(f"{asked} classification --budget high")
+        assert found["recommendation"]["composition"] == "encoder:sft+full"
 
 
 def test_advice_warns_of_little_data_as_the_check_does(typed, answer, tmp_path):
@@ -236,7 +237,8 @@ def test_every_plan_that_advice_makes_reads_back(answer, files):
     """Whatever the task, budget and card, its launch file holds the recommendation and is read."""
     tasks = ("qa", "generation", "domain_expertise", "chat_assistant", "other")
     cards = ("Tesla T4", "A100 80GB", "none", "unknown")
-    for place, (task, budget, gpu) in enumerate(itertools.product(tasks, ("low", "high"), cards)):
+    for place, (task, gpu) in enumerate(itertools.product(tasks, cards)):
+        budget = ("low", "high")[(place + place // 4) % 2]  # each of a task's, and of a card's
         data = "prefer" if task == "chat_assistant" else "pairs"
         asked = f"--task {task} --budget {budget} --gpu '{gpu}' {SMALL} --data {data}.jsonl"
         chosen = answer(f"{asked} --plan {place}.yaml")["recommendation"]["composition"]

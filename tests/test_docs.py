@@ -145,8 +145,7 @@ def commands_of(page):
 @by_name
 def test_commands_and_flags_exist(page, options):
     """A page names no command and no flag that `advise` does not have."""
-    every = set().union(*options.values()) | OTHER_TOOLS
-    wrong = []
+    every, wrong = set().union(*options.values()) | OTHER_TOOLS, []
     for line in () if page.name in GONE else commands_of(page):
         first, command = [*line.split(), ""][:2]
         if first == "advise" and re.fullmatch(r"[a-z]+", command) and command not in options:

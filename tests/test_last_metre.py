@@ -84,18 +84,12 @@ def test_numbers_and_limits_are_read_as_people_type_them(document, typed, facts)
         ("advise --choose sft+q", "plain,sft+qlora"),
     ],
 )
-def test_tab_completes(words, offered):
+def test_tab_completes(call, monkeypatch, words, offered):
     """By click's own way, and files where a file is meant."""
-    environment = os.environ | {
-        "_ADVISE_COMPLETE": "bash_complete",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split()) - 1),
-    }
-    main = "from advisor.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", main], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == [offered]
+    monkeypatch.setenv("_ADVISE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    assert call()[:2] == (0, f"{offered}\n")
 
 
 @pytest.mark.parametrize("name", ["dpo", "lora", "rag", "document/scenario-5"])

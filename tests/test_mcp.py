@@ -1,6 +1,7 @@
 """`advise mcp`: the documents of the commands for agents, by the Model Context Protocol."""
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -73,19 +74,19 @@ def calls():
         yield "estimate", {"specs": specs}, words, json.dumps(specs)
 
 
-def test_a_tool_answers_as_its_command_does(tmp_path, monkeypatch):
+def test_a_tool_answers_as_its_command_does(call, tmp_path, monkeypatch):
     """Byte for byte, many calls at once: advice, checks, estimates, and errors in any script."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "rows.jsonl").write_text(PAIRS)
     (tmp_path / "sft.yaml").write_text("base_model: Qwen/Qwen3-8B\nadapter: lora\n")
     asked, seen = list(calls()), set()
     lines = [tool(number, name, **given) for number, (name, given, *_) in enumerate(asked)]
     answers, _ = exchange(*lines, PYTHONIOENCODING="latin-1")
     for number, (name, _, words, text) in enumerate(asked):
-        done = ended(*words, text=text)
-        code, printed, result = done.returncode, done.stdout.decode(), answers[number]["result"]
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8"))
+        code, printed, _ = call(*words)
         document = json.loads(printed)
-        assert result == {
+        assert answers[number]["result"] == {
             "resultType": "complete", "content": [{"type": "text", "text": printed}],
             "structuredContent": document if isinstance(document, dict) else {"estimates": document},
             "isError": code >= 2, "_meta": {"exit_code": code},
@@ -95,20 +96,23 @@ def test_a_tool_answers_as_its_command_does(tmp_path, monkeypatch):
     assert ("advise", 3) in seen
 
 
-@pytest.mark.parametrize("name", ["evidence/pairs", "dpo", "facts", "no-rule"])
-def test_explain_and_the_resource_say_what_the_command_says(call, name):
+def test_explain_and_the_resource_say_what_the_command_says(call):
     """A rule, a method, the facts; only rules are resources."""
-    uri = f"advise://rules/{name}"
-    answers, _ = exchange(tool(1, "explain", id=name), request(2, "resources/read", uri=uri))
-    code, printed, said = call("rules", name)
-    result = answers[1]["result"]
-    assert result["isError"] == (code != 0) == (name == "no-rule")
-    assert result["content"] == [{"type": "text", "text": printed + said}]
-    if name == "evidence/pairs":
-        (shown,) = answers[2]["result"]["contents"]
-        assert shown == {"uri": uri, "mimeType": "text/plain", "text": printed}
-    else:
-        assert answers[2]["error"]["code"] == -32602
+    names = ("evidence/pairs", "dpo", "facts", "no-rule")
+    asked = (tool(f"explain {name}", "explain", id=name) for name in names)
+    read = (request(name, "resources/read", uri=f"advise://rules/{name}") for name in names)
+    answers, _ = exchange(*asked, *read)
+    for name in names:
+        code, printed, said = call("rules", name)
+        result = answers[f"explain {name}"]["result"]
+        assert result["isError"] == (code != 0) == (name == "no-rule")
+        assert result["content"] == [{"type": "text", "text": printed + said}]
+        if name == "evidence/pairs":
+            (shown,) = answers[name]["result"]["contents"]
+            uri = f"advise://rules/{name}"
+            assert shown == {"uri": uri, "mimeType": "text/plain", "text": printed}
+        else:
+            assert answers[name]["error"]["code"] == -32602
 
 
 def test_orders_in_data_stay_data(tmp_path, monkeypatch):

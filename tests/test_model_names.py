@@ -174,6 +174,7 @@ def test_an_unknown_size_is_said_first_and_nothing_is_said_to_fit(gpu):
         ("MiniMaxAI/MiniMax-M1-80k", 456, 45.9),
         ("MiniMaxAI/MiniMax-M2", 229, 10),
         ("Qwen/Qwen3-30B-A3B-Instruct-2507", 30.5, 3.3),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", 46.7, 12.88),
         ("Qwen/Qwen3-Coder-30B-A3B-Instruct", 30.5, 3.3),
         ("Qwen/Qwen3-Next-80B-A3B-Thinking", 79.7, 3.9),
         ("Qwen/Qwen3.6-35B-A3B", 34.7, 3.45),

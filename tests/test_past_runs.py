@@ -144,8 +144,7 @@ def test_what_a_killed_process_left_is_closed_off(path):
 def test_a_full_disk_leaves_the_file_as_it_was(path, monkeypatch):
     """A line that could be written in part only is taken back, and that is said."""
     note_past_run(RUN)
-    before = path.read_bytes()
-    write = os.write
+    before, write = path.read_bytes(), os.write
     full = OSError(28, "No space left on device")
     parts = iter([lambda fd, data: write(fd, data[:100]), Mock(side_effect=full)])
     monkeypatch.setattr(past_runs.os, "write", lambda fd, data: next(parts)(fd, data))
@@ -179,10 +178,15 @@ def test_what_is_no_file_is_said(path, kind):
 
 def noting(loop):
     """A process that notes runs in this loop."""
-    code = "from advisor.situation.past_runs import note_past_run\nfrom tests.test_past_runs import RUN"
+    code = f"""
+import json, sys
+from advisor.estimate.past_runs import PastRun
+from advisor.situation.past_runs import note_past_run
+RUN = PastRun.from_dict(json.loads(sys.argv[1]))
+{loop}: note_past_run(RUN)
+"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    code = f"{code}\n{loop}: note_past_run(RUN)"
-    return subprocess.Popen([sys.executable, "-c", code], env=environment)
+    return subprocess.Popen([sys.executable, "-c", code, line_of()], env=environment)
 
 
 def test_two_runs_at_once_keep_both_lines(path):

@@ -76,14 +76,6 @@ def test_parameters_are_counted_as_published(model):
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"),
-    [("Qwen/Qwen3-30B-A3B", 3.35), ("mistralai/Mixtral-8x7B-Instruct-v0.1", 12.88)],
-)
-def test_a_mixture_knows_what_one_token_uses(name, billions):
-    assert model_shape(name)[0].active_params / 1e9 == pytest.approx(billions, rel=0.01)
-
-
-@pytest.mark.parametrize(
     ("name", "held", "active"),
     [
         ("31B", 30_697_345_280, None),

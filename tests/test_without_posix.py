@@ -2,7 +2,7 @@
 
 import ctypes
 import json
-import shlex
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +28,14 @@ for name in ("getuid", "geteuid", "getgid", "fork", "killpg", "getpgid", "setsid
 for name in ("SIGHUP", "SIGKILL", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGPIPE", "SIGTSTP"):
     if hasattr(signal, name):
         delattr(signal, name)
+import json, shlex
 from advisor.cli import main
-main()
+for line in json.loads(sys.argv[1]):
+    sys.argv[1:] = shlex.split(line)
+    try:
+        main()
+    except SystemExit as left:
+        print(f"\\n{left.code} of {line}", file=sys.stderr)
 """
 CARD = "--gpu 'RTX 4090'"
 ASKED = f"--task qa {CARD} --model Qwen/Qwen3-8B"
@@ -38,41 +44,44 @@ PLAN = f"--json {ASKED} --data train.jsonl --plan plan.yaml"
 
 @pytest.fixture
 def advise(tmp_path: Path):
-    """`advise LINE` without what Windows lacks, in a folder with examples."""
+    """Lines behind `advise` without what Windows lacks, in a folder with examples: exit codes by
+    line, standard output, and standard error.
+    """
     (tmp_path / "train.jsonl").write_text(PAIRS)
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    return lambda line: subprocess.run(
-        [sys.executable, "-c", WITHOUT, *shlex.split(line)],
-        cwd=tmp_path, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+
+    def run(*lines):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT, json.dumps(lines)],
+            cwd=tmp_path, capture_output=True, text=True, env=environment,
+        )  # fmt: skip
+        codes = re.findall(r"(?m)^(\d+) of (.*)$", done.stderr)
+        return {line: int(code) for code, line in codes}, done.stdout, done.stderr
+
+    return run
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        f"--json {ASKED} --data-kind paired",
-        f"{ASKED} --data-kind paired",
-        "probe --json",
-        "check train.jsonl --json",
-        f"estimate --json --model Qwen/Qwen3-8B --update lora {CARD}",
-        "rules dpo",
-    ],
-)
-def test_advice_needs_no_posix(advise, line):
+def test_advice_needs_no_posix(advise):
     """Advice, probe, check, estimate and rules answer."""
-    done = advise(line)
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    if "--json" in line:
-        json.loads(done.stdout)
+    documents = (
+        f"--json {ASKED} --data-kind paired", "probe --json", "check train.jsonl --json",
+        f"estimate --json --model Qwen/Qwen3-8B --update lora {CARD}",
+    )  # fmt: skip
+    codes, out, err = advise(*documents)
+    assert (codes, "Traceback" in err) == (dict.fromkeys(documents, 0), False), err
+    for _ in documents:
+        _, end = json.JSONDecoder().raw_decode(out)
+        out = out[end:].lstrip()
+    pages = (f"{ASKED} --data-kind paired", "rules dpo")
+    codes, shown, err = advise(*pages)
+    assert (codes, out, "Traceback" in shown + err) == (dict.fromkeys(pages, 0), "", False), err
 
 
 def test_training_without_posix_says_where_it_runs(advise, tmp_path):
     """A plan is written, but `advise run` on Windows starts nothing and names WSL2."""
-    done = advise(PLAN)
-    assert done.returncode == 0, done.stderr
+    codes, _, err = advise(PLAN, "run plan.yaml")
+    assert (codes, "WSL2" in err) == ({PLAN: 0, "run plan.yaml": 4}, True), err
     assert (tmp_path / "plan.yaml").read_text(encoding="utf-8").startswith("#")
-    done = advise("run plan.yaml")
-    assert (done.returncode, "WSL2" in done.stderr) == (4, True), done.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -146,8 +146,7 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
         if known.get("data_tokens"):
             more["rows"]["data_tokens"] = round(known["data_tokens"] * factor)
     for what, change in more.items():
-        after = answer.changed(**change)
-        is_limit = what in ("dollars", "hours")
+        after, is_limit = answer.changed(**change), what in ("dollars", "hours")
         cheaper = what in ("rows", "GPUs") and {"budget_usd", "budget_hours"} & set(known)
         is_part = answer.decision.concessions.part and after and not after.decision.concessions.part
         preferred = is_limit and ("+full" in answer.composition or is_part)

@@ -59,8 +59,7 @@ def test_who_trains_it_is_stated_after_the_method(approved, model, gpu, count):
         {**STATED, "model": model, "gpu": {"name": gpu, "count": count, **gib}}
     )
     answer = document["recommendation"]
-    found = answer["engine"]
-    steps = document["next_steps"]
+    found, steps = answer["engine"], document["next_steps"]
     approved([answer["composition"], found, document["missing"], steps])
     assert answer["estimate"]["fits"] != "too_big"
     if found["runs_here"]:
@@ -115,8 +114,7 @@ AMD = ("RX 7900 XTX", "MI300X")
 @pytest.mark.parametrize("gpus", [APPLE, AMD], ids=["apple", "amd"])
 def test_nothing_of_nvidia_on_the_page(gpus):
     """No answer names what only NVIDIA's GPUs have, and every training there has a warning."""
-    rng = random.Random(3)
-    trained = 0
+    rng, trained = random.Random(3), 0
     for seed in range(scaled(80)):
         known = {**random_answers(seed).known, "gpu": Answer(value=rng.choice(gpus), origin="flag")}
         known.pop("gpus", None)

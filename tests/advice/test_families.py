@@ -196,7 +196,11 @@ IN_A_HURRY = [
 @pytest.mark.parametrize("budget", ["low", "medium", "high"])
 @pytest.mark.parametrize(
     ("rows", "more", "expected"),
-    [*((*one, "encoder:sft+full") for one in (*FEW, *IN_A_HURRY)), (8, {}, "prompting")],
+    [
+        *((*one, "encoder:sft+full") for one in (*FEW, *IN_A_HURRY)),
+        (8, {}, "prompting"),
+        (15, {}, "prompting"),
+    ],
 )
 def test_labels_want_an_encoder_whatever_the_budget(budget, rows, more, expected):
     """Money changes nothing; few labels name SetFit, and a handful goes into a prompt."""

@@ -70,8 +70,7 @@ def test_what_is_a_little_too_big_may_fit():
 
 def test_rows_are_left_out_last_and_never_silently(tmp_path):
     """A few long rows decide what fits: they are counted, and the run does not stop at them."""
-    rng = random.Random(3)
-    path = tmp_path / "long.jsonl"
+    rng, path = random.Random(3), tmp_path / "long.jsonl"
     with path.open("w") as file:
         for number in range(500):
             words = 6000 if number % 20 == 0 else rng.randint(20, 200)
@@ -231,8 +230,7 @@ def search(trials, need, pace, limit, *, trains_all=False):
 def test_what_is_chosen_is_nearly_as_fast_as_what_fits_and_needs_least(found):
     """Nothing that surely fits is 5 % faster; nothing that is as near to it needs less."""
     trials, need, pace, limit = found
-    chosen = search(*found)
-    least = min(need.values())
+    chosen, least = search(*found), min(need.values())
     if cost(least, limit).fits not in ("fits", "tight"):
         assert need[chosen.trial] == least
         return

@@ -32,8 +32,7 @@ def test_general_rows_are_chosen_where_forgetting_is_likely_and_they_help(
 ):
     known = {"task": "qa", "model": "Qwen/Qwen3-8B", "gpu": "A100 PCIe 80GB", "data_rows": 300}
     situation = asked(**{**known, **changes})
-    chosen = parse_composition(composition)
-    facts = situation_facts(situation)
+    chosen, facts = parse_composition(composition), situation_facts(situation)
 
     def found(strategy):
         case = StageCase(RULES, situation, facts, chosen, chosen.chain[0], strategy)

@@ -203,8 +203,8 @@ def test_a_scenario_is_answered_as_the_guide_does(stated, layers):
     row, accepted = ROWS[stated]
     hardware = "--gpu-memory 24" if "--gpus" in stated else "--gpu unknown"
     document = answer(f"--task {stated} {layers} {hardware}")
-    assert document["recommendation"]["composition"] in accepted
-    assert document["guide"]["composition"] == document["recommendation"]["composition"]
+    composition = document["recommendation"]["composition"]
+    assert (composition in accepted, document["guide"]["composition"]) == (True, composition)
     assert row in document["guide"]["row"]
 
 
@@ -300,22 +300,13 @@ def test_a_choice_by_hand_brings_its_own_warnings():
     assert ["(fsdp)" in text for text in said] == [False, True]
 
 
-def test_a_limit_of_time_is_answered_with_what_keeps_it():
-    """Rows that take longer than the limit are trained on in part, with the same method."""
-    flags = PAIRS + "--data-tokens 1500000 --model Qwen/Qwen3-8B --gpu 'RTX 4090'"
-    document = answer(flags, "--budget", "hours=0.1,usd=5")
-    assert document["recommendation"]["composition"] == composition(flags)
-    assert document["recommendation"]["estimate"]["hours"] <= 0.1
-    assert any("of your 5,000 rows" in warning for warning in document["warnings"])
-
-
 def test_a_reward_model_needs_preference_pairs():
     """The guide's pipeline for assistants is ruled out by its own requirement."""
     document = answer("--task chat_assistant --data-kind paired --gpu unknown")
-    assert document["recommendation"]["composition"] == "sft+lora"
     ppo = next(item for item in document["alternatives"] if "ppo" in item["composition"])
-    assert ppo["verdict"] == "forbidden"
-    assert ppo["because"][0]["rule"] == "document/rlhf-needs-preference-data"
+    why = (ppo["verdict"], ppo["because"][0]["rule"])
+    assert why == ("forbidden", "document/rlhf-needs-preference-data")
+    assert document["recommendation"]["composition"] == "sft+lora"
 
 
 def test_limits_of_money_and_time_change_the_method():
@@ -332,24 +323,16 @@ def test_limits_of_money_and_time_change_the_method():
     assert alternative(bound, "sft+full")["because"][0]["unit"] == "h"
 
 
-def test_nothing_fits_still_answers():
+def test_nothing_fits_still_answers(approved):
     """Exit code 3, the nearest method, what is to blame and what would help."""
     large = "meta-llama/Llama-3.1-70B"
     document = answer(f"--task qa --gpu 'RTX 3060' --model {large}", code=3)
-    assert document["recommendation"]["composition"] == "smaller_model"
-    assert document["nothing_fits"]["nearest"] == "sft+qlora"
-    blame = [reason["text"].split(":")[0] for reason in document["nothing_fits"]["blame"]]
-    assert blame == ["the model", "the hardware"]
-    smaller, card = document["nothing_fits"]["ways_out"]
-    assert smaller["command"].startswith("advise --task qa --gpu 'RTX 3060' --model Qwen/")
-    assert "$" in card["text"]
-    assert card["command"] == f"advise --task qa --model {large}"  # no rows are named yet
-    for way in (smaller, card):  # what is promised comes true
+    found, flips = document["recommendation"], document["flips"]
+    approved([found["composition"], found["estimate"]["fits"], document["nothing_fits"], flips])
+    for way in document["nothing_fits"]["ways_out"]:  # what is promised comes true
         asked = {"gpu": "RTX 3060", "model": large} | way["change"]
         again = composition("--task qa", "--gpu", asked["gpu"], "--model", asked["model"])
         assert again == way["to"]
-    assert document["recommendation"]["estimate"]["fits"] == "too_big"
-    assert any(flip["effort"] == "money" for flip in document["flips"])
 
 
 def test_without_hardware_and_model_nothing_is_ruled_out():

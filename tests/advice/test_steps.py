@@ -110,8 +110,7 @@ def test_comments_count_steps_that_the_fitted_batch_has(cards, composition):
 )
 def test_answers_are_as_long_as_rows_that_hold_some(tmp_path, call, name, row, composition, tokens):
     """A row that is a question alone says nothing of how long its answer has to be."""
-    text = json.dumps(row)
-    rows = tmp_path / f"{name}.jsonl"
+    text, rows = json.dumps(row), tmp_path / f"{name}.jsonl"
     rows.write_text("".join(text.replace("{n}", str(n)) + "\n" for n in range(300)))
     given = ("--model", "Qwen/Qwen3-0.6B", "--teacher-model", "Qwen/Qwen3-4B", "--gpu", "H100")
     chosen = ("--choose", composition, "--force", "--plan", str(tmp_path / "p.yaml"))

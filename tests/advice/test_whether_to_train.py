@@ -181,14 +181,6 @@ def test_a_law_holds_of_whatever_is_stated(law, count, fixed, least):
     assert sum(holds is not None for _, holds in said) > scaled(least)
 
 
-def test_labels_have_a_floor_of_their_own():
-    """Eight texts for each of two classes."""
-    floor = data_requirements()["classification"].floor
-    facts = {"task": "classification", "data_kind": "paired"}
-    assert not answer({**facts, "data_rows": floor - 1}).chain
-    assert answer({**facts, "data_rows": floor}).chain
-
-
 @pytest.mark.parametrize("kind", FLOORS)
 def test_the_floors_of_the_rules_are_those_of_the_methods(kind):
     """One number stands in the rules and in the file of the objective."""

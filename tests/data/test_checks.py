@@ -578,8 +578,7 @@ def test_nested_columns_are_found_and_read(tmp_path, approved):
         for n in range(20)
     ]
     path = jsonl(tmp_path, rows)
-    found = recognise(path)
-    examples = list(read_examples(path))
+    found, examples = recognise(path), list(read_examples(path))
     approved([found.mapping, found.unused, examples[3]])
     assert list(read_examples(path, mapping=found.mapping)) == examples
     for row, value in (

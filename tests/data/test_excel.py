@@ -164,8 +164,7 @@ def test_a_workbook_made_to_do_harm_is_refused(tmp_path, name):
 
 def test_a_damaged_workbook_ends_in_a_message(tmp_path):
     """Wherever a byte is wrong."""
-    whole = book(tmp_path, {"A": [HEADER, *ROWS]}).read_bytes()
-    refused = 0
+    whole, refused = book(tmp_path, {"A": [HEADER, *ROWS]}).read_bytes(), 0
     for place in range(0, len(whole), 97):
         (tmp_path / "b.xlsx").write_bytes(whole[:place] + b"\xff\0\xff" + whole[place + 3 :])
         try:
@@ -242,8 +241,7 @@ def test_the_wizard_says_once_which_sheets_are_read(tmp_path):
 
 def test_a_line_for_a_path_says_that_tab_lists_files(monkeypatch):
     """Of a path alone: there it does so."""
-    shown = []
-    typed = type("Typed", (), {"unsafe_ask": lambda _self: "a"})
+    shown, typed = [], type("Typed", (), {"unsafe_ask": lambda _self: "a"})
     for name in ("path", "text"):
         monkeypatch.setattr(f"questionary.{name}", lambda text, **_: shown.append(text) or typed())
     for path in (True, False):

@@ -322,8 +322,7 @@ def suggested(path):
 )
 def test_length_and_packing_are_the_plans_with_the_same_reasons(tmp_path, rows):
     """The page and the plan decide them alike, whatever the rows, here sft+lora on one GPU."""
-    path = jsonl(tmp_path, rows)
-    found = parse_composition("sft+lora")
+    path, found = jsonl(tmp_path, rows), parse_composition("sft+lora")
     known = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "A100 80GB"}
     answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
     stated = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)

@@ -115,8 +115,7 @@ def test_check_advice_and_run_find_the_same(tmp_path, monkeypatch, approved):
 
 def test_a_large_file_is_looked_through_on_a_part_of_its_numbers():
     """Ten thousand rows with a number each: few are shown to the library, and the finding says so."""
-    seen = PrivateData(Subject(kind="raw_text"))
-    began_s = time.process_time()
+    seen, began_s = PrivateData(Subject(kind="raw_text")), time.process_time()
     for row in range(1, 10_001):
         text = f"It is (212) 664-{7000 + row % 1000} and you have that with this please"
         seen.see(SeenRow(Example(row=row, text=text), text, b"", 0, 0))

@@ -301,8 +301,7 @@ LAYOUTS = [*((name, [row]) for name, row in FORMATS), *MORE]
 def test_known_layouts_are_recognised_and_read(tmp_path, rows, approved):
     """Each is recognised without a flag, and its own mapping reads every row the same way."""
     path = jsonl(tmp_path, rows)
-    found = recognise(path)
-    examples = list(read_examples(path))
+    found, examples = recognise(path), list(read_examples(path))
     assert len(examples) == len(rows)
     assert list(read_examples(path, mapping=found.mapping)) == examples
     ways = [way.flag for way in found.other_ways]

@@ -298,8 +298,7 @@ def test_what_the_template_refuses_blocks_training_and_what_is_moved_counts(tmp_
 def test_a_tokenizer_that_is_not_at_hand_or_cannot_be_used_is_said(tmp_path, monkeypatch, approved):
     """The page names what counted; a hub id is never fetched, and nothing ends in a traceback."""
     found, _ = check_data(data(tmp_path), CheckOptions(model="nobody/nothing"))
-    folder = Path(model(tmp_path, "{% for m in messages %}"))
-    missing = []
+    folder, missing = Path(model(tmp_path, "{% for m in messages %}")), []
     for others in ("jinja2", "tokenizers"):
         with monkeypatch.context() as patch:
             patch.setattr("importlib.util.find_spec", {others: find_spec(others)}.get)

@@ -148,8 +148,7 @@ def small_model(family: str) -> tuple[dict[str, Any], Any]:
     config = transformers.AutoConfig.for_model(
         family, **{key: value for key, value in given.items() if value is not None}
     )
-    kind = kind_of_type(family)
-    of = transformers.AutoModel
+    kind, of = kind_of_type(family), transformers.AutoModel
     if kind == SEQ2SEQ:
         of = transformers.AutoModelForSeq2SeqLM
     elif type(config) in transformers.AutoModelForCausalLM._model_mapping and kind == DECODER:

@@ -152,8 +152,7 @@ def _layer(layer, args, kwargs, mixed):
     args, kwargs = ((x, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": x})
     others = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
     owned = [*layer.parameters(), *layer.buffers(), *(one for one in others if one is not x)]
-    outside = {one.untyped_storage()._cdata for one in owned}
-    kept = {}
+    outside, kept = {one.untyped_storage()._cdata for one in owned}, {}
     alive = []
 
     def pack(tensor):

@@ -369,8 +369,7 @@ def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
 
 def test_what_is_not_measured_takes_no_time():
     """Without the comparison the probe and the checks are left; a trial has few of all."""
-    whole = times_of()
-    unjudged = times_of(replace(LOOKED, judge=False))
+    whole, unjudged = times_of(), times_of(replace(LOOKED, judge=False))
     assert unjudged.before_s < 1 < whole.before_s
     assert unjudged.after_s < whole.after_s
     assert times_of(objective="cpt").before_s < whole.before_s / 2

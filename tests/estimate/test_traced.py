@@ -172,12 +172,10 @@ def test_our_loss_on_the_cpu_holds_a_part_of_the_logits_three_times(share):
     with FakeTensorMode():
         head = Matrix(torch.empty(words, hidden))
         states = torch.empty(tokens, hidden, requires_grad=True)
-        targets = torch.zeros(tokens, dtype=torch.long)
-        tracker = MemTracker()
+        targets, tracker = torch.zeros(tokens, dtype=torch.long), MemTracker()
         with tracker:
             token_log_probs(states, Head(head), targets)[0].sum().backward()
-    held = peak_of(tracker)["Total"]
-    shape = shape_of(config)
+    held, shape = peak_of(tracker)["Total"], shape_of(config)
     run = run_of(RunSpec(update="lora", seq_len=tokens, weights_dtype="float32"), shape, cpu=True)
     (term,) = activations.loss_memory(run)
     assert term.size_bytes == pytest.approx(held - 4 * head.weight.numel(), rel=0.05)
@@ -221,8 +219,7 @@ EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 def saved_bytes(model, tokens):
     """Bytes of distinct storages that the forward pass keeps, parameters left out."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}
-    alive = []
+    kept, alive = {}, []
 
     def pack(tensor):
         storage = tensor.untyped_storage()

@@ -10,7 +10,9 @@ import shutil
 import socket
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 CLIENT = """\
 #!{python} -IS
@@ -46,9 +48,13 @@ def serve(address: str, *, stands_in: bool) -> None:
     print("ready", flush=True)
     while True:
         caller, _ = listener.accept()
+        called, streams = heard(caller)
+        if "lint" in called[0]:
+            prove(*called)
         if os.fork() == 0:
-            answer(caller, cli.main)
-        caller.close()
+            answer(caller, streams, called, cli.main)
+        for number in (*streams, caller.detach()):
+            os.close(number)
         while os.waitpid(-1, os.WNOHANG)[0]:  # at least the last one is still at work
             pass
 
@@ -66,12 +72,26 @@ def write_stand_ins(folder: Path) -> Path:
     return folder
 
 
-def answer(caller: socket.socket, main: object) -> None:
-    """Be the program for one caller, who gets the exit code; never returns."""
+def heard(caller: socket.socket) -> tuple[list[Any], list[int]]:
+    """What a caller asks for (its words, folder, environment and group), and its streams."""
     text, streams, _, _ = socket.recv_fds(caller, 1 << 16, 3)
     while not text.endswith(b"\n"):
         text += caller.recv(1 << 16)
-    sys.argv, folder, environment, group = json.loads(text)
+    return json.loads(text), streams
+
+
+def prove(words: list[str], folder: str, environment: dict[str, str], _: int) -> None:
+    """Prove these rules here, so that every fork has what takes seconds: pages ask several times."""
+    from advisor.advice.linting import lint_rules
+
+    named = [word for before, word in pairwise(words) if before == "--rules"]
+    named = named or environment.get("ADVISE_RULES", "").split(os.pathsep)
+    lint_rules(overlays=tuple(Path(folder, name) for name in named if name))
+
+
+def answer(caller: socket.socket, streams: list[int], called: list[Any], main: object) -> None:
+    """Be the program for one caller, who gets the exit code; never returns."""
+    sys.argv, folder, environment, group = called
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.setpgid(0, group)  # what ends the shell ends this

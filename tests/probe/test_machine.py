@@ -232,8 +232,7 @@ def test_whether_the_processor_multiplies_bfloat16_is_read_and_not_guessed(
 
 def test_versions_agree_with_the_standard_library(tmp_path):
     """As importlib.metadata says, without loading PyTorch; what is in no folder is None."""
-    before = "torch" in sys.modules
-    found = installed_versions()
+    before, found = "torch" in sys.modules, installed_versions()
     torch_build()
     assert ("torch" in sys.modules) is before
     assert set(found) == set(PACKAGES)

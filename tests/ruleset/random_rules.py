@@ -46,8 +46,7 @@ TABLE = DecisionTable(
 
 @st.composite
 def conditions(draw: Any, fact_id: str) -> Condition:
-    fact = FACTS[fact_id]
-    unknown = draw(st.booleans())
+    fact, unknown = FACTS[fact_id], draw(st.booleans())
     if fact.type == "number":
         numbers = st.integers(-1, 4) if fact.integer else st.sampled_from([0, 0.5, 1])
         intervals = []

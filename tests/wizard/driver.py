@@ -22,8 +22,7 @@ ASKED = ("data_path", "depth", "budget", "model", "gpu", "serve_with", "priority
 
 def main() -> int:
     """Run the wizard; prints the answers it handed to `advise`."""
-    plan = "version: 1\nmodel: Qwen/Qwen3-8B\n"
-    console = Console()
+    plan, console = "version: 1\nmodel: Qwen/Qwen3-8B\n", Console()
 
     def advise(answers: AnswerSet) -> WizardOutcome:
         print("ANSWERS", sorted((fact, answer.value) for fact, answer in answers.known.items()))

@@ -47,8 +47,7 @@ class ScriptedUi:
     """A Ui that answers from a list, by a choice's label or as typed; None raises Ctrl-C."""
 
     def __init__(self, *replies: str | None, rows: int = 100) -> None:
-        self.rows = rows
-        self.replies = list(replies)
+        self.rows, self.replies = rows, list(replies)
         self.said: list[str] = []
         self.asked: list[str] = []
         self.offered: list[list[str]] = []

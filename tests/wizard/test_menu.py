@@ -249,8 +249,7 @@ def test_on_a_small_screen_the_menu_leaves_room_for_the_answer():
 
 def test_a_flag_can_be_changed_in_the_menu():
     """An answer from a flag is listed and may be replaced by what is asked now."""
-    flag = Answer(value="qa", origin="flag")
-    advise = Mock(return_value=ready())
+    flag, advise = Answer(value="qa", origin="flag"), Mock(return_value=ready())
     change = (CHANGE, "What should the model do for you?", "Write code", QUIT)
     menu(advise, *change, earlier=AnswerSet(known={"task": flag}))
     seen = [call.args[0].known["task"] for call in advise.call_args_list]

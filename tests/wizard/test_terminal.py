@@ -80,8 +80,7 @@ def test_ctrl_c_keeps_the_answers_for_the_next_start(start, tmp_path):
     talk(child, TEXTS, (DATA, CTRL_C), ("your answers are saved in", ""))
     assert ended(child) == 130
     assert len(list((tmp_path / "state" / "finetune-advisor").glob("answers-*.json"))) == 1
-    child = start()
-    offered = r"for this folder: Write texts \(1 question\)"
+    child, offered = start(), r"for this folder: Write texts \(1 question\)"
     talk(
         child,
         (offered, ENTER),
@@ -107,8 +106,7 @@ def test_other_terminals_work(start, environment):
 
 def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):
     """In linear order, without one escape sequence: what a screen reader reads from top to end."""
-    child = start(TERM="dumb")
-    number = "Number from 1 to %s.*: "
+    child, number = start(TERM="dumb"), "Number from 1 to %s.*: "
     read = talk(
         child,
         (number % 13, "99\r"),

@@ -387,8 +387,7 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
     tmp_path, monkeypatch, tiny_model, harness, update
 ):
     """A second call asks nothing, and the scores are those of the harness by itself."""
-    lm_eval = harness(update)
-    run = run_plan("plan.yaml", Options(output="out"))
+    lm_eval, run = harness(update), run_plan("plan.yaml", Options(output="out"))
     found = {change.benchmark: change for change in noted_of(run.record).changes}
     assert list(found) == ["choose", "write", "read"]
     assert found["choose"].paired

@@ -286,8 +286,7 @@ def test_tasks_are_launched_one_by_one(tmp_path):
     job = task_of_sky(tmp_path, data=TASKS)
     (line,) = job.commands
     write_program(tmp_path / "sky", 'printf "%s|" "$@" >>"$LOG"; echo >>"$LOG"')
-    log = tmp_path / "log"
-    path = f"{tmp_path}:{os.environ['PATH']}"
+    log, path = tmp_path / "log", f"{tmp_path}:{os.environ['PATH']}"
     subprocess.run(["bash", "-c", line], env={"PATH": path, "LOG": str(log)}, check=True)
     assert log.read_text().splitlines() == [
         f"jobs|launch|-d|-y|-n|shop-{name}|--env|TASK={name}|sky.yaml|" for name in ("legal", "hr")
