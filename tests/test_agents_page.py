@@ -1,4 +1,5 @@
-"""docs/agents.md: every command on it runs, and every name on it exists."""
+"""What agents are told is true: docs/agents.md runs in order, the skill is that page, and each manifest holds
+what its reader knows."""
 
 import io
 import json
@@ -9,18 +10,22 @@ from functools import reduce
 from operator import getitem
 
 import pytest
+import yaml
 
+from advisor.cli import COMMANDS
 from advisor.commands.mcp import TOOLS
 from advisor.ground.resources import docs_page
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import schemas
 from advisor.situation.answers import signals
+from tests.conftest import ROOT
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG, MACHINE, STAND_IN
+from tools.generate.agent_files import MANIFESTS
 
 PAGE = docs_page("agents")
 LINE = re.compile(r"^ *((?:echo .* \| )?advise .+)$|`(advise \w+ [^`]+)`", re.MULTILINE)
-COMMANDS = [
+LINES = [
     shlex.split(" ".join((block or inline).split()))
     for block, inline in LINE.findall(PAGE)
     if not (block or inline).endswith("rules agents")
@@ -52,9 +57,9 @@ def type_in(monkeypatch, text):
 
 def test_every_command_runs_in_order(call, project, monkeypatch):
     """From the first look at the data to the trained model, as they stand on the page."""
-    assert len(COMMANDS) >= 9
+    assert len(LINES) >= 9
     printed = {}
-    for words in COMMANDS:
+    for words in LINES:
         if words[0] == "echo":
             type_in(monkeypatch, words[1])
             words = words[3:]
@@ -130,3 +135,61 @@ def test_a_part_of_the_gpu_can_stand_alone(call, monkeypatch, gpu):
     type_in(monkeypatch, json.dumps(asked))
     code, out, _ = call("--json", "--answers", "-")
     assert (code, json.loads(out)["recommendation"]["estimate"]["fits"]) == (0, "fits")
+
+
+SKILL = ROOT / "skills" / "finetune-advisor" / "SKILL.md"
+# agent-plugins.org/specification (5.2 to 5.5), code.claude.com/docs/en/plugins/manifest-reference,
+# geminicli.com/docs/extensions/reference: the keys they know, those that must be there.
+PORTABLE = {"$schema", "name", "version", "description", "author", "license", "keywords"}
+KNOWN = {
+    "plugin.json": (PORTABLE, {"$schema", "name"}),
+    ".claude-plugin/plugin.json": ((PORTABLE - {"$schema"}) | {"mcpServers"}, {"name"}),
+    "gemini-extension.json": (
+        {"name", "version", "description", "mcpServers"},
+        {"name", "version"},
+    ),
+    "mcp.json": ({"$schema", "mcpServers"}, {"$schema", "mcpServers"}),
+    ".claude-plugin/marketplace.json": ({"name", "owner", "plugins"}, {"name", "owner", "plugins"}),
+}
+NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+
+
+def test_the_skill_is_the_page_for_agents_with_a_name_and_a_moment():
+    """agentskills.io/specification: the folder's name, at most 1,024 characters of description,
+    fewer than 500 lines. tests/test_agents_page.py runs every command of the page.
+    """
+    _, front, body = SKILL.read_text("utf-8").split("---\n", 2)
+    about = yaml.safe_load(front)
+    assert (about.keys(), about["name"]) == ({"name", "description"}, SKILL.parent.name)
+    assert NAME.fullmatch(about["name"])
+    assert len(about["description"]) <= 1024
+    assert " Use when " in about["description"]
+    page = docs_page("agents")
+    assert page.startswith(body.strip())
+    assert page.removeprefix(body.strip()).lstrip().startswith("## Setting it up\n")
+    assert len(body.splitlines()) < 500
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_manifest_holds_what_its_reader_knows(name):
+    """No other key, no missing one, the product's name, and a server that is a command of ours."""
+    found = json.loads((ROOT / name).read_text("utf-8"))
+    known, needed = KNOWN[name]
+    assert needed <= found.keys() <= known
+    assert NAME.fullmatch(found.get("name", "x"))
+    for server, words in found.get("mcpServers", {}).items():
+        assert NAME.fullmatch(server)
+        assert words.keys() - {"type"} == {"command", "args"}
+        assert (words.get("type", "stdio"), words["command"]) == ("stdio", "advise")
+        assert words["args"][0] in COMMANDS
+    assert KNOWN.keys() == MANIFESTS.keys()
+
+
+def test_the_marketplace_points_at_a_plugin_in_the_repository():
+    """code.claude.com/docs/en/plugins/marketplace-reference: a relative source begins with `./`."""
+    listed = json.loads((ROOT / ".claude-plugin" / "marketplace.json").read_text("utf-8"))
+    assert listed["owner"]["name"]
+    for plugin in listed["plugins"]:
+        assert plugin["source"].startswith("./")
+        manifest = ROOT / plugin["source"] / ".claude-plugin" / "plugin.json"
+        assert json.loads(manifest.read_text("utf-8"))["name"] == plugin["name"]

@@ -1,16 +1,26 @@
-"""Data that do not suit the task are noticed before anything is advised."""
+"""Data that do not suit the task are noticed before anything is advised; so is a larger model to learn from,
+and where general rows are mixed in against forgetting."""
 
 import json
+import re
 import shlex
 
 import pytest
 from msgspec.structs import replace
 
+from advisor import Answers
+from advisor.advice.facts import situation_facts
+from advisor.advice.search.settings import StageCase
+from advisor.advice.types import ALONE, SHARDED
 from advisor.api import advise, advise_document
 from advisor.data import profile
 from advisor.data.checks.answers import has_layout, is_code
 from advisor.ground.errors import InputError
+from advisor.methods.composition import parse_composition
+from advisor.situation.build import situation_of
 from advisor.situation.data import misfit, row_words
+from advisor.situation.names import named_shape
+from tests.advice.situations import RULES, asked
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
 REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
@@ -180,3 +190,141 @@ def test_a_row_is_shown_shortened_on_one_line(tmp_path):
     assert len(row_words(found)) < 120
     assert row_words(found).endswith('..." -> "0 c"')
     assert row_words(replace(found, sample=None)) == "an empty row"
+
+
+SUPPORT = {"task": "customer_service", "data": {"kind": "paired", "rows": 5000}, "gpu": "unknown"}
+SMALL, LARGE = "Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"
+QWEN2_5 = "Qwen/Qwen2.5-{}-Instruct"
+OTHER = "meta-llama/Llama-3.1-8B-Instruct"
+
+
+def situation(**keys):
+    return situation_of(Answers.from_dict({**SUPPORT, **keys}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "teacher"),
+    [
+        ({}, None),
+        ({"signals": ["teacher_available"]}, "texts"),
+        ({"signals": ["teacher_logs_available"]}, "texts"),
+        ({"signals": {"teacher_available": False}}, "none"),
+        ({"teacher": "none"}, "none"),
+        ({"teacher": "model"}, "model"),
+        ({"teacher_model": LARGE, "model": SMALL}, "model"),
+        ({"teacher_model": OTHER, "model": SMALL}, "texts"),
+        ({"teacher_model": "Qwen/Qwen3-32B", "model": SMALL, "gpu": "T4"}, "texts"),
+        ({"teacher_model": SMALL, "model": SMALL}, "none"),
+        # 7B has 128 more rows in its output matrix than 0.5B, for the same tokens.
+        ({"teacher_model": QWEN2_5.format("7B"), "model": QWEN2_5.format("0.5B")}, "model"),
+    ],
+)
+def test_what_is_said_of_a_teacher_is_one_fact(keys, teacher):
+    """A choice, older signals or a model's name tell it; a misfit can only write texts."""
+    assert situation_facts(situation(**keys)).get("teacher") == teacher
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"teacher_model": SMALL},
+        {"teacher_model": "Qwen/Qwen3-32B", "gpu": "T4"},
+        {"teacher_model": SMALL, "model": LARGE},
+        {"teacher_model": "some/thing"},
+        # Another vocabulary, with both sizes and what such a model is good for.
+        {"teacher_model": OTHER},
+    ],
+    ids=["itself", "too large", "smaller", "unknown", "another vocabulary"],
+)
+def test_a_teacher_that_will_not_do_is_warned_of(approved, keys):
+    """The model itself, one too large for the GPU even in 4 bits, a smaller one, an unknown one."""
+    warnings = situation(**{"model": SMALL, **keys}).warnings
+    approved([text for text in warnings if "may mean" not in text])  # that lists near names
+
+
+def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():
+    """Qwen3-8B stands beside a student on a T4 with it, and nothing would fit without."""
+    found = advise({**SUPPORT, "gpu": "T4", "model": SMALL, "teacher_model": LARGE}).recommendation
+    assert str(found.composition) == "distill+lora"
+    chosen = found.stages[0].reasons["teacher_quantization"]
+    assert (chosen.value, chosen.rule) == ("nf4", "distill/teacher-in-4-bit")
+    assert "without this it would need" in chosen.because
+
+
+def test_a_teacher_to_run_leads_to_a_plan_with_it(tmp_path):
+    """The estimate counts its weights, and its terms are warned of; the plan needs its name."""
+    data = tmp_path / "train.jsonl"
+    rows = [{"prompt": f"Where is order {number}?", "completion": f"On its way, {number}."} for
+            number in range(200)]  # fmt: skip
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {**SUPPORT, "model": SMALL, "data": {"path": str(data)}, "gpu": "H100 80GB"}
+    assert advise_document({**keys, "teacher": "model"})["missing"] == ["teacher_model"]
+    found = advise_document({**keys, "teacher_model": LARGE})
+    recommended, stage = found["recommendation"], found["plan"]["stages"][0]
+    assert recommended["composition"] == "distill+lora"
+    assert (stage["teacher"], stage["on_policy"], stage["beta"]) == (LARGE, 1.0, 1.0)
+    (held,) = [one["gib"] for one in recommended["estimate"]["terms"] if one["name"] == "teacher"]
+    assert held == pytest.approx(8_190_735_360 * 2 / 2**30, rel=0.01)
+    assert any("forbid training other models on its answers" in text for text in found["warnings"])
+
+
+def test_requests_alone_are_enough_for_a_teacher_to_run(tmp_path):
+    """Requests without answers count as no examples: only with a teacher are they learned from."""
+    data = tmp_path / "requests.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"Where is {n}?"}) + "\n" for n in range(60)))
+    mapping = {"question": "prompt"}
+    keys = {**SUPPORT, "model": SMALL, "data": {"path": str(data), "mapping": mapping}}
+    found = advise_document({**keys, "teacher_model": LARGE})
+    assert found["recommendation"]["composition"] == "distill+lora"
+    assert (found["plan"]["data"]["mapping"], found["data"]["format"]) == (mapping, "requests")
+    without = str(advise(keys).recommendation.composition)
+    assert not {"distill", "grpo"} & set(re.findall(r"\w+", without))
+
+
+ROWS_500 = {"rows": 500}
+
+
+@pytest.mark.parametrize(
+    ("composition", "changes", "value"),
+    [
+        ("sft+lora", {}, ROWS_500),  # few rows, read three times
+        ("sft+lora", {"data_rows": 5000}, "not set"),
+        ("sft+full", {"data_rows": 5000}, ROWS_500),
+        ("sft+full", {"data_rows": 50_000}, "not set"),  # of which 500 answers are next to nothing
+        ("sft+lora", {"data_rows": 5000, "priority": "retain_general_ability"}, ROWS_500),
+        ("sft+lora", {"model": "Qwen/Qwen3-8B-Base"}, None),  # it has nothing to answer with
+        ("encoder:sft+full", {"task": "classification"}, "not set"),
+        ("dpo+lora", {}, "not set"),
+    ],
+)
+def test_general_rows_are_chosen_where_forgetting_is_likely_and_they_help(
+    composition, changes, value
+):
+    known = {"task": "qa", "model": "Qwen/Qwen3-8B", "gpu": "A100 PCIe 80GB", "data_rows": 300}
+    situation = asked(**{**known, **changes})
+    chosen, facts = parse_composition(composition), situation_facts(situation)
+
+    def found(strategy):
+        case = StageCase(RULES, situation, facts, chosen, chosen.chain[0], strategy)
+        return case.settings().get("replay")
+
+    alone, sharded = found(ALONE), found(SHARDED)
+    assert (alone.value if alone else "not set") == value
+    if alone:
+        assert sharded.value is None
+        why = "a base divided over GPUs answers nothing" if value else "it follows no instructions"
+        assert why in sharded.because
+
+
+def test_a_folder_with_a_chat_template_follows_instructions_whatever_its_name(tmp_path):
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 576,
+        "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "vocab_size": 49152,
+    }  # fmt: skip
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    assert named_shape(str(folder))[0].instruct is None
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert named_shape(str(folder))[0].instruct is True
