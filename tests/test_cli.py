@@ -450,8 +450,7 @@ def test_the_demo_trains_on_the_shop_s_rows_and_general_ones(tmp_path, monkeypat
     path = demo.demo_data()
     assert path.is_relative_to(tmp_path)
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 248
-    assert all(json.loads(line)["messages"] for line in lines)
+    assert (len(lines), all(json.loads(line)["messages"] for line in lines)) == (248, True)
     assert demo.demo_data().read_text(encoding="utf-8").splitlines() == lines
     assert demo.demo_answers("folder", path).value("data_path") == str(path)
 

@@ -287,8 +287,7 @@ def test_a_name_as_people_say_it_offers_real_models(typed):
 def test_a_name_of_one_model_is_that_model(typed, hub_id):
     """Case and separators do not matter where only one model is called so."""
     meant = look_up_name(typed)
-    assert meant.id == hub_id
-    assert meant.note.startswith(f"read as {hub_id}")
+    assert (meant.id, meant.note.startswith(f"read as {hub_id}")) == (hub_id, True)
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,7 @@ def test_the_company_file_is_proved_and_its_own_tests_hold():
     done = run("rules", "lint")
     assert done.exit_code == 0, done.output
     found = lint_rules(SHIPPED_LAYERS, (ACME,))
-    assert not found.report.of("error") + found.report.of("warning")
-    assert found.scenarios == 6
+    assert (not found.report.of("error") + found.report.of("warning"), found.scenarios) == (True, 6)
     ruleset = load_rules(overlays=(ACME,))
     own = [rule for rules in ruleset.rules.values() for rule in rules if rule.layer == "acme"]
     assert (len(own), all(rule.examples for rule in own)) == (6, True)

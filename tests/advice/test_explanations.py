@@ -328,8 +328,7 @@ def test_a_contradiction_names_line_and_column(call, tmp_path, text, said):
     file = tmp_path / "answers.yaml"
     file.write_text(f"task: qa\n{text}")
     code, _, err = call("--json", "--answers", file)
-    assert code == 2
-    assert all(words.format(file=file) in err for words in said)
+    assert (code, all(words.format(file=file) in err for words in said)) == (2, True)
 
 
 def test_a_no_contradicts_no_other_no(call):

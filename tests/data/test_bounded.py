@@ -201,5 +201,4 @@ def test_check_names_the_template_that_does_not_end(call, tiny_model, tmp_path):
     (tmp_path / "model" / "chat_template.jinja").write_text(ENDLESS["doubling by ~"])
     jsonl(tmp_path, [{"prompt": "Hi", "completion": "Hello"}] * 20)
     code, _, err = call("check", "a.jsonl", "--model", tmp_path / "model")
-    assert code == 2
-    assert "chat_template.jinja at row 1: it " in " ".join(err.split())
+    assert (code, "chat_template.jinja at row 1: it " in " ".join(err.split())) == (2, True)

@@ -247,8 +247,7 @@ def test_the_demo_data_is_what_it_says():
     asked, *others = (
         {example.messages[0].content.lower() for example in part} for part in (train, held, general)
     )
-    assert len(asked) == 200
-    assert asked.isdisjoint(others[0] | others[1])
+    assert (len(asked), asked.isdisjoint(others[0] | others[1])) == (200, True)
     assert profile(folder / "support.jsonl").findings == ()
     assert not any("Kettlewren" in example.messages[-1].content for example in general)
 

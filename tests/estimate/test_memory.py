@@ -485,7 +485,9 @@ def test_cached_blocks_are_given_back_before_a_run_fails():
     assert bounded.peak_bytes < 40 * GIB < free.peak_bytes
     assert bounded.peak.total_bytes == bounded.peak_bytes
     assert bounded.need_bytes == free.need_bytes < 40 * GIB
-    assert estimate(spec, MISTRAL, hardware_with(48)).fits not in ("may_fit", "too_big")
+    found = estimate(spec, MISTRAL, hardware_with(48))  # nor do they decide what fits
+    assert found.memory.peak_bytes > 0.95 * 48 * GIB
+    assert (found.is_likely, found.fits != "too_big") == (True, True)
 
 
 EVEN = tuple((128 * step, 50) for step in range(1, 17))  # rows of even lengths up to 2,048 tokens

@@ -212,8 +212,7 @@ def test_two_specs_have_the_same_memory(spec, other, said):
     for key in ("peak_gib", "need_gib"):
         assert found[key] == pytest.approx(plain[key], rel=0.02 if "lengths" in spec else 0)
     more = [text for text in found["warnings"] if text not in plain["warnings"]]
-    assert len(more) == bool(said)
-    assert all(words in more[0] for words in said)
+    assert (len(more), all(words in more[0] for words in said)) == (bool(said), True)
     assert not any(words in text for words in said[:1] for text in plain["warnings"])
 
 
@@ -345,8 +344,7 @@ def test_an_unknown_trainer_says_what_was_guessed():
         for changed in ({}, {"grad_accum": 1}, {"framework": "axolotl"})
     )
     assert "'acme' is not known" in several[0]
-    assert ["no_sync" in text for text in (*several, one[0])] == [True, False]
-    assert not known
+    assert (["no_sync" in text for text in (*several, one[0])], not known) == ([True, False], True)
 
 
 def test_without_the_names_of_trainers_the_error_stays_below_a_tenth():

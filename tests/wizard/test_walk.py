@@ -85,8 +85,7 @@ def test_a_question_is_asked_only_where_it_applies(replies, asked, not_asked):
 def test_an_answer_can_settle_several_questions(before, replies, after, spared):
     """It clears what was said before."""
     answers, order = walked(replies, asked_set(**before))
-    assert known(answers) == after
-    assert not spared & set(order)
+    assert (known(answers), not spared & set(order)) == (after, True)
 
 
 def test_flags_and_files_are_not_asked_again():

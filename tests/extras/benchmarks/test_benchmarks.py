@@ -211,8 +211,7 @@ def test_what_cannot_be_asked_is_refused_with_the_way_out(
     plan.write_text(plan.read_text().replace(SFT, stage))
     with pytest.raises(AdviseError) as error:
         run(output="out")
-    assert error.value.exit_code == (2 if evaluation else 4)
-    assert not (shop / "out").exists()
+    assert (error.value.exit_code, (shop / "out").exists()) == ((2 if evaluation else 4), False)
     assert [part for part in said if part not in error.value.text()] == []
 
 
@@ -391,8 +390,7 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
     found = {change.benchmark: change for change in noted_of(run.record).changes}
     assert list(found) == ["choose", "write", "read"]
     assert found["choose"].paired
-    assert found["choose"].rows == 12
-    assert not found["read"].higher_is_better
+    assert (found["choose"].rows, not found["read"].higher_is_better) == (12, True)
     assert found["read"].after != found["read"].before
     assert run_plan("plan.yaml", Options(output="out")).already_done
 

@@ -171,8 +171,7 @@ def test_nothing_is_overwritten(project):
     for out, said in (((), "is there already"), (("mine",), "mine is there already")):
         with pytest.raises(InputError, match=said):
             packed(*out)
-    assert Path("mine").read_text() == "mine"
-    assert not list(project.glob(".*"))
+    assert (Path("mine").read_text(), not list(project.glob(".*"))) == ("mine", True)
     assert "  scp ./-x/a.tar.gz HOST:" in packed("-x/a").lines()
 
 

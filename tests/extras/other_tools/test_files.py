@@ -476,8 +476,7 @@ def test_llamafactory_without_its_list_of_data(tmp_path):
     file, data = read_data(tmp_path, llamafactory_file(dataset="identity,alpaca_en_demo"))
     assert [ref.place for ref in data] == ["missing", "missing"]
     assert "dataset_info.json is not here" in data[0].why_not
-    assert any("data/dataset_info.json" in note for note in file.notes)
-    assert file.faults == []
+    assert (any("data/dataset_info.json" in note for note in file.notes), file.faults) == (True, [])
     (tmp_path / "data").mkdir()
     for text, what in (("{", "no JSON"), ("[]", "no map"), ('{"other": {}}', "no data set 'ident")):
         (tmp_path / "data" / "dataset_info.json").write_text(text)

@@ -199,8 +199,7 @@ def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
     files[0].write_text("learning_rate: 1\n")
     with pytest.raises(InputError, match="nothing is overwritten"):
         write("trl", path, "two")
-    assert files[0].read_text() == "learning_rate: 1\n"
-    assert not list(tmp_path.glob(".*"))
+    assert (files[0].read_text(), not list(tmp_path.glob(".*"))) == ("learning_rate: 1\n", True)
     tasks = [{"name": name, "data": {"path": "pairs.jsonl"}} for name in ("legal", "hr")]
     path = plan_file(tmp_path, stage("sft"), tasks=tasks)
     files = [job.file for job in write("llamafactory", path, "tasks").jobs]
