@@ -3,6 +3,7 @@
 // from a document or a file is put in as text, never as markup.
 {
   const $ = (id) => document.getElementById(id);
+  const on = (id, event, work) => $(id).addEventListener(event, work);
   const setup = JSON.parse($("setup").textContent);
   const isServed = setup.home === "served";
   const WAIT_MS = 250; // after the last key
@@ -30,8 +31,7 @@
   };
   const folded = (title, ...children) =>
     make("details", {}, make("summary", {}, title), ...children);
-  const list = (items) =>
-    make("ul", {}, ...items.map((one) => (one.tagName === "LI" ? one : make("li", {}, one))));
+  const list = (items) => make("ul", {}, ...items.map((one) => make("li", {}, one)));
   /** A title and a list, whose rest unfolds; nothing if there is nothing to list. */
   const section = (title, items = [], count = Infinity) => [
     items.length > 0 && title && make("h3", {}, title),
@@ -88,6 +88,7 @@
     const cost = [Time, Cost].filter(Boolean).join(" · ");
     return [chip(verdictOf(advice)), small(nothing ? "" : ours.composition), small(cost)];
   };
+  const textOf = ({ text }) => text;
   const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}`;
   const faultText = ({ what, allowed, hint: next }) =>
     [what, allowed && `Allowed: ${allowed}`, next].filter(Boolean).join(". ").replace(/`/g, "");
@@ -235,8 +236,7 @@
       if (!advice.recommendation) return showFaults(advice.error ?? []);
       shown = { answers, advice, way };
       showAnswer();
-      $("answer").removeAttribute("aria-busy");
-      await showStrips(mine);
+      showStrips(mine);
     } catch (error) {
       if (mine === turn) showFaults([{ what: lost(error) }]);
     } finally {
@@ -333,24 +333,21 @@
 
   const SHOWN_ELSEWHERE = /^(Why|Against|Memory|Time|Cost|Why not|What if|Warning)$/;
   const showReasons = (advice, way) => {
-    const because = advice.recommendation.because.map(({ text, source }) =>
-      make("li", {}, text, source && make("small", {}, source)),
-    );
+    const because = advice.recommendation.because.map(({ text, source }) => [
+      text,
+      source && make("small", {}, source),
+    ]);
     const others = Object.entries(way.screen).filter(([label]) => !SHOWN_ELSEWHERE.test(label));
     const rivals = advice.alternatives.map(({ composition, estimate, because: why }) => {
       const need = estimate.need_gib === null ? "" : ` (${gib(estimate.need_gib)} GiB)`;
-      const told = why.map((one) => one.text).join(" ");
-      return make("li", {}, make("b", {}, `${composition}${need}: `), told);
+      const told = why.map(textOf).join(" ");
+      return [make("b", {}, `${composition}${need}: `), told];
     });
     const flips = advice.flips.map((one) => {
-      const made = button("", () => change(one.change));
+      const made = button(`${sentence(one.text)}: `, () => change(one.change));
       made.disabled = !Object.keys(one.change).every(fieldOf);
-      made.className = "flip";
-      return make(
-        "li",
-        {},
-        fill(made, make("span", {}, sentence(one.text)), make("b", {}, one.to)),
-      );
+      made.append(make("b", {}, one.to));
+      return made;
     });
     const ways = advice.nothing_fits?.ways_out.map((one) => sentence(one.text));
     fill(
@@ -452,7 +449,7 @@
     if (compared === null || shown === null) return fill($("compare"));
     const [before, now] = [told(compared), told(shown)];
     const rows = Object.keys({ ...before, ...now }).map((name) => {
-      const values = [before[name], now[name]].map((one) => String(one || "–"));
+      const values = [before[name], now[name]].map((one) => String(one ?? "") || "–");
       const tag = values[0] === values[1] ? "span" : "mark";
       const cells = values.map((one) => make("td", {}, make(tag, {}, one)));
       return make("tr", {}, make("th", { scope: "row" }, name), cells);
@@ -510,10 +507,10 @@
     $("found").hidden = false;
     fill($("found"), "Checking …");
     const gpu = valueOf(fieldOf("gpu"));
-    const ask = async (given, on) =>
+    const look = async (given, on) =>
       (await window.advise("check", on ? { ...given, gpu: on } : given)).document;
     try {
-      const found = await ask(body, gpu);
+      const found = await look(body, gpu);
       const isError = found.out_of_memory && !found.tool;
       if (isError || found.tool) seen[isError ? "error" : "run"] = { body, found };
       const { run, error } = seen;
@@ -521,7 +518,7 @@
       else {
         // The text names its GPU, or else it is that of the form.
         const on = error.found.out_of_memory.total_gib ? null : gpu;
-        showFound(await ask({ ...run.body, beside: error.body }, on), body, [run, error]);
+        showFound(await look({ ...run.body, beside: error.body }, on), body, [run, error]);
       }
     } catch (error) {
       fill($("found"), lost(error));
@@ -536,18 +533,15 @@
       check(body);
     };
     const names = together?.map((one) => one.found.path).join(" and ");
-    const told = {
-      "data.kind": kind,
-      "data.rows": found.rows,
-      "data.tokens": tokens?.total ?? null,
-    };
-    const use = body.path ? { "data.path": body.path } : told;
+    const counted = { kind, rows: found.rows, tokens: tokens?.total ?? null };
+    const data = body.path ? { path: body.path } : counted;
     const model = found.plan?.model;
     const marks = { "+": "ins", "-": "del" };
     const changes = diff.map((text) => [make(marks[text[0]] ?? "span", {}, text), "\n"]);
-    const findings = (found.findings ?? []).map(({ severity, text, where }) =>
-      make("li", {}, make("b", {}, `${severity}: `), text, where && ` (${where})`),
-    );
+    const findings = (found.findings ?? []).map(({ severity, text, where }) => [
+      make("b", {}, `${severity}: `),
+      where ? `${text} (${where})` : text,
+    ]);
     const rows = `${(found.rows ?? 0).toLocaleString("en")} rows, read as ${found.format ?? kind}`;
     const unknown = (found.unknown ?? []).map((one) => `${one.key}: ${one.why}`);
     const notice = (text, verdict) =>
@@ -564,21 +558,12 @@
       !found.summary && kind && make("p", {}, rows),
       objectives.length > 0 && make("p", {}, `Good for: ${objectives.join(", ")}`),
       section("", findings, 6),
-      diff.length > 0 && [
-        make("h3", {}, "What to change"),
-        copied(make("pre", {}, changes), "What to change"),
-      ],
-      learned && [
-        make("p", {}, learned.words),
-        section(
-          "",
-          learned.findings.map((one) => one.text),
-        ),
-      ],
+      diff.length > 0 && copied(make("pre", {}, changes), "What to change"),
+      learned && [make("p", {}, learned.words), section("", learned.findings.map(textOf))],
       section("Not known", unknown),
       hint((found.notes ?? []).join("; ")),
       row(
-        !found.summary && kind && button("Answer for these data", () => change(use)),
+        !found.summary && kind && button("Answer for these data", () => change({ data })),
         model && button(`Answer for ${model}`, () => change({ model, model_params_b: null })),
       ),
     );
@@ -591,13 +576,13 @@
       else fill($("found"), `${file.name} is larger than 200 MB: ${way}.`).hidden = false;
     }
   };
-  $("check").addEventListener("click", () => {
+  on("check", "click", () => {
     const [text, path] = [$("box").value, isServed ? $("check-path").value.trim() : ""];
     if (text.trim()) check({ text });
     else if (path) check({ path });
     else $("box").focus();
   });
-  $("file").addEventListener("change", ({ target }) => readFiles(target.files));
+  on("file", "change", ({ target }) => readFiles(target.files));
   for (const name of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(name, (event) => {
       if (!event.dataTransfer?.types.includes("Files")) return;
@@ -614,11 +599,8 @@
     const { folder, progress, verdict } = run;
     const link = { href: window.advise.report(folder), target: "_blank" };
     const bar = { max: progress?.total, value: progress?.step ?? 0, "aria-label": folder };
-    const said = [
-      verdict?.plain?.text ?? verdict?.text,
-      verdict?.next?.text,
-      verdict?.next?.command,
-    ];
+    const { plain = verdict, next } = verdict ?? {};
+    const isOver = !isAtWork(run) && run.status !== "done";
     return make(
       "li",
       { class: "run" },
@@ -627,13 +609,11 @@
       progress?.total && make("progress", bar),
       hint(progress?.text),
       Object.entries(run.losses ?? {}).map(curveOf),
-      said.map((text) => text && make("p", {}, text)),
+      section("", [plain?.text, next?.text, next?.command].filter(Boolean)),
       section("", run.error.map(faultText)),
       row(
         isAtWork(run) && button("Stop", () => act("stop", { folder })),
-        !isAtWork(run) &&
-          run.status !== "done" &&
-          button("Resume", () => act("run", { plan: folder })),
+        isOver && button("Resume", () => act("run", { plan: folder })),
         run.report && make("a", link, "Report"),
       ),
     );
@@ -687,10 +667,8 @@
   };
   if (isServed) {
     const path = () => $("run-path").value.trim();
-    $("run").addEventListener("click", () => act("run", { plan: path() }));
-    $("write").addEventListener("click", () =>
-      act("plan", { answers: shown.answers, path: path() }),
-    );
+    on("run", "click", () => act("run", { plan: path() }));
+    on("write", "click", () => act("plan", { answers: shown.answers, path: path() }));
     watch();
   }
 
@@ -708,12 +686,12 @@
     if (shown) $("answer").focus();
     else focusFault();
   });
-  $("again").addEventListener("click", () => {
+  on("again", "click", () => {
     setAnswers({});
     ask();
     firstOf(questions[0]).focus();
   });
-  $("keep").addEventListener("click", () => {
+  on("keep", "click", () => {
     compared = compared ? null : shown;
     showCompared();
   });
