@@ -527,7 +527,7 @@
   };
 
   const showFound = (found, body, together) => {
-    const { kind, tokens, objectives = [], learned, out_of_memory: ranOut, diff = [] } = found;
+    const { kind, tokens, objectives = [], learned, out_of_memory: ranOut } = found;
     const alone = () => {
       seen.run = seen.error = null;
       check(body);
@@ -537,7 +537,11 @@
     const data = body.path ? { path: body.path } : counted;
     const model = found.plan?.model;
     const marks = { "+": "ins", "-": "del" };
-    const changes = diff.map((text) => [make(marks[text[0]] ?? "span", {}, text), "\n"]);
+    const byHand = Object.entries(found.changes ?? {}).map(([key, value]) =>
+      value === null ? `- ${key}` : `+ ${key}: ${JSON.stringify(value)}`,
+    );
+    const changed = found.diff?.length ? found.diff : byHand;
+    const changes = changed.map((text) => [make(marks[text[0]] ?? "span", {}, text), "\n"]);
     const findings = (found.findings ?? []).map(({ severity, text, where }) => [
       make("b", {}, `${severity}: `),
       where ? `${text} (${where})` : text,
@@ -558,7 +562,8 @@
       !found.summary && kind && make("p", {}, rows),
       objectives.length > 0 && make("p", {}, `Good for: ${objectives.join(", ")}`),
       section("", findings, 6),
-      diff.length > 0 && copied(make("pre", {}, changes), "What to change"),
+      changes.length > 0 && make("h3", {}, "What to change"),
+      changes.length > 0 && copied(make("pre", {}, changes), "What to change"),
       learned && [make("p", {}, learned.words), section("", learned.findings.map(textOf))],
       section("Not known", unknown),
       hint((found.notes ?? []).join("; ")),
