@@ -24,7 +24,7 @@ import yaml
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import parse_yaml
 from tests.site.asking import BROKEN, ROOT, as_text, by_command, by_page, differences, situations
-from tests.test_ui import ANSWERED, PATIENCE_MS, Ui, tab_to
+from tests.test_ui import PATIENCE_MS, Ui, tab_to
 
 BROWSER = shutil.which("chromium")
 ROWS = 50_000
@@ -214,7 +214,7 @@ def test_a_person_goes_through_both_homes(home, page):
     the command says; an error explains the script before it; nothing is asked elsewhere.
     """
     page.goto(home)
-    page.wait_for_selector(ANSWERED)
+    page.wait_for_selector("#reasons h3")
     tab_to(page, "[name=task]")
     page.keyboard.press("ArrowRight")
     tab_to(page, "#model")
@@ -229,7 +229,7 @@ def test_a_person_goes_through_both_homes(home, page):
     told = ("#headline", "#command", "#link")
     link, said = page.text_content("#link"), [page.text_content(one) for one in told]
     for address, found in (
-        (link, ANSWERED),
+        (link, "#reasons h3"),
         (home + "#a=eyJ0YXNrIjoieCJ9", "#faults:has-text('task')"),
     ):
         page.goto("about:blank")
