@@ -54,7 +54,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     for name, count, of in (
-        ("kills", 4, "real kills of each plan"),
+        ("kills", 6, "real kills of each plan"),
         ("damage", 24, "torn checkpoints; others come always"),
         ("fuzz", 20_000, "fuzzed inputs"),
         ("trainer", 180, "inputs of real trainings"),
@@ -67,7 +67,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=list(kills.PLANS), metavar="PLAN", help="of the kills"
     )
-    parser.add_argument("--phase", choices=kills.TURNS, help="of the kills; default: each in turn")
+    parser.add_argument(
+        "--phase", choices=sorted({*kills.TURNS}), help="of the kills; default: each in turn"
+    )
     parser.add_argument("--folder", type=Path, help="for scratch files")
     parser.add_argument("--log", type=Path, help="write each row as it comes, as JSON lines")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")

@@ -192,7 +192,7 @@ def send(pid: int, number: int, *, group: bool = False) -> bool:
 
 LOADING, TRAINING, SAVING, JUDGING = "loading", "in a step", "saving", "judging"
 PHASES = {"loading": LOADING, "training": TRAINING, "saving": SAVING, "evaluating": JUDGING}
-ANY, BEGINNING = "at any time", "before the trainer"
+ANY, BEGINNING, MEASURING = "at any time", "before the trainer", "before the steps"
 LOOK_S = 0.002
 
 
@@ -210,9 +210,13 @@ def phase_of(run: Path) -> str:
 
 def phases(run: Path, command: Command) -> Iterator[tuple[str, float]]:
     """(phase, when it began) of a run as it goes, until it ends."""
-    before = None
+    before, is_trained = None, False
     while command.process.poll() is None:
-        if (now := phase_of(run)) != before:
+        now = phase_of(run)
+        is_trained = now in (TRAINING, SAVING) or (is_trained and now != LOADING)
+        if now == JUDGING and not is_trained:
+            now = MEASURING
+        if now != before:
             before = now
             yield now, time.monotonic()
         time.sleep(LOOK_S)
@@ -315,7 +319,7 @@ KINDS = (  # and how often each is drawn
 )  # fmt: skip
 IN_ONE_RUN = 3  # kills of one run before it is let alone
 # A phase for each kill, in turn; those that are short come as often as those that are long.
-TURNS = (LOADING, SAVING, JUDGING, TRAINING, ANY)
+TURNS = (LOADING, SAVING, JUDGING, LOADING, SAVING, JUDGING, TRAINING, ANY, MEASURING)
 
 
 @dataclass(frozen=True)
