@@ -91,7 +91,7 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
         for name, step in DAMAGED.items()
         if given.damage and name in names
     ]
-    found += [] if given.no_attacks else [partial(rows_of, "attacks", 0, 0)]
+    found += [] if given.no_attacks else [partial(rows_of, "attacks")]
     for module, count, size in (
         ("simulator", given.schedules, 500),
         ("fuzz.trainer", given.trainer, 60),

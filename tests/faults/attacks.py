@@ -128,4 +128,4 @@ def main(only: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main([word for word in sys.argv[1:] if not word.isdigit()])
+    main(sys.argv[1:])

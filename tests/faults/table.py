@@ -64,10 +64,10 @@ def made_with(*packages: str) -> str:
     return f"{today}, {os.cpu_count()} CPU cores, Python {python}, {', '.join(versions)}"
 
 
-def rows_of(module: str, seed: int, count: int) -> list[Row]:
-    """What `python -m tests.faults.MODULE SEED COUNT` prints: `print_rows`."""
+def rows_of(module: str, *words: object) -> list[Row]:
+    """What `python -m tests.faults.MODULE WORDS` prints: `print_rows`."""
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.faults.{module}", str(seed), str(count)],
+        [sys.executable, "-m", f"tests.faults.{module}", *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,

@@ -12,6 +12,7 @@ from advisor.data.measure import Depth, profile
 from advisor.data.read import lines
 from advisor.render.report import read_metrics
 from tests.faults import load
+from tests.faults.table import rows_of
 from tests.launch.conftest import write_rows
 from tests.render.test_report import METRICS as LINES
 from tests.render.test_report import RECORD, page_of
@@ -60,6 +61,19 @@ def test_what_was_found_stays_mended(call, tmp_path, files, command, code, words
     ended, out, err = call(*command.split())
     assert ended == code, err
     assert words in (err if code else out)
+
+
+@pytest.mark.smoke
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("module", "words"), [("fuzz.run", (5, 60)), ("attacks", ("stages/sft/", "pipe"))]
+)
+def test_a_few_inputs_and_attacks_are_survived(module, words):
+    """`python -m tests.faults` tries many more; a third of the inputs gets past the readers."""
+    rows = rows_of(module, *words)
+    assert [row.wrong for row in rows if row.wrong] == []
+    read = [row for row in rows if row.past is not None]
+    assert 3 * sum(row.past for row in read) > sum(row.count for row in read)
 
 
 def test_lines_of_metrics_that_are_damaged_are_left_out(tmp_path):
