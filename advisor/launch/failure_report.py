@@ -58,7 +58,7 @@ ERROR_OF_ANY_RANK = "error-rank*.json"
 SIGNALS = {one.value: one.name for one in signal.Signals}
 # Windows, where advice runs and training does not, has no SIGHUP and no SIGKILL.
 SIGHUP, SIGKILL = 1, 9
-STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -SIGHUP, 130, 143)
+STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -SIGHUP, 129, 130, 143)
 KILLED = (-SIGKILL, 137)  # the trainer; or one of several processes, as its launcher says
 
 

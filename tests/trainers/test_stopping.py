@@ -17,7 +17,8 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file, save_file
 
-from advisor.ground.errors import InputError, TrainingFailed
+from advisor.ground.errors import InputError, Stopped, TrainingFailed
+from advisor.ground.signals import receiving
 from advisor.record.files import trained_record
 from advisor.record.stage import Adjusted, Adjustment, Times
 from tests.trainers.alignment import REWARD, SHORT, keys_of
@@ -32,7 +33,7 @@ from tests.trainers.runs import (
     weights,
     write_rows,
 )
-from trainers import sft
+from trainers import grpo, sft
 from trainers.__main__ import main, parse_arguments, part_of
 from trainers.evaluation.generation import TextEvaluator
 from trainers.job.files import read_json, write_json
@@ -154,6 +155,24 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
     assert (stages / "sft-hr" / "result.json").is_file()
     assert checkpoints(stages / "sft-it") == ["checkpoint-1"]
     assert not (stages / "sft-law").exists()
+
+
+def test_a_stop_waits_until_the_answers_of_several_steps_are_used(align, tmp_path, monkeypatch):
+    """A run that resumes between two of them would write others, and end with other weights."""
+    keys = {**SHORT, "max_steps": 4, "save_steps": 1, "trl": {"num_iterations": 2}}
+
+    def job(name):
+        return align("grpo", **keys, job_judge=False, job_run=tmp_path / name)
+
+    whole, stopped = job("whole"), job("stopped")
+    grpo.train(whole)
+    with monkeypatch.context() as patch, receiving(signal.SIG_DFL):
+        signal_in_step(1, patch, signal.SIGTERM)
+        with pytest.raises(Stopped, match="stopped after step 2 of 4"):
+            grpo.train(stopped)
+    assert checkpoints(stopped.output) == ["checkpoint-2"]
+    grpo.train(job("stopped"))
+    assert same(weights(stopped), weights(whole))
 
 
 class Clock:

@@ -130,7 +130,9 @@ class RunCallback(TrainerCallback):
             self.wait.done = state.global_step
         if self._measures(state.global_step):
             control.should_evaluate = control.should_log = True
-        if self.saves is not None:
+        if self._is_between(state.global_step, args):
+            control.should_save = False  # transformers counts its own steps
+        elif self.saves is not None:
             self._decide(state.global_step, control, self.saves)
         if (
             control.should_save
@@ -149,6 +151,15 @@ class RunCallback(TrainerCallback):
 
     def _measures(self, step: int) -> bool:
         return self.curve is not None and self.curve.is_due(step)
+
+    def _is_between(self, step: int, args: Any) -> bool:
+        """Whether the next step trains on answers that were written for several (GRPO and RLOO with
+        `num_iterations` or `steps_per_generation`): a run that resumes there would write others.
+        """
+        each = getattr(args, "steps_per_generation", None)  # in micro-batches
+        if each is None or step >= self.steps:
+            return False
+        return bool(step * args.gradient_accumulation_steps % (each * args.num_iterations))
 
     def _decide(self, step: int, control: Any, saves: SaveClock) -> None:
         """Save and stop in all processes or in none."""
@@ -332,6 +343,7 @@ class SaveClock:
     took_s: float = 0.0  # the last save
     last_s: float = 0.0  # when training began, or a checkpoint had been written
     is_waiting: bool = False  # a save was due, and is put off
+    asked: int | None = None  # the last step that was asked about
 
     def begin(self, took_s: float = 0.0) -> None:
         """Training begins, or a checkpoint has just been written, which took so long."""
@@ -340,7 +352,8 @@ class SaveClock:
     def is_due(self, step: int) -> bool:
         """Whether to save after this step."""
         trained_s = self.now_s() - self.last_s
-        is_step = step % self.every == 0
+        before, self.asked = step - 1 if self.asked is None else self.asked, step
+        is_step = step // self.every > before // self.every
         is_late = self.minutes is not None and trained_s >= self.minutes * 60
         self.is_waiting = self.is_waiting or is_step or is_late
         is_short = self.took_s <= LARGEST_SHARE * (trained_s + self.took_s)
