@@ -46,6 +46,7 @@ FOUND = [
     ({"model/config.json": DEEP}, "estimate plan.yaml", 2, "nested too deeply"),
     ({"model/config.json": DIGITS}, "estimate plan.yaml", 2, "not valid JSON"),
     ({"rows.parquet": (b"How much?", b"How \x86uch?")}, "check rows.parquet", 2, "not a readable parquet"),
+    ({"model/chat_template.jinja": b"\xff"}, "check rows.jsonl --model ./model", 2, "not UTF-8"),
     # One bad entry of a list, an integer beyond a float, is told in its place.
     ({"specs.json": '[{"seq_len": 1%s}]' % ("0" * 400)}, "estimate --specs specs.json", 0, "seq_len"),
 ]  # fmt: skip
@@ -57,7 +58,8 @@ def test_what_was_found_stays_mended(call, tmp_path, files, command, code, words
     for name, content in {"plan.yaml": PLAN, "rows.jsonl": ROWS, **files}.items():
         path = Path(tmp_path, name)
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(parquet(*content) if isinstance(content, tuple) else content.encode())
+        content = parquet(*content) if isinstance(content, tuple) else content
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     ended, out, err = call(*command.split())
     assert ended == code, err
     assert words in (err if code else out)

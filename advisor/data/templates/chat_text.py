@@ -146,9 +146,13 @@ def template_file(folder: Path) -> Path:
 
 
 def template_source(folder: Path) -> str | None:
-    """The chat template of a model's folder; None if it has none."""
+    """The chat template of a model's folder; None if it has none. Raises InputError."""
     path = template_file(folder)
-    source = text_of(path) if path.suffix == ".jinja" else json_object(path).get("chat_template")
+    try:
+        own = text_of(path) if path.suffix == ".jinja" else None
+    except UnicodeDecodeError:
+        raise InputError("the chat template is not UTF-8 text", where=str(path)) from None
+    source = json_object(path).get("chat_template") if own is None else own
     if isinstance(source, list):  # several, by name
         named = (one for one in source if isinstance(one, dict) and one.get("name") == "default")
         source = next(named, {}).get("template")
