@@ -56,13 +56,16 @@ def _fetch(name: str, folder: Path) -> None:
     command = [sys.executable, "-m", "pip"] if program == "pip" else [program]
     with tempfile.TemporaryDirectory(dir=folder) as new:
         try:
-            done = subprocess.run(
-                [*command, *words], cwd=new, capture_output=True, text=True, timeout=WAIT_S
+            subprocess.run(
+                [*command, *words],
+                cwd=new,
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=WAIT_S,
             )
-            lines = [*done.stderr.splitlines(), f"{program} brought no such file"]
             Path(new, name).replace(folder / name)
-        except FileNotFoundError:
-            why = next((line for line in lines if "error" in line.lower()), lines[-1])
+        except (OSError, subprocess.SubprocessError) as error:
+            said = str(getattr(error, "stderr", None) or error).splitlines()
+            why = next((line for line in said if "error" in line.lower()), str(error))
             raise InputError(f"{name} cannot be fetched: {why}", hint=BY_HAND) from None
-        except subprocess.TimeoutExpired as error:
-            raise InputError(f"{name} cannot be fetched: {error}", hint=BY_HAND) from None
