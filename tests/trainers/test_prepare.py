@@ -1,27 +1,25 @@
-"""Rows: their length, the hold-out split, how one process or several build, keep and read them."""
+"""Rows: what of them is learned, their length, the hold-out split, and how they share a batch."""
 
-import json
-import multiprocessing
-import os
-import pickle
+import io
 import random
-import signal
-import subprocess
-import sys
 from collections import Counter
 from copy import deepcopy
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
+from itertools import chain
+from types import SimpleNamespace
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
+from rich.console import Console
 
 from advisor.data.example import Example, Message
-from advisor.ground.errors import InputError, MachineNotReady
-from tests.conftest import ROOT, examples
+from advisor.ground.errors import InputError
+from advisor.render.check_page import print_row
+from tests.conftest import examples
 from tests.trainers.fitting import (
     fit_rows,
     in_memory,
@@ -30,40 +28,27 @@ from tests.trainers.fitting import (
     split_rows,
     tokenise,
 )
-from trainers.rows import (
-    ANSWERS,
-    IGNORED,
-    Kind,
-    Prepared,
-    Row,
-    Templater,
-    dataset_columns,
-    pack,
-    sequences,
-    stage_rows,
-)
-from trainers.rows.preference import FEEDBACK, PAIRS, Feedback, feedback_columns
-from trainers.rows.row import LeftOut, Limits, cut_row, ids_of, normalise_text, split_text
+from tests.trainers.runs import chat as conversation
+from tests.trainers.runs import losses, result_of, trained, whole_and_broken, write_rows
+from trainers import sft
+from trainers.keep.checkpoint_store import dependencies
+from trainers.rows import IGNORED, Prepared, Row, Templater, dataset_columns, pack, stage_rows
+from trainers.rows.batches import Batches, Rounds
+from trainers.rows.packing import bins_of
+from trainers.rows.preference import Feedback, feedback_columns
+from trainers.rows.row import cut_row, ids_of, normalise_text, split_text
 from trainers.rows.sequences import (
     Groups,
     Picked,
-    StoredRows,
     copied_dataset,
     flattened,
     lengths,
     rows_dataset,
     values_of,
 )
-from trainers.rows.stage_rows import Preparation, prepare_rows
+from trainers.rows.stage_rows import prepare_rows
 from trainers.start.loading import load_tokenizer
-
-torch = pytest.importorskip("torch")
-from advisor.data import read_examples, recognise
-from advisor.ground.files import Disk
-from tests.trainers.runs import chat, write_rows
-from trainers.job.machine import ConnectionLost, others_wait_for, wait_for
-from trainers.rows import stage_rows as preparing
-from trainers.rows.conversation import PROMPTS
+from trainers.tools.show_row import show_row
 
 
 def talk(*turns: str, row: int = 1, weights: tuple[float, ...] = (1.0,) * 10) -> Example:
@@ -80,6 +65,17 @@ def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tiny_tokenizer
     silent = talk("Two?", "Second.", row=7, weights=(1, 0))
     with pytest.raises(InputError, match=r"row 7: no token to learn[\s\S]*row 9: neither"):
         tokenise([talk("One?", "First."), silent, Example(row=9)], Templater(tiny_tokenizer))
+
+
+@pytest.mark.light
+def test_a_row_that_is_left_out_says_why(tmp_path):
+    """A row that no trainer would use is shown with the reason."""
+    rows = [conversation("Where is it?", "Here."), conversation("Nothing?", "")] * 30
+    shown = show_row(write_rows(tmp_path / "data.jsonl", rows), row=2)
+    console = Console(file=io.StringIO(), width=100)
+    print_row(shown, console)
+    why = "This row is left out of the training, and counted: no answer to learn from"
+    assert why in console.file.getvalue()
 
 
 def test_a_template_without_end_of_turn_gets_the_end_token(tiny_tokenizer):
@@ -436,302 +432,182 @@ def test_rows_that_are_nearly_the_same_are_held_out_together(tiny_tokenizer, row
     assert {row.number for row in turned.holdout} == {row.number for row in found.holdout}
 
 
-@pytest.fixture
-def two_processes(monkeypatch):
-    """Two workers build all rows but the first few."""
-    for name, value in (("CHUNK_EXAMPLES", 4), ("ALONE_ROWS", 5), ("builders", lambda: 2)):
-        monkeypatch.setattr(preparing, name, value)
-    yield
-    assert not multiprocessing.active_children()
+LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
 
 
-@pytest.fixture
-def job(make, pairs):
-    """A job on pairs, which every kind can be made of."""
-    return make(job_data=pairs, holdout=0.2)
+def batches_of(lengths, micro, accum, *, seed=0, grouped=True, processes=1):
+    lengths = np.array(lengths, dtype=np.int32)
+    return Batches(lengths, micro, micro * accum, seed, grouped, processes)
 
 
-def prepared_in(job, folder, kind, tokenizer=None):
-    return prepare_rows(replace(job, run=folder), tokenizer or load_tokenizer(job), kind)
-
-
-@pytest.mark.parametrize("kind", [ANSWERS, PAIRS, FEEDBACK, PROMPTS], ids=lambda kind: kind.name)
-def test_rows_are_read_as_they_were_built(kind, job, tmp_path, monkeypatch):
-    """Every field and number is equal, whichever row or slice is read first."""
-    monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 4)  # record batches of a few rows
-    monkeypatch.setattr(sequences, "READ_AT_ONCE", 3)  # pages are given back all the time
-    found = prepared_in(job, tmp_path / "one", kind)
-    templater = Templater(load_tokenizer(job))
-    built = kind.rows(read_examples(recognise(str(job.data_path))), templater, LeftOut())
-    expected = [replace(row, key="", text="") for row in built]
-    held = {row.number for row in found.holdout}
-    assert 0 < len(held) < len(expected)
-    for rows, is_held in ((found.train, False), (found.holdout, True)):
-        whole = tuple(rows)
-        assert isinstance(rows.parts[0], StoredRows)
-        assert isinstance(rows[0], kind.row)
-        assert whole == tuple(row for row in expected if (row.number in held) is is_held)
-        assert whole == tuple(rows[place] for place in reversed(range(len(rows))))[::-1]
-        assert (tuple(rows[1:3]), rows[-1]) == (whole[1:3], whole[-1])
-        assert lengths(rows).tolist() == [row.tokens for row in whole]
-        for name in {"learned", "shown", "label"} & set(dir(kind.row)):
-            assert values_of(rows, name).tolist() == [getattr(row, name) for row in whole]
-        assert tuple(pickle.loads(pickle.dumps(rows))) == whole
-        with pytest.raises(IndexError):
-            rows[len(rows)]
-
-
-@pytest.mark.parametrize("kind", [ANSWERS, PAIRS, PROMPTS], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("template", [True, False], ids=["template", "no template"])
-def test_several_processes_prepare_the_same_file(
-    kind, template, job, tmp_path, two_processes, monkeypatch
-):
-    """Byte for byte, with the same notes and the same template for a tokenizer that has none."""
-    found = []
-    for name, processes in (("one", 1), ("two", 2)):
-        monkeypatch.setattr(preparing, "builders", lambda count=processes: count)
-        tokenizer = load_tokenizer(job)
-        if not template:
-            tokenizer.chat_template = None
-        data = in_memory(prepared_in(job, tmp_path / name, kind, tokenizer))
-        kept = {file.name: file.read_bytes() for file in (tmp_path / name / "prepared").iterdir()}
-        found.append((data, tokenizer.chat_template, kept))
-    assert found[0] == found[1]
-    assert len(kept) == 3  # nothing temporary is left
-
-
-def build_alone(example, templater):
-    """Rows without a tokenizer; some examples end their process."""
-    if example.text == "refused":
-        raise InputError(f"row {example.row}: refused", hint="repair it")
-    if example.text == "broken":
-        raise ValueError(f"row {example.row} is a bug")
-    if example.text == "killed" and multiprocessing.parent_process() is not None:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return [sequence(example.row, ids_of([1, 2, 3, example.row]))]
-
-
-ALONE: Kind[Row] = Kind(name="answers", row=Row, build=build_alone, cut=cut_row)
-
-
-def preparation(tokenizer, kind=ALONE, holdout=0.0) -> Preparation:
-    limits = Limits(seq_len=8, truncation="stop", seed=1)
-    return Preparation(templater=Templater(tokenizer), limits=limits, holdout=holdout, kind=kind)
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "match"),
-    [
-        ("refused", InputError, "row 37: refused\n  repair it"),
-        ("broken", ValueError, "row 37 is a bug"),
-        ("killed", MachineNotReady, "ended from outside"),
-    ],
+@pytest.mark.light
+@examples(3)
+@given(
+    lengths=LENGTHS,
+    micro=st.integers(1, 9),
+    accum=st.integers(1, 5),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 3),
 )
-def test_a_row_that_fails_in_a_worker_ends_all_with_its_own_error(
-    text, error, match, tiny_tokenizer, two_processes, tmp_path
+def test_an_epoch_has_every_row_once_and_little_padding(lengths, micro, accum, seed, epoch):
+    """A pool pads at most one longest micro-batch; the longest row is in the first whole step."""
+    batches = batches_of(lengths, micro, accum, seed=seed)
+    order = batches.order(epoch)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    rest = order[len(order) - len(order) % micro :]
+    pool_count = -(-len(order) // batches.pool_rows)
+    bound = sum(lengths) + (pool_count * micro + len(rest)) * max(lengths)
+    assert batches.computed(order) <= bound
+    steps = order[: len(order) - len(order) % batches.per_step]
+    if len(steps):
+        assert max(lengths[row] for row in order[:micro]) == max(lengths[row] for row in steps)
+
+
+@pytest.mark.light
+def test_grouping_saves_the_padding_of_rows_at_random():
+    """A third of a random batch is padding, a few per cent of a grouped one; steps stay mixed."""
+    lengths = np.clip(np.random.default_rng(0).lognormal(4.4, 0.7, 2000), 20, 800).astype(int)
+    batches = batches_of(lengths, 4, 4)
+    assert replace(batches, grouped=False).padding() > 0.3
+    assert batches.padding() < 0.04
+    steps = lengths[batches.order(0)].reshape(-1, 16)
+    assert np.median(steps.max(axis=1) / steps.min(axis=1)) > 2
+    assert not np.array_equal(batches.order(0), batches.order(1)), "each epoch has another order"
+    assert "share a batch: " in batches.describe(2000)
+
+
+@pytest.mark.light
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize(("processes", "done"), [(1, 0), (1, 7), (2, 0), (2, 7), (4, 7)])
+def test_a_step_has_the_same_rows_on_any_number_of_processes(grouped, processes, done):
+    """Micro-batches are handed out as accelerate does, from the start or after a resume."""
+    pytest.importorskip("torch")
+    from accelerate.data_loader import prepare_data_loader, skip_first_batches
+    from torch.utils.data import DataLoader
+
+    lengths = [7 * row % 61 + 1 for row in range(64)]
+    batches = batches_of(lengths, 2, 8, grouped=grouped)  # four steps of 16 rows
+    from trainers.stage.trl_trainer import StageTrainer
+
+    trainer = SimpleNamespace(batches=batches, state=SimpleNamespace(global_step=done))
+    shares = []
+    for process in range(processes):
+        loader = prepare_data_loader(
+            DataLoader(range(64), batch_size=2, sampler=StageTrainer._get_train_sampler(trainer)),
+            num_processes=processes,
+            process_index=process,
+            put_on_device=False,
+        )
+        skipped = done % 4 * 8 // processes
+        loader = skip_first_batches(loader, skipped) if skipped else loader
+        shares.append([batch.tolist() for batch in loader])
+    found = list(chain.from_iterable(chain.from_iterable(zip(*shares, strict=True))))
+    assert found == batches.order(done // 4)[done % 4 * 16 :].tolist()
+
+
+@pytest.mark.light
+@examples(40)
+@given(
+    rows=st.integers(1, 70), micro=st.integers(1, 5), accum=st.integers(1, 3),
+    processes=st.integers(1, 8),
+)  # fmt: skip
+def test_the_last_step_of_a_pass_has_the_same_rows_on_any_number_of_processes(
+    rows, micro, accum, processes
 ):
-    """The first one in the order of the file, as with one process; no worker and no file stays."""
-    examples = [Example(row=row, text=text if row in (37, 41) else "") for row in range(1, 60)]
-    with pytest.raises(error, match=match):
-        preparation(tiny_tokenizer).write(tmp_path / "rows.json", examples)
-    assert not list(tmp_path.iterdir())
+    """Each row comes once, unless there are fewer rows than processes."""
+    pytest.importorskip("torch")
+    from accelerate.data_loader import BatchSamplerShard
+
+    shards = [
+        list(
+            BatchSamplerShard(
+                Rounds(range(rows), micro=micro, processes=processes),
+                num_processes=processes, process_index=process, even_batches=False,
+            )
+        )
+        for process in range(processes)
+    ]  # fmt: skip
+    assert len({len(shard) for shard in shards}) == 1
+    size = micro * processes * accum
+    doubled = batches_of([1] * rows, micro, accum * processes, processes=processes).doubled
+    for start in range(0, len(shards[0]), accum):
+        own = [row for shard in shards for batch in shard[start : start + accum] for row in batch]
+        first = start * micro * processes
+        wanted = list(range(first, min(rows, first + size)))
+        is_last = start + accum >= len(shards[0])
+        assert (sorted(set(own)), len(own)) == (wanted, len(wanted) + (doubled if is_last else 0))
 
 
-def test_a_stop_ends_the_workers(tiny_tokenizer, two_processes, tmp_path):
-    """Ctrl-C, which the workers leave to their parent, ends them and removes what was kept."""
-
-    def examples():
-        yield from (Example(row=row, text="") for row in range(1, 100))
-        children = multiprocessing.active_children()
-        assert len(children) == 2
-        assert list(tmp_path.iterdir())
-        for child in children:
-            os.kill(child.pid, signal.SIGINT)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        preparation(tiny_tokenizer).write(tmp_path / "rows.json", examples())
-    assert not list(tmp_path.iterdir())
+@pytest.mark.light
+@examples(3)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=120), room=st.integers(0, 30))
+def test_packing_loses_and_doubles_no_row_and_overfills_no_sequence(lengths, room):
+    """Every row is in one bin, no bin is over seq_len, and no two of them would fit into one."""
+    seq_len = max(lengths) + room
+    order, ends = bins_of(np.array(lengths, dtype=np.int32), seq_len)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    bins = np.split(order, ends[:-1])
+    sums = [sum(lengths[row] for row in rows) for rows in bins]
+    assert min(map(len, bins)) > 0
+    assert max(sums) <= seq_len
+    assert len(sums) < 2 or sum(sorted(sums)[:2]) > seq_len
 
 
-def kill_at(moment: int) -> None:
-    """End this process before it does something to a file after so many times."""
-    left = iter(range(moment))
-
-    def killing(done):
-        def method(self, *paths):
-            if next(left, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return done(self, *paths)
-
-        return method
-
-    for name in ("write", "sync", "rename", "remove", "digest"):
-        setattr(Disk, name, killing(getattr(Disk, name)))
-
-
-def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(tiny_tokenizer, tmp_path):
-    """After a kill before any step of writing, what is read is all of the file or nothing."""
-    examples = [Example(row=row, text="") for row in range(1, 9)]
-    prepares, path = preparation(tiny_tokenizer, holdout=0.3), tmp_path / "rows.json"
-    prepares.write(path, examples, "digest")
-    whole = in_memory(prepares.read(path, "digest"))
-    outcomes, status = [], -1
-    while status != 0:
-        for file in tmp_path.iterdir():
-            file.unlink()
-        pid = os.fork()
-        if pid == 0:
-            kill_at(len(outcomes))
-            prepares.write(path, examples, "digest")
-            os._exit(0)
-        status = os.waitpid(pid, 0)[1]
-        outcomes.append(in_memory(prepares.read(path, "digest")))
-        assert outcomes[-1] in (None, whole)
-        assert len(outcomes) < 100
-    assert len(outcomes) > 9
-    assert None in outcomes
-    assert outcomes[-1] == whole
+def test_a_grouped_run_resumes_bit_for_bit(make, monkeypatch, capsys):
+    """Losses and weights are an unbroken run's; computed, read and learned tokens are recorded."""
+    keys = {
+        "group_by_length": True, "max_steps": None, "epochs": 2.0, "grad_accum": 3, "dropout": 0.1,
+        "micro_batch_size": 3, "save_steps": 1, "holdout": 0.1,
+    }  # fmt: skip
+    whole, broken = whole_and_broken(make, 5, monkeypatch, **keys)
+    assert "rows of similar length share a batch: " in capsys.readouterr().err
+    assert losses(broken) == losses(whole)
+    result = result_of(whole)
+    weights = [(job.output / "adapter_model.safetensors").read_bytes() for job in (whole, broken)]
+    assert weights[0] == weights[1]
+    measured, data = result["measured"], result["data"]
+    assert measured["tokens"] == 2 * data["tokens"]
+    assert measured["learned_tokens"] == 2 * data["learned_tokens"]
+    assert measured["tokens"] < measured["computed_tokens"] < 1.2 * measured["tokens"]
+    # Rows are laid end to end: the largest micro-batch of three has no padding.
+    longest = data["longest"]
+    assert longest < measured["largest_batch_tokens"] <= 3 * longest
+    assert result["resolved"]["group_by_length"] is True
 
 
-class CountedRow(Row):
-    """A row that counts how many of its kind are there."""
-
-    __slots__ = ()
-    alive = most = 0
-
-    def __new__(cls, *args, **kwargs):
-        CountedRow.alive += 1
-        CountedRow.most = max(CountedRow.most, CountedRow.alive)
-        return object.__new__(cls)
-
-    def __del__(self):
-        CountedRow.alive -= 1
+def test_packed_tokens_are_counted_without_padding(make, capsys):
+    """Without an attention mask, too: what is counted are the rows, not the lines of the batch."""
+    keys = {"packing": True, "micro_batch_size": 2, "max_steps": None, "epochs": 1.0}
+    result = trained(make(**keys, job_judge=False))
+    assert "packed sequences, about " in capsys.readouterr().err
+    assert result["measured"]["tokens"] == result["data"]["tokens"]
+    assert result["measured"]["computed_tokens"] > result["data"]["tokens"]
 
 
-def build_counted(example, templater):
-    (row,) = build_alone(example, templater)
-    return [CountedRow(*(getattr(row, field.name) for field in fields(Row)))]
+def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys):
+    """A plan with both keys goes on without packing and says so; packing alone is refused."""
+    seen = InputError("stage sft: packing cannot be used: rows see each other")
+    monkeypatch.setattr("trainers.start.kernels.check_packing", Mock(side_effect=seen))
+    keys = {"packing": True, "micro_batch_size": 1, "seq_len": 256, "max_steps": 2, "warmup": 0.0}
+    with pytest.raises(InputError, match="rows see each other"):
+        sft.train(make(**keys, job_judge=False))
+    result = trained(make(**keys, group_by_length=True, job_judge=False))
+    said = capsys.readouterr().err
+    assert "WARNING: packing cannot be used: rows see each other: rows of similar length" in said
+    assert any("share a micro-batch instead" in note for note in result["data"]["notes"])
+    resolved = result["resolved"]
+    assert (resolved["packing"], resolved["group_by_length"]) == (False, True)
+    args = resolved["trl"]
+    per_step = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"]
+    packed = 256 / (result["data"]["tokens"] / result["data"]["train_rows"])
+    assert per_step == pytest.approx(packed, rel=0.25)
 
 
-def test_many_rows_are_never_all_in_memory(tiny_tokenizer, tmp_path, monkeypatch):
-    """Of twenty thousand rows no more than a batch are objects at a time, whatever is done."""
-    monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 512)
-    monkeypatch.setattr(preparing, "builders", lambda: 1)
-    kind = replace(ALONE, row=CountedRow, build=build_counted)
-    examples = (Example(row=row, text="") for row in range(1, 20_001))
-    CountedRow.alive = CountedRow.most = 0
-    prepares = preparation(tiny_tokenizer, kind, holdout=0.1)
-    prepares.write(tmp_path / "rows.json", examples, "digest")
-    data = prepares.read(tmp_path / "rows.json", "digest")
-    assert ((len(data.train), len(data.holdout)), data.counts().tokens) == ((18_000, 2_000), 72_000)
-    dataset = rows_dataset(
-        pack(data.train, 8), lambda groups: dataset_columns(groups, lengths=True)
-    )
-    assert len(dataset) == 9_000
-    for step in range(0, 9_000, 90):
-        assert len(dataset.__getitems__([step, step + 45])) == 2
-    assert 512 <= CountedRow.most < 1024
+def test_checkpoints_depend_on_the_micro_batch_only_where_rows_are_grouped(make):
+    """Rows at random are the effective batch's; checkpoints from before the key still count."""
 
+    def grouping(**keys):
+        return dependencies(make(**keys), {}, steps=1).settings.get("micro_batch_size")
 
-def test_only_the_main_process_prepares(job, tmp_path, monkeypatch):
-    """The others read what it wrote, however long they have to wait for it."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    first = in_memory(prepared_in(job, tmp_path, PAIRS))
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(Preparation, "write", lambda *_, **__: pytest.fail("prepared again"))
-    files = {path: path.read_bytes() for path in (tmp_path / "prepared").iterdir()}
-    for path in files:
-        path.unlink()
-
-    def write_later(pause_s: float) -> None:
-        for path, content in files.items():
-            path.write_bytes(content)
-
-    monkeypatch.setattr("trainers.job.machine.time.sleep", write_later)
-    assert in_memory(prepared_in(job, tmp_path, PAIRS)) == first
-
-
-def test_a_main_process_that_fails_leaves_nobody_waiting(make, tmp_path, monkeypatch):
-    """The others end with an error that points to it, and a new start waits again."""
-    question = {"messages": [{"role": "user", "content": "only a question"}]}
-    job = make(job_data=write_rows(tmp_path / "bad.jsonl", [question] * 3))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError):
-        prepared_in(job, tmp_path, ANSWERS)
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(ConnectionLost, match="process 0 could not prepare the rows"):
-        prepared_in(job, tmp_path, ANSWERS)
-
-
-def test_a_failure_of_an_earlier_start_is_forgotten(tmp_path, monkeypatch):
-    """The main process removes its old message; a process of another parent waits for nothing."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    file = tmp_path / "rows.arrow"
-    with pytest.raises(ValueError, match="first"), others_wait_for(file):
-        raise ValueError("first")
-    with pytest.raises(ConnectionLost):
-        wait_for(file, lambda: None)
-    with others_wait_for(file):
-        pass
-    assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("trainers.job.machine.os.getppid", Mock(side_effect=[7, 7, 1, 1, 1]))
-    with pytest.raises(ConnectionLost, match="launcher"):
-        wait_for(file, lambda: None)
-
-
-# Of this many short rows all are prepared, and a few steps trained.
-ROWS = int(os.environ.get("ADVISE_TEST_ROWS", 10_000_000))
-LIBRARIES_BYTES = 1 << 30  # torch, transformers, the tiny model and a batch of rows
-ROW_BYTES = 100  # of numbers, with what sorting them takes; no text and no token
-SCRIPT = """
-import json, resource, sys, time
-from pathlib import Path
-
-from advisor.plan.model import Plan, PlanData, Stage
-from trainers import sft
-from trainers.stage import load
-from trainers.job.job import make_job
-
-model, data, run = sys.argv[1:]
-keys = {"max_steps": 3, "micro_batch_size": 4, "seq_len": 64, "learning_rate": 1e-3}
-plan = Plan(
-    name="many",
-    model=model,
-    data=PlanData(path=data),
-    stages=(Stage(name="sft", objective="sft", update="lora", **keys),),
-)
-job = make_job(plan, stage="sft", run=Path(run), folder=Path(run))
-prepare, began_s = load.prepare, time.monotonic()
-
-def timed(*args):
-    found = prepare(*args)
-    print(json.dumps({"prepared_s": time.monotonic() - began_s}), flush=True)
-    return found
-
-load.prepare = timed
-sft.train(job)
-peaks = [resource.getrusage(who).ru_maxrss << 10
-         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps({"own_bytes": peaks[0], "worker_bytes": peaks[1]}))
-"""
-
-
-@pytest.mark.long
-def test_ten_million_rows_take_flat_memory(tiny_model: Path, tmp_path: Path):
-    """The trainer holds its libraries and at most a hundred bytes a row, a worker no rows."""
-    data = tmp_path / "rows.jsonl"
-    with data.open("w") as file:
-        rows = (chat(f"What is item {row}?", f"It is number {row * 7}.") for row in range(ROWS))
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tiny_model), str(data), str(tmp_path / "run")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    print(done.stdout)
-    _, peaks = map(json.loads, done.stdout.splitlines())
-    counts = json.loads((tmp_path / "run" / "stages" / "sft" / "result.json").read_text())["data"]
-    assert counts["rows"] == counts["train_rows"] + counts["holdout_rows"] == ROWS
-    assert peaks["own_bytes"] < LIBRARIES_BYTES + ROW_BYTES * ROWS
-    assert peaks["worker_bytes"] < LIBRARIES_BYTES
+    assert (grouping(), grouping(group_by_length=True, packing=True)) == (None, None)
+    assert grouping(group_by_length=True) == 4

@@ -318,13 +318,6 @@ def test_without_a_model_the_plain_template_is_shown(data):
     assert "User: Where is it?\n\nAssistant:[[ Here [bold].<|end|>]]" in printed(shown)
 
 
-@pytest.mark.light
-def test_a_row_that_is_left_out_says_why(data):
-    """A row that no trainer would use is shown with the reason."""
-    text = printed(show_row(data, row=2))
-    assert "This row is left out of the training, and counted: no answer to learn from" in text
-
-
 def test_pairs_and_prompts_are_shown_as_they_are_trained(tmp_path):
     """A pair shows both answers behind their prompt; a question shows its answer beside it."""
     pairs = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(5)]
