@@ -154,13 +154,6 @@ def test_generation_with_the_cache_equals_generation_without(name):
         )
 
 
-def test_layers_chosen_by_number_alone_get_an_adapter():
-    """layers: [0, 2] leaves the middle one as it is."""
-    places = find_places(tiny("llama"), "houlsby", [0, 2])
-    parts = ("0.self_attn", "0.mlp", "2.self_attn", "2.mlp")
-    assert list(places) == [f"model.layers.{part}" for part in parts]
-
-
 MAMBA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
 T5 = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 NO_PLACE = {
