@@ -32,6 +32,9 @@ LINKS_FILE = Keys(
                     "both_ways_gb_s": _BY_GENERATION,
                     "one_way_gb_s": _BY_GENERATION,
                     "share": _SHARE,
+                    "gather_share": MapOf(
+                        of=_SHARE, help="of weights beside a computation, by generation"
+                    ),
                     "host_share": _SHARE,
                     **_SOURCES,
                 },
@@ -72,6 +75,7 @@ class LinkSpeeds(Struct, frozen=True, kw_only=True):
     pair_bytes_per_s: float
     host_bytes_per_s: float
     words: str
+    gathers: float = 1.0  # of these speeds, what gathering weights beside a computation reaches
     guess: str = ""
     is_slow: bool = False  # through host memory, or over a network
 
@@ -107,6 +111,7 @@ def link_speeds(link: GpuLink | None, interconnect: str | None = None) -> LinkSp
                 pair_bytes_per_s=joined,
                 host_bytes_per_s=host,
                 words=_words(link),
+                gathers=_gathers(link),
                 is_slow=is_bridge and no_peers,
             )
         guess = (
@@ -150,6 +155,7 @@ def network_speeds(link: GpuLink | None, interconnect: str | None = None) -> Lin
         bytes_per_s=between,
         pair_bytes_per_s=between,
         words=words,
+        gathers=1.0,
         guess=f"{words} for each machine assumed",
         is_slow=True,
     )
@@ -182,6 +188,14 @@ def _joined(link: GpuLink | None) -> float:
         own = None if link is None or link.generation is None else int(link.generation)
         both = table.get(own or min(table), min(table.values())) * GB
     return float(both / 2 * entry["share"])
+
+
+def _gathers(link: GpuLink | None) -> float:
+    if link is None or link.kind != "nvlink" or link.generation is None:
+        return 1.0
+    entry = links()["nvlink"]
+    share = entry["gather_share"].get(str(int(link.generation)), entry["share"])
+    return float(share / entry["share"])
 
 
 def _pcie_one_way(generation: float) -> float:

@@ -78,6 +78,10 @@ TRAITS: Mapping[str, Shape] = {
     ),
     "ragged": Flag(help="unpacked rows are padded to the longest of each batch"),
     "packs_unevenly": Flag(help="packed sequences end with their last row: lengths differ"),
+    "transformer_engine": Flag(
+        help="norms, rotary embedding and attention that nobody names are Transformer Engine's"
+        " kernels: counted in time"
+    ),
     "server_sleeps": Flag(help="a vLLM server on the trainer's GPU gives its memory back to train"),
     "logs_allocated": Flag(help="the memory it prints is what torch has allocated"),
     "logs_allocator": Flag(

@@ -28,6 +28,7 @@ from tests.estimate.specs import (
     memory_estimate,
     run_of,
     shape,
+    shape_of,
     time_estimate,
 )
 
@@ -39,6 +40,15 @@ SCOUT, ANY_MIXTURE = (
     replace(shape("109B-A17B", params_b=109), id=name)
     for name in ("meta-llama/Llama-4-Scout-17B-16E", "some 109B-A17B")
 )
+
+LATENT = shape_of({  # DeepSeek-V2-Lite
+    "model_type": "deepseek_v2", "hidden_size": 2048, "intermediate_size": 10944,
+    "moe_intermediate_size": 1408, "n_routed_experts": 64, "n_shared_experts": 2,
+    "num_experts_per_tok": 6, "first_k_dense_replace": 1, "num_hidden_layers": 27,
+    "num_attention_heads": 16, "num_key_value_heads": 16, "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "vocab_size": 102400,
+    "tie_word_embeddings": False,
+})  # fmt: skip
 
 
 def timed(*given):
@@ -59,6 +69,11 @@ def took(part, *given):
     return {**whole, **dict(found.parts)}[part]
 
 
+LOOP = {
+    "model": "meta-llama/Llama-3.2-1B", "update": "full", "weights_dtype": "bfloat16",
+    "optimizer": "adamw_fused", "packing": True, "gradient_checkpointing": False, "loss": "full",
+    "attention": "flash_attention_2", "framework": "transformers 4.51",
+}  # fmt: skip
 QWEN = {"grad_accum": 8, "target_modules": ("c_attn", "c_proj", "w1", "w2"), "on": A100}
 
 
@@ -75,6 +90,16 @@ QWEN = {"grad_accum": 8, "target_modules": ("c_attn", "c_proj", "w1", "w2"), "on
         # AnswerDotAI fsdp_qlora, Llama 2 7B on two RTX 4090
         ({"model": "meta-llama/Llama-2-7b-hf", "on": "RTX 4090", "quantization": "nf4",
           "seq_len": 2048, "micro_batch_size": 10, "gpus": 2, "sharding": "fsdp"}, 2250, 1.5),
+        # NeMo Automodel's performance summary of 2025-10: mixtures on eight H100
+        *(({"model": name, "update": "full", "weights_dtype": "bfloat16", "seq_len": 4096, "gpus": 8,
+            "micro_batch_size": rows, "grad_accum": 16, "packing": True, "sharding": "fsdp",
+            "gradient_checkpointing": again, "framework": "NeMo AutoModel Oct 2025"}, speed, 1.25)
+          for name, rows, again, speed in (("Qwen/Qwen3-30B-A3B", 4, True, 12_040),
+                                           ("openai/gpt-oss-20b", 2, False, 13_058))),
+        # NVIDIA's loop over Llama 3.2 1B (cudnn-frontend, 2025-06), rows of 2,048 and of 16,384 tokens
+        *(({**LOOP, "on": card, "seq_len": length, "micro_batch_size": rows}, rows * length / took, 1.1)
+          for card, length, rows, took in (("H200", 2048, 6, 0.240), ("H200", 16_384, 1, 0.500),
+                                           ("B200", 2048, 6, 0.154), ("B200", 16_384, 1, 0.374))),
         # axolotl, QLoRA of Llama 4 Scout on one H100
         ({"model": SCOUT, "quantization": "nf4", "seq_len": 4096, "framework": "axolotl"}, 519, 2),
     ],
@@ -183,6 +208,15 @@ def taught(share, params=8_190_735_360):
         # Others' padded rows take PyTorch's kernel for masks, and FlashAttention 3 only where said.
         ("compute", PADDED, {"attention": "sdpa"}, {"attention": "flash_attention_2"}, (1.5, 4)),
         ("compute", PADDED, {"attention": "flash_attention_2"}, {"attention": "flash_attention_3"}, MORE),
+        # Of values narrower than queries PyTorch's flash kernel makes nothing.
+        ("compute", {"model": LATENT, "seq_len": 4096, "framework": "transformers 5.2"},
+         {"attention": "sdpa"}, {"attention": "flash_attention_2"}, (1.2, 3)),
+        # Sixteen rows for each of 128 experts fill no tile of grouped products, 256 almost all.
+        ("compute", {"model": "Qwen/Qwen3-30B-A3B", "framework": "transformers 5.2"},
+         {"seq_len": 256, "grad_accum": 16}, {"seq_len": 4096}, (1.4, 3)),
+        # Others round weights at random in one kernel, ours in many.
+        ("optimizer", {**SMALL, "update": "full", "optimizer": "adamw_stochastic"}, {},
+         {"framework": "trl"}, MORE),
         *((part, LIGER, {"kernels": "none"}, {"kernels": "liger"}, ratio) for part, ratio in
           (("memory traffic", (1 / 0.8, math.inf)), ("launches", MORE), ("compute", SAME))),
         # A cache of keys and values slows long answers down.
@@ -216,6 +250,10 @@ ON_HOST = {"on": "RTX 4090", "update": "full", "optimizer": "adamw_cpu", "seq_le
 # 40 bytes a weight at a server's 60 GB/s, and gradients and weights cross the link.
 ON_HOST_S = 8.19e9 * 40 / 60e9 + 8.19e9 * 4 / (0.8 * 31.5e9)
 SHARED = {"model": "meta-llama/Llama-2-70b-hf", "update": "full", "gpus": 16, "seq_len": 2048}
+# Three times in 16 bit: weights for both passes, and gradients; an eighth is there already.
+DIVIDED = {**LONG, "on": "B200", "gradient_checkpointing": False, "weights_dtype": "bfloat16"}
+GATHERED_S = 3 * 2 * 8.03e9 * 7 / 8 / (0.48 * 900e9)
+LAID_OUT_S = 3 * 4 * 8.03e9 / (0.8 * 8e12)
 DEEPSPEED = {**ON_HOST, "framework": "trl, deepspeed", "sharding": "zero3"}
 
 
@@ -234,6 +272,9 @@ DEEPSPEED = {**ON_HOST, "framework": "trl, deepspeed", "sharding": "zero3"}
         ("optimizer", ON_HOST, None, 0.98 * ON_HOST_S, 1.02 * ON_HOST_S),
         # DeepSpeed brings the sum of a step's gradients to the GPU and back for each micro-batch.
         ("optimizer", {**DEEPSPEED, "grad_accum": 8}, DEEPSPEED, 7 * 1.2, 7 * 1.4),
+        # Gathering beside a computation reaches 0.48 of NVLink 5, and FSDP 2 lays out what came.
+        ("communication", DIVIDED, None, 0.8 * GATHERED_S, GATHERED_S),
+        ("memory traffic", DIVIDED, {**DIVIDED, "sharding": "ddp"}, 0.98 * LAID_OUT_S, 1.02 * LAID_OUT_S),
         # Where no sharding is named, what fits no GPU whole is taken as sharded.
         ("communication", SHARED, None, 1e-9, math.inf),
     ],
@@ -268,6 +309,30 @@ def test_what_is_assumed_is_said(spec, said):
 def test_a_step_reads_so_many_tokens(spec, tokens):
     found = timed(spec)
     assert found.tokens_per_s_per_gpu * found.step_s == pytest.approx(tokens, rel=0.02)
+
+
+def mixed(used, width, experts):
+    """Qwen3-30B-A3B with fewer and wider experts: as many parameters, and as many for a token."""
+    config = {
+        "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 48,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+        "intermediate_size": 6144, "vocab_size": 151936, "tie_word_embeddings": False,
+        "num_experts": experts, "num_experts_per_tok": used, "moe_intermediate_size": width,
+    }  # fmt: skip
+    return shape_of(config)
+
+
+def test_rows_that_go_to_experts_take_time():
+    """Rows of 2,048 numbers go to four experts more: 18 bytes a number in both forward passes, 32
+    backward, three quarters of them in memory, of 0.8 of an H100's 3.35 TB/s.
+    """
+    spec = {"update": "full", "seq_len": 4096, "framework": "transformers 5.2"}
+    many, few = (
+        took("memory traffic", spec, {"model": mixed(*sizes)})
+        for sizes in ((8, 768, 128), (4, 1536, 64))
+    )
+    moved = 48 * 4 * 2048 * (2 * 18 + 32) * 0.75 * 4096
+    assert many - few == pytest.approx(moved / (0.8 * 3.35e12), rel=0.05)
 
 
 def test_the_run_takes_steps_times_step():

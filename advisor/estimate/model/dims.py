@@ -110,6 +110,17 @@ class Dims(Struct, frozen=True, eq=False):
         """Whether it has attention with queries, keys and values of their own width."""
         return any(isinstance(part, Attention) for kind in self.kinds for part in kind.mixers)
 
+    @property
+    def has_narrow_values(self) -> bool:
+        """Whether values of attention are narrower than queries, which some kernels refuse."""
+        return any(isinstance(part, Latent) for kind in self.kinds for part in kind.mixers)
+
+    def share_of_experts(self, tokens: float) -> float:
+        """Of the routed experts, those that so many tokens choose, at random."""
+        if self.experts < 2:
+            return 1.0
+        return float(1 - (1 - self.used_experts / self.experts) ** max(1.0, tokens))
+
     def attended(self, length: float, *, whole: bool = False) -> float:
         """Queries' width x tokens they are compared with, over all layers with softmax attention.
 

@@ -13,46 +13,6 @@ from advisor.methods.links import link_speeds, network_speeds
 
 NF4_BYTES = 0.55  # of a weight with its scales
 HIDDEN = 0.5  # of the shorter of work and gathering, what runs behind the longer
-# Of a trained weight in 16 bit: itself, its gradient, two moments; DeepSpeed's optimizers keep
-# float32 weights and moments beside (deepspeed/runtime/zero/stage3.py, bf16_optimizer.py).
-ADAM_BYTES, DEEPSPEED_BYTES = 8, 16
-
-
-def sharding_of(run: Run, machine: Machine) -> str | None:
-    """How the work is shared: as stated, else over all devices if a whole copy does not fit one."""
-    d = run.dims
-    if run.gpus < 2:
-        return None
-    if run.device.sharding is not None or machine.memory_bytes is None:
-        return run.device.sharding
-    is_deepspeed = "deepspeed" in run.trainer.name.lower()
-    width = DEEPSPEED_BYTES if is_deepspeed else ADAM_BYTES
-    if run.is_module:
-        width = 2
-    if run.stage.quantization is not None or d.params * width <= machine.memory_bytes:
-        return None
-    return "zero3" if is_deepspeed else "fsdp"
-
-
-def gather_s(run: Run, machine: Machine, sharding: str | None, passes: int, rows: float) -> float:
-    """Time per micro-batch to gather sharded weights for every pass over them, to bring those of
-    host memory, and to send so many tokens to their experts.
-    """
-    d = run.dims
-    if run.gpus < 2 or sharding not in ("fsdp", "zero3"):
-        return 0.0
-    own = d.routed_params * run.shards_experts
-    size = weight_bytes(run, routed=d.routed_params - own, width=2)
-    if not run.is_module:  # gradients are scattered, half behind the backward pass
-        size += (d.params - own) / passes
-    moved = machine.link_s(passes * size * (run.gpus - 1) / run.gpus, run.gpus)
-    if own:
-        devices = (run.gpus - 1) * (1 - (1 - 1 / run.gpus) ** d.used_experts)
-        sent = 2 * rows * d.routed_layers * devices * d.hidden * 2
-        moved += machine.link_s((passes + 1) * sent, run.gpus)
-    if run.device.offloads:
-        moved += passes * size / run.gpus / machine.host_bytes_per_s
-    return moved
 
 
 def offloaded_s(run: Run, machine: Machine, tokens: float) -> float:
@@ -61,14 +21,6 @@ def offloaded_s(run: Run, machine: Machine, tokens: float) -> float:
     if run.checkpointing != "offload":
         return 0.0
     return 2 * tokens * d.layers * d.hidden * 2 / machine.host_bytes_per_s
-
-
-def reduce_s(run: Run, machine: Machine, sharding: str | None) -> float:
-    """Time per optimizer step to add up gradients; half of it hides behind the backward pass."""
-    if run.gpus < 2 or (sharding in ("fsdp", "zero3") and not run.is_module):
-        return 0.0
-    size = run.trainable * 2
-    return 0.5 * machine.link_s(2 * size * (run.gpus - 1) / run.gpus, run.gpus)
 
 
 def weight_bytes(run: Run, *, routed: float, width: int) -> float:
@@ -122,6 +74,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     # under precision: mixed against pure; the rates of cards are those of 16-bit formats already
     mixed_gain: float = 1.0
     pair_bytes_per_s: float | None = None  # between two devices, where more share less
+    gathers: float = 1.0  # of the link, what gathering weights beside a computation reaches
     host_bytes_per_s: float = 25e9  # between the device and host memory, one direction
     link_words: str = ""
     link_guess: str = ""  # what was taken to be so of the link
@@ -174,6 +127,7 @@ def machine_of(
         bytes_per_s=gpu.bandwidth_bytes_per_s * BANDWIDTH_SHARE,
         link_bytes_per_s=reach.bytes_per_s,
         pair_bytes_per_s=reach.pair_bytes_per_s,
+        gathers=reach.gathers,
         host_bytes_per_s=reach.host_bytes_per_s,
         link_words=reach.words,
         link_guess=reach.guess,
@@ -199,15 +153,6 @@ COMPILED_SHARE = 0.4
 EXPERT_KERNELS, EXPERT_LINEARS = 14, 3
 DEQUANTISE_KERNELS = 4  # absmax of blocks, its offset, weights, and bitsandbytes' Python
 GROUPED_KERNELS = 16  # all experts of a layer in grouped products: sort, gather, products, sum
-# DeepSpeed's hooks fetch and release the parameters of each module of ZeRO-3 in Python: QwenLM/Qwen
-# README at 512 tokens, whose steps no arithmetic fills, with 7 modules a layer: 2 ms a layer and
-# pass. FSDP does it for each layer and its tensors: 1 ms for a layer of 9 and their adapters is
-# assumed.
-ZERO3_MODULE_S, FSDP_TENSOR_S = 0.28e-3, 0.045e-3
-# ZeRO-2 copies each tensor's gradient by a hook of its own in the backward pass: the same README,
-# full fine-tuning of 1.8B at 512 tokens, 24 layers of 8 tensors: 0.26 s a micro-batch.
-ZERO2_TENSOR_S = 0.9e-3
-LAYER_MODULES, PLAIN_MODULES = 9, 6  # that hold parameters: products and norms
 
 
 def forward_launches_s(run: Run, machine: Machine, *, rows: float = 4096.0) -> float:
@@ -237,22 +182,3 @@ def loops_over_experts(run: Run) -> bool:
     linear layers; 5 has grouped products, and so have stacks made for pretraining.
     """
     return run.trainer["linear_experts"] and not run.is_ours and run.trainer["accelerate"]
-
-
-def sharding_s(run: Run, sharding: str | None, *, passes: int) -> float:
-    """Time of the host for a micro-batch to fetch and release shards, in `passes` over the layers
-    (forward, again, backward). Experts that are linear layers are modules and tensors of their own:
-    an example is ms-swift's Qwen3-30B-A3B under ZeRO-3, 9.5 times slower than Megatron.
-    """
-    d = run.dims
-    if sharding == "zero2" and not run.is_module:
-        return d.layers * (LAYER_MODULES if d.gated else PLAIN_MODULES) * ZERO2_TENSOR_S
-    if sharding not in ("zero3", "fsdp"):
-        return 0.0
-    modules = d.layers * (LAYER_MODULES if d.gated else PLAIN_MODULES)
-    is_looped = d.experts > 1 and loops_over_experts(run)
-    experts = d.routed_layers * d.experts * EXPERT_LINEARS if is_looped else 0
-    if sharding == "zero3":
-        return passes * (modules + experts) * ZERO3_MODULE_S
-    adapted = 1 + 2 * run.is_module  # a module's two matrices beside each weight
-    return passes * (modules + experts) * adapted * FSDP_TENSOR_S

@@ -16,11 +16,7 @@ from advisor.estimate.time.machine import (
     HIDDEN,
     Machine,
     forward_launches_s,
-    gather_s,
     offloaded_s,
-    reduce_s,
-    sharding_of,
-    sharding_s,
     weight_bytes,
 )
 from advisor.estimate.time.work import (
@@ -31,7 +27,6 @@ from advisor.estimate.time.work import (
     dequantisation_bytes,
     flops_per_token,
     passes_of,
-    sends_all_to_all,
     tiles_s,
     traffic_bytes,
     weights_read_bytes,
@@ -99,10 +94,12 @@ def optimizer_s(run: Run, machine: Machine, sharding: str | None) -> float:
     usual = "optimizer" in run.left_open and not run.is_ours
     name = "adamw" if usual else run.stage.optimizer
     entry = entry_of(name)
-    moved: float = (FUSED if "fused" in name else LISTS) * width
+    # Others round at random in one kernel: torchao's is compiled, Halo's is Triton's.
+    is_one = "fused" in name or (entry.holds == "chunks" and not run.is_ours)
+    moved: float = (FUSED if is_one else LISTS) * width
     if entry.width is not None and entry.width < 2:  # weights, gradients and narrow moments
         moved = 3 * width + 4
-    if entry.holds == "chunks":
+    if entry.holds == "chunks" and run.is_ours:
         moved = CHUNK_TRAFFIC
     moved += CLIPPED * width
     if run.master:  # beside 16 bit: read, written, and copied back
@@ -147,11 +144,18 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     passed = stage.grad_accum * run.answers_a_row
     tokens = run.sequences * length
     by_transformers = run.is_ours or run.trainer["accelerate"]
-    all_experts = d.experts > 1 and sends_all_to_all(
-        run.model.id, run.model.architecture, by_transformers=by_transformers
-    )
-    sharding = sharding_of(run, machine)
+    all_experts = False
+    if d.experts > 1:
+        from advisor.estimate.time.mixtures import sends_all_to_all
+
+        named = run.model.id, run.model.architecture
+        all_experts = sends_all_to_all(*named, by_transformers=by_transformers)
     passes = passes_of(run)
+    sharding, copied, fetches, gather, reduce = None, 0.0, 0.0, 0.0, 0.0
+    if run.gpus > 1 or run.device.sharding is not None:
+        from advisor.estimate.time.division import divide
+
+        sharding, copied, fetches, gather, reduce = divide(run, machine, passes - 1, tokens)
     reached = machine.flops * (machine.mixed_gain if run.precision == "mixed" else 1.0)
     if stage.weights_dtype == "float32" and run.precision == "pure":
         reached *= machine.float32_share
@@ -159,25 +163,23 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     if rows.tokens_total and rows.rows_total:
         rows_alone = rows.tokens_total / rows.rows_total / sequences
     attended = attended_tokens(run, length, rows_alone)
-    compute = tokens * flops_per_token(run, attended, machine, all_experts) / reached
+    flops = flops_per_token(run, attended, machine, tokens=tokens, all_experts=all_experts)
+    compute = tokens * flops / reached
     traffic = tokens * traffic_bytes(run, machine, length) + written_out_bytes(run)
     if machine.overlaps:
         traffic += weights_read_bytes(run, tokens, all_experts=all_experts)
-    traffic /= machine.bytes_per_s
+    traffic = (traffic + copied) / machine.bytes_per_s
     dequantise = dequantisation_bytes(run) / machine.bytes_per_s
     forward_launches = forward_launches_s(run, machine, rows=tokens)
     launches = passes * forward_launches * (COMPILED_SHARE if stage.compile else 1.0)
-    fetches = sharding_s(run, sharding or run.device.sharding, passes=passes - 1)
     tiles = tiles_s(run, machine, length)
     work = compute + traffic + tiles + dequantise
     host = launches + fetches
     micro = (work**SMOOTH + host**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + host
-    gather = gather_s(run, machine, sharding, passes - 1, tokens)
     gather += offloaded_s(run, machine, tokens)
     micro = max(micro, gather) + (1 - HIDDEN) * min(micro, gather)
     generate = generate_s(run, machine, forward_launches, length)
     optimizer = optimizer_s(run, machine, sharding or run.device.sharding)
-    reduce = reduce_s(run, machine, sharding)
     step = passed * micro + optimizer + reduce + generate
     faster = 0.0
     if generate:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from advisor.estimate.blocks.layer import block_key
 from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims
@@ -21,15 +19,15 @@ NARROW_DTYPES = ("fp8", "mxfp8", "nvfp4")
 # 2026-02), and kernels of newer cards (FlashAttention 3 on Hopper, the same benchmarks).
 ATTENTION_SHARE, BLACKWELL_ATTENTION_SHARE, OWN_ATTENTION_SHARE = 0.45, 0.3, 0.6
 HOPPER, BLACKWELL = 9, 10  # generations
+# Of flash attention's rate, what PyTorch's memory-efficient kernel reaches: 0.36 on an H200 and on
+# a B200, by the differences between lengths of NVIDIA's Llama 3.2 1B loop (cudnn-frontend,
+# benchmark/Llama-3.2-1B-Training, read 2026-12-01). It computes heads whose values are narrower
+# than their queries, which PyTorch's flash kernel refuses (torchtitan pull 1610).
+EFFICIENT_OF_FLASH = 0.36
 # Of a plain product's rate, what PyTorch's kernel for masks reaches, which is made for A100s:
 # universal-llm-trainer's full steps at 2 x 8,192 tokens on A100 and H100 (2025-08) both say 0.24.
 MASKED_SHARE = 0.24
 FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
-# Models whose code in transformers sends every token through every expert, times a score that is
-# zero for most: https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/
-# llama4/modeling_llama4.py, Llama4TextMoe.forward. By their name where no config.json is at hand.
-ALL_EXPERTS = ("llama4", "llama-4", "llama 4")
-
 # Bytes per token that the operations of a layer read and write, in 16 bit, for each element of the
 # hidden state, of queries and keys, and of the MLP: counted operation by operation from
 # transformers' LlamaDecoderLayer (5.24), inputs and outputs of matrix products included.
@@ -100,15 +98,18 @@ def has_padding_mask(run: Run) -> bool:
 
 def attention_share(run: Run, machine: Machine) -> float:
     """Of a plain product's rate, what attention reaches. Ours takes Hopper's own kernels; others
-    take a card's own where that is said.
+    take a card's own where that is said, or is their habit.
     """
     if has_padding_mask(run):
         return MASKED_SHARE
     hopper, blackwell = machine.generation == HOPPER, machine.generation == BLACKWELL
     said = run.stage.attention == "flash_attention_3"
+    said |= "attention" in run.left_open and run.trainer["transformer_engine"]
     if (hopper and (said or run.is_ours)) or (blackwell and said):
         return OWN_ATTENTION_SHARE
-    return BLACKWELL_ATTENTION_SHARE if blackwell else ATTENTION_SHARE
+    share = BLACKWELL_ATTENTION_SHARE if blackwell else ATTENTION_SHARE
+    narrow_values = run.stage.attention == "sdpa" and run.dims.has_narrow_values
+    return share * (EFFICIENT_OF_FLASH if narrow_values else 1.0)
 
 
 def computes_in_float32(run: Run) -> bool:
@@ -119,10 +120,13 @@ def computes_in_float32(run: Run) -> bool:
     return is_wide and not run.has_kernel and not block_key(run).autocast
 
 
-def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool) -> float:
+def flops_per_token(
+    run: Run, length: float, machine: Machine, *, tokens: float, all_experts: bool
+) -> float:
     """FLOP per token: 2 per weight forward, 2 backward for activations, 2 for weights that train, 2
     when run again; attention beside. Products in a narrow format count for as much less as they
-    are faster.
+    are faster, and experts with few of a micro-batch's `tokens` for what their last tile computes
+    besides.
     """
     d = run.dims
     weights = d.active - (d.embedding_params - d.head_params) - d.other_params
@@ -156,7 +160,12 @@ def flops_per_token(run: Run, length: float, machine: Machine, all_experts: bool
     head = float(d.head_params)
     if computes_in_float32(run):
         attention, head = attention / machine.float32_share, head / machine.float32_share
-    products = factor * ((weights - d.head_params) * narrow + head)
+    routed = 0.0
+    if d.experts > 1 and not all_experts:
+        from advisor.estimate.time.mixtures import tile_weights
+
+        routed = tile_weights(run, tokens)
+    products = factor * ((weights - d.head_params + routed) * narrow + head)
     return products + attention + corrected + beside
 
 
@@ -167,6 +176,7 @@ def traffic_bytes(run: Run, machine: Machine, length: float) -> float:
     d = run.dims
     is_fused = (
         run.stage.compile or run.stage.kernels not in ("none", "auto") or run.has_fused_layers
+        or run.trainer["transformer_engine"]
         or not machine.overlaps  # a CPU keeps what kernels hand on in its caches
     )  # fmt: skip
     forward, backward = PLAIN_FORWARD, PLAIN_BACKWARD
@@ -187,7 +197,12 @@ def traffic_bytes(run: Run, machine: Machine, length: float) -> float:
     width = run.stated_bytes / 2 if run.precision != "mixed" else 1.0
     width = 2.0 if computes_in_float32(run) else width
     logits = 0.0 if d.encoder else _logit(run) * d.vocab
-    return TRAFFIC_SHARE * (d.layers * layer * (width if machine.overlaps else 1.0) + logits)
+    whole = d.layers * layer
+    if d.experts > 1:
+        from advisor.estimate.time.mixtures import dispatch_bytes
+
+        whole += dispatch_bytes(d, forwards, fused=is_fused)
+    return TRAFFIC_SHARE * (whole * (width if machine.overlaps else 1.0) + logits)
 
 
 def _sum(table: Table, d: Dims) -> float:
@@ -227,7 +242,7 @@ def weights_read_bytes(run: Run, tokens: float, *, all_experts: bool) -> float:
     """
     d = run.dims
     reads = passes_of(run) - 1  # forward, again, and backward
-    hit = 1.0 if all_experts else _share_of_experts(d, tokens)
+    hit = 1.0 if all_experts else d.share_of_experts(tokens)
     elsewhere = d.routed_params * (1 - 1 / run.gpus) if run.shards_experts else 0.0
     size = 2.0 * (d.head_params + (d.routed_params - elsewhere) * hit)
     if run.stage.quantization is None:
@@ -239,13 +254,6 @@ def weights_read_bytes(run: Run, tokens: float, *, all_experts: bool) -> float:
     if run.precision == "mixed" and run.stage.weights_dtype == "float32":
         casts = 6.0 * (d.linear_params + d.routed_params) * (passes_of(run) - 2)
     return reads * size + grads + casts
-
-
-def _share_of_experts(d: Dims, tokens: float) -> float:
-    """Of the routed experts, those that so many tokens choose, at random."""
-    if d.experts < 2:
-        return 1.0
-    return float(1 - (1 - d.used_experts / d.experts) ** max(1.0, tokens))
 
 
 def dequantisation_bytes(run: Run) -> float:
@@ -279,12 +287,3 @@ def tiles_s(run: Run, machine: Machine, length: float) -> float:
     times = 1 + FORWARD_TILES * what.extra_forwards
     sequences = run.stage.micro_batch_size * what.sequences_per_row
     return times * sequences * min(length, written) * d.vocab * machine.tile_s
-
-
-@lru_cache(maxsize=512)
-def sends_all_to_all(name: str, architecture: str | None, *, by_transformers: bool) -> bool:
-    """Whether this model's code sends every token through every expert: that of transformers, on
-    which the known frameworks for single machines stand.
-    """
-    text = f"{architecture or ''} {name}".lower()
-    return by_transformers and any(word in text for word in ALL_EXPERTS)
