@@ -92,6 +92,8 @@ def cases(run: Files) -> Iterator[Case]:
     common = Target(
         "", (), (), "", (), codes=RUN, most_wall_s=30.0, most_bytes=2 * 2**30, cpu_s=8.0
     )
+    # A run that cannot go on may say so in its own folder.
+    usual = {"run folder": "changed although refused: run/(run.json|.lock|report.html)"}
     places = [
         *(("run folder", f"run/{name}", RUN_COMMANDS, beside | run) for name in RUN_FILES),
         *(("model folder", f"model/{name}", MODEL_COMMANDS, beside) for name in MODEL_FILES),
@@ -103,7 +105,7 @@ def cases(run: Files) -> Iterator[Case]:
             # Two of the commands, so that each of them meets everything somewhere.
             for command in [*commands, *commands][number % len(commands) :][:2]:
                 yield Case(
-                    replace(common, name=where, program="advise"), kept | {name: put},
+                    replace(common, name=where, usual=usual.get(where, "$^")), kept | {name: put},
                     command.split(), f"{name} is {thing}: {command}",
                 )  # fmt: skip
     template = replace(common, name="chat template", cpu_s=12.0)
