@@ -46,7 +46,7 @@ FOUND = [
     ({"model/config.json": DEEP}, "estimate plan.yaml", 2, "nested too deeply"),
     ({"model/config.json": DIGITS}, "estimate plan.yaml", 2, "not valid JSON"),
     ({"rows.parquet": (b"How much?", b"How \x86uch?")}, "check rows.parquet", 2, "not a readable parquet"),
-    ({"model/chat_template.jinja": b"\xff"}, "check rows.jsonl --model ./model", 2, "not UTF-8"),
+    ({"model/chat_template.jinja": b"\xff", "model/config.json": "{}", "model/tokenizer.json": "{}"}, "check rows.jsonl --model ./model", 2, "not UTF-8"),
     # One bad entry of a list, an integer beyond a float, is told in its place.
     ({"specs.json": '[{"seq_len": 1%s}]' % ("0" * 400)}, "estimate --specs specs.json", 0, "seq_len"),
 ]  # fmt: skip
