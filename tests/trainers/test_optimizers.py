@@ -190,10 +190,12 @@ def test_a_name_that_no_plan_can_give_is_refused(name):
     assert not list(shape.faults("adamw_torch", NamedValue("optimizer", "adamw_torch"), ()))
 
 
-def test_what_is_said_of_learning_rates_and_of_slow_steps():
+def test_what_is_said_of_learning_rates_and_of_slow_steps(monkeypatch):
     """A rate that is not AdamW's and slow steps on a GPU without Triton are told, nothing else."""
+    missing = "the package triton is not installed"
+    monkeypatch.setattr("trainers.step.make_optimizer.why_no_triton", lambda: missing)
     rate = "learning rate 0.0002 under sgd: no rate"
-    slow = "adamw_split is not compiled, because the package triton is not installed"
+    slow = f"adamw_split is not compiled, because {missing}"
     for name, device, said in (
         ("sgd", "cpu", rate), ("muon", "cpu", ""), ("adamw", "cuda", ""),
         ("adamw_split", "cuda", slow), ("adamw_split", "cpu", ""),
