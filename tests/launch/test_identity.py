@@ -61,6 +61,7 @@ def test_a_finished_run_is_what_it_was(call, done):
     os.chdir(moved)
     assert check(call, "--json")[1]["verified"] == SAME
     card = (Path("out") / "stages" / "sft" / "README.md").read_text()
+    assert "what has changed.\n\n| setting | value |" in card
     assert all(identity[part] in card for part in ("plan", "rows", "base", "result"))
 
 
