@@ -113,10 +113,11 @@ def cannot_write(
     """The error of a file or folder that could not be written; `way_out` is where else to."""
     what = f"cannot be written: {error.strerror or error}"
     if error.errno in NO_PERMISSION:
-        what = "no permission to write here"
+        is_fixed = error.errno == errno.EROFS
+        what = "the disk is for reading alone" if is_fixed else "no permission to write here"
     elif error.errno in NO_SPACE:
         what, way_out = "no space left to write it", f"free some space, or {way_out}"
-    return MachineNotReady(what, where=str(path), hint=way_out)
+    return MachineNotReady(what, where=re.sub(rf"{TEMPORARY}\d+-", "", str(path)), hint=way_out)
 
 
 def refused_by_system(error: OSError) -> AdviseError | None:
@@ -128,7 +129,7 @@ def refused_by_system(error: OSError) -> AdviseError | None:
         is_output = error.errno in (*NO_SPACE, errno.EIO, errno.EBADF)
         return cannot_write("the output", error) if is_output else None
     path = Path(os.fsdecode(error.filename))
-    if error.errno in NO_PERMISSION and not _readable(path):
+    if error.errno in (errno.EACCES, errno.EPERM) and not _readable(path):
         hint = "ask its owner, or copy it into a folder of yours"
         return InputError("no permission to read it", where=str(path), hint=hint)
     if error.errno in (*NO_PERMISSION, *NO_SPACE):

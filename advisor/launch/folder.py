@@ -49,6 +49,11 @@ def has_result(folder: Path) -> bool:
     return any(folder.glob("*.safetensors"))
 
 
+def is_untrained(folder: Path) -> bool:
+    """Whether a run has saved nothing yet, no checkpoint either."""
+    return not any(folder.glob("stages/**/*.safetensors"))
+
+
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the lock of a run folder."""
     import fcntl

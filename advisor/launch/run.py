@@ -180,7 +180,8 @@ def _train(call: Call, machines: Machines | None) -> FinishedRun | DryRun:
         keeper = RecordKeeper(
             run.folder, new_record(call, record, inputs), say=say, on_end=call.options.on_end
         )
-        return StageRunner(call=call, starter=starter, keeper=keeper).train()
+        is_new = folder.made
+        return StageRunner(call=call, starter=starter, keeper=keeper, is_new=is_new).train()
 
 
 def _shared_facts(call: Call, inputs: Inputs) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from advisor.launch.failure_report import (
     smaller_hint,
     stage_as_run,
 )
+from advisor.launch.folder import is_untrained
 from advisor.launch.generation_server import serving
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import Ending, RecordKeeper, end_run, with_resume
@@ -51,6 +53,7 @@ class StageRunner(Struct, frozen=True, kw_only=True):
     call: Call
     starter: TrainerStarter
     keeper: RecordKeeper
+    is_new: bool  # this call made the folder
 
     @property
     def run(self) -> PlanRun:
@@ -99,6 +102,9 @@ class StageRunner(Struct, frozen=True, kw_only=True):
                 raise with_resume(Stopped("stopped between two stages"), self.resume) from None
             return FinishedRun(folder=self.run.folder, record=self.keeper.record)
         except AdviseError as error:
+            if isinstance(error, InputError) and self.is_new and is_untrained(self.run.folder):
+                shutil.rmtree(self.run.folder, ignore_errors=True)  # refused: all is as it was
+                raise
             error = with_resume(error, self.resume)
             self.keeper.end_with(error)
             raise error from None

@@ -455,3 +455,28 @@ def test_damaged_wide_characters_are_an_error(tmp_path, encoding, damage, said):
     """Half a character, a file cut inside one, or one without a mark, is not read by guess."""
     with pytest.raises(InputError, match=said):
         profile(write(tmp_path, "a.csv", table(GERMAN).encode(encoding) + damage))
+
+
+def test_a_table_of_very_many_columns_is_asked_about_at_once(tmp_path):
+    """Known names are found among them; others are not guessed, which takes more than linear."""
+    names = [f"col{number}" for number in range(50_000)]
+    cells = ",".join(names)
+    path = tmp_path / "wide.csv"
+    path.write_text(f"{cells}\n{cells}\n")
+    began = time.thread_time()
+    with pytest.raises(InputError, match="no known columns"):
+        recognise(path)
+    path.write_text(f"{cells},prompt,completion\n{cells},Why?,Because.\n")
+    assert recognise(path).mapping == {"question": "prompt", "answer": "completion"}
+    assert time.thread_time() - began < 5
+
+
+def test_a_small_packed_file_of_many_rows_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    """Without a terminal, too: nobody waits for minutes without a word."""
+    monkeypatch.setattr("advisor.ground.progress.LINE_EVERY_S", (0.0, 0.0))
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"prompt": "a", "completion": "b"}\n' * 400_000))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(InputError, match="the same answer"):
+        profile(path, Depth(full=True))
+    assert re.search(r"reading a\.jsonl\.gz: \d[\d,]* lines", capsys.readouterr().err)

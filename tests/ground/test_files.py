@@ -1,6 +1,7 @@
 """Anybody's files are read within limits, ours follow nobody's link and are not open to all; and shipped files
 from the cache are as parsed."""
 
+import errno
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from advisor.ground.files import (
     TEMPORARY,
     Disk,
     bytes_of,
+    refused_by_system,
     restrict_umask,
     text_of,
     write_atomically,
@@ -283,3 +285,15 @@ def test_what_was_found_to_have_its_shape_is_not_checked_again(folder, tmp_path,
     monkeypatch.setattr(yamlcache, "_code", lambda: b"of another version")
     with pytest.raises(InputError, match="unknown key 'a'"):
         read("b")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.EROFS, "the disk is for reading alone"), (errno.EACCES, "no permission to write here")],
+)
+def test_what_cannot_be_written_is_named_as_the_person_calls_it(tmp_path, number, told):
+    """No name of a temporary file; a disk that is mounted for reading alone lacks no permission."""
+    error = OSError(number, "", str(tmp_path / ".advise-tmp-4711-x.jsonl"))
+    said = refused_by_system(error).text()
+    assert f"{tmp_path}/x.jsonl: " in said
+    assert told in said

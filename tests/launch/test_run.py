@@ -82,6 +82,17 @@ def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
     assert "warning: stage sft names no learning_rate and takes 0.0002" in capsys.readouterr().err
 
 
+def test_a_run_that_its_trainer_refuses_leaves_nothing(shop):
+    """All is as it was, and no command is named that would resume it; an older folder stays."""
+    told = fails("input", InputError, output="out")
+    assert "row 3 has no answer" in told
+    assert "resume" not in told
+    assert not (shop / "out").exists()
+    fails("oom", output="out")
+    fails("input", InputError, output="out")
+    assert (shop / "out" / "run.json").is_file()
+
+
 INSIDE = (
     "stages", "stages/sft", "stages/sft/checkpoints", "stages/sft/checkpoints/checkpoint-7",
     "stages/sft/.saving", "stages/sft/trained", "prepared", "prepared/sft.arrow", "metrics.jsonl",
@@ -323,7 +334,6 @@ def test_a_dry_run_keeps_its_measurement_and_the_plan(shop):
             for mode in ("sigkill", "oom", "segfault", "crash", "half", "no-result", "nan", "disk")
         ),
         ("full", MachineNotReady),
-        ("input", InputError),
     ],
 )
 def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, approved):
@@ -339,9 +349,9 @@ def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, approved):
 
 
 def test_what_an_earlier_attempt_left_does_not_count(shop, approved):
-    """A refused plan may be corrected in its folder until there is a line of metrics."""
+    """A plan may be corrected in its folder until there is a line of metrics."""
     for text in (PLAN, f"{PLAN}    seed: 7\n"):
-        assert "row 3 has no answer" in fails("input", InputError, text=text, output="my run")
+        assert "the loss is not a number" in fails("fail", text=text, output="my run")
     (shop / "my run" / "metrics.jsonl").write_text("{}\n")
     approved(refused(text=PLAN, output="my run"))
     (shop / "my run" / "stages" / "sft" / "result.json").write_text("{}")

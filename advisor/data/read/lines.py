@@ -121,17 +121,21 @@ def open_shown(file: DataFile) -> Iterator[Callable[[], bytes]]:
     """Reads on in a file, piece by piece; how far it is read is shown if it is large."""
     with open_bytes(file) as stream:
         read: Callable[[int], bytes] = stream.read1  # type: ignore[attr-defined]
-        if file.size_bytes < LARGE_BYTES:
+        if file.size_bytes < LARGE_BYTES and not file.gzipped:
             yield partial(read, PIECE_BYTES)
             return
         from advisor.ground.progress import board
 
-        wait = board.open(f"reading {file.path.name}", total=file.size_bytes, unit="bytes")
+        is_large, lines = file.size_bytes >= LARGE_BYTES, 0
+        total, unit = (file.size_bytes, "bytes") if is_large else (0, "lines")
+        wait = board.open(f"reading {file.path.name}", total=total, unit=unit)
         packed = getattr(stream, "fileobj", stream)
 
         def read_on() -> bytes:
+            nonlocal lines
             piece = read(PIECE_BYTES)
-            wait.at(min(packed.tell(), file.size_bytes))
+            lines += 0 if is_large else piece.count(b"\n")
+            wait.at(min(packed.tell(), file.size_bytes) if is_large else lines)
             return piece
 
         try:

@@ -12,7 +12,7 @@ import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from itertools import product
+from itertools import islice, product
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -310,6 +310,15 @@ def may_be_row(names: Iterable[str]) -> bool:
     return any(len(name.split()) > MOST_WORDS for name in names)
 
 
+def worth_reading(columns: Mapping[str, Column]) -> Mapping[str, Column]:
+    """The columns to look at: of a table with very many the first, and those of known names."""
+    if len(columns) <= MOST_COLUMNS:
+        return columns
+    known = {name for source in formats().columns for name in names_of(source)}
+    first = [*columns][:MOST_COLUMNS]
+    return {name: columns[name] for name in (*first, *(n for n in columns if normal(n) in known))}
+
+
 def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
     """Ways to read columns whose names are no known ones, best first, and whether the names leave
     no other way than the first.
@@ -342,11 +351,10 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
         other = next(name for name in texts if name not in asked)
         if columns[asked[0]].mean_characters > LONGER * columns[other].mean_characters:
             asked = [other]
+    both = ((asks, says) for asks in asked or texts for says in said or texts if asks != says)
     pairs = [
         _way(REQUEST_AND_ANSWER, {"question": asks, "answer": says})
-        for asks in asked or texts
-        for says in said or texts
-        if asks != says
+        for asks, says in islice(both, SHOWN_WAYS)
     ]
     if len(asked) == len(said) == 1:
         # Codes, or a few states again and again ("fixed", "duplicate"), may be called a solution.
@@ -355,7 +363,7 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
             _is_thin(columns[asked[0]]) and len(rivals) > 1
         )
         return pairs, not says_little
-    return pairs[:SHOWN_WAYS] or [_way("a text in {text}", {"text": name}) for name in texts], False
+    return pairs or [_way("a text in {text}", {"text": name}) for name in texts], False
 
 
 def _is_about(column: Column, role: str) -> bool:

@@ -23,6 +23,7 @@ from advisor.data.read.rows import document_style, no_rows, read_rows
 from advisor.data.read.source import DataSource, find_data
 from advisor.data.recognition.columns import Column, summarise, with_leaves
 from advisor.data.recognition.matching import (
+    MOST_COLUMNS,
     ColumnReading,
     by_mapping,
     by_words,
@@ -30,6 +31,7 @@ from advisor.data.recognition.matching import (
     may_be_row,
     role_of,
     ways_to_read,
+    worth_reading,
 )
 from advisor.ground.errors import Fault, InputError
 
@@ -211,7 +213,7 @@ def _decide(
 ) -> tuple[ColumnReading, tuple[ColumnReading, ...]]:
     """The reading of the rows, and the others that were possible."""
     _refuse_single_turns(rows, shown)
-    ways = ways_to_read(columns) or _by_words_or_shape(rows, columns, shown)
+    ways = ways_to_read(worth_reading(columns)) or _by_words_or_shape(rows, columns, shown)
     strong = [way for way in ways if way.certain] or ways
     if len(strong) > 1:
         raise several_ways(shown, columns, rows[0], strong)
@@ -226,6 +228,8 @@ def _by_words_or_shape(
     Raises ColumnsUnclear if there are none but guesses.
     """
 
+    if len(main_columns) > MOST_COLUMNS:
+        raise no_known_columns(shown, main_columns, rows[0], [])
     leaves = [with_leaves(row) for row in rows]
     columns = summarise(leaves)
     ways, clear = by_words(columns)

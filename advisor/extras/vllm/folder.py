@@ -25,7 +25,7 @@ from typing import Any
 from advisor.data.templates.chat_text import ChatText, json_object, template_source
 from advisor.export.exporter import ExportRequest
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
+from advisor.ground.files import PLAN_FILE, TEMPORARY, shown_path, write_atomically
 from advisor.methods import update
 from advisor.model_files.folder import DamagedFile, read_header
 from advisor.plan.read import read_plan
@@ -128,7 +128,7 @@ def _check(run: Path, stages: Sequence[StageRecord]) -> str | None:
 def made_beside(out: Path) -> Iterator[Path]:
     """A folder beside the one that is wanted, to be renamed once whole; else it is removed."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.with_name(f".{out.name}.{os.getpid()}.part")
+    work = out.with_name(f"{TEMPORARY}{os.getpid()}-{out.name}")
     try:
         yield work
     finally:

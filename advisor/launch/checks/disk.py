@@ -4,11 +4,12 @@ whether the models of the hub can be downloaded.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
-from advisor.ground.files import ELSEWHERE, free_bytes, nearest_place
+from advisor.ground.files import ELSEWHERE, cannot_write, free_bytes, nearest_place
 from advisor.ground.units import format_gib
 from advisor.launch.call import Call
 from advisor.launch.hub import ask_hub, cache_line, model_needs
@@ -68,6 +69,8 @@ def _folder_faults(call: Call) -> list[Fault]:
     place = nearest_place(call.run.folder)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         why = "no permission to write here" if place.is_dir() else "a file, and no folder"
+        if hasattr(os, "statvfs") and os.statvfs(place).f_flag & os.ST_RDONLY:
+            return list(cannot_write(place, OSError(errno.EROFS, ""), way_out=ELSEWHERE).faults)
         return [Fault(where=str(place), what=why, hint=ELSEWHERE)]
     free, need = free_bytes(place), call.bytes_to_write
     wanted = (need or 0) + SPARE_BYTES
