@@ -12,6 +12,7 @@ import pytest
 from advisor.export.exporter import ExportRequest
 from advisor.extras.vllm.folder import NOT_HELD, export, made_beside, why_not_held
 from advisor.ground.errors import InputError
+from advisor.ground.files import TEMPORARY
 from tests.export.runs import CHATML, write_adapter, write_run
 from tests.extras.conftest import write_program
 
@@ -106,7 +107,8 @@ def test_a_module_that_vllm_cannot_hold_is_merged(take):
     *before, merged, _, device, _, only = take.tool.call_args.args
     assert (*before, device, only) == ("merge", str(take.run), "--out", "cpu", "sft")
     assert Path(merged).name == "model"
-    assert Path(merged).parent.name.startswith(f".{out.name}.")  # renamed once it is whole
+    work = Path(merged).parent.name  # renamed once it is whole
+    assert (work.startswith(TEMPORARY), work.endswith(out.name)) == (True, True)
     assert words(out)[:4] == ["serve", "model", "--served-model-name", "shop"]
     assert "sft is merged: it splits weights into size and direction (DoRA)" in take.said[0]
 
