@@ -28,6 +28,8 @@ DIVIDES: Mapping[str, tuple[str, ...]] = {
     "gradients": ("fsdp", "zero3", "zero2"),
     "states": ("fsdp", "zero3", "zero2", "zero1"),
 }
+# Mixtures whose code in transformers (5.24) runs its experts itself.
+OWN_EXPERTS = ("llama4", "llama-4", "llama 4", "dbrx", "jetmoe", "longcat")
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 STAGE_KEYS = frozenset(Stage.__struct_fields__)
 
@@ -439,7 +441,23 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
     @property
     def quantises_experts(self) -> bool:
         """Whether a quantised base has its routed experts quantised too."""
-        return bool(self.trainer["linear_experts"] or self.trainer["quantises_experts"])
+        others = self.trainer["linear_experts"] or self.trainer["quantises_experts"]
+        return bool(others) or self.packs_experts
+
+    @derived
+    def packs_experts(self) -> bool:
+        """Whether the bundled trainers keep the experts in 4 bits and run one after the other
+        (trainers/start/packed_experts.py): on a base that is not divided, of a model whose code in
+        transformers lets its experts be run so.
+        """
+        name = f"{self.model.architecture or ''} {self.model.id}".lower()
+        return (
+            self.is_ours
+            and self.stage.quantization == "nf4"
+            and self.dims.experts > 1
+            and not self.is_fsdp
+            and not any(word in name for word in OWN_EXPERTS)
+        )
 
     @property
     def quantised_head(self) -> bool:

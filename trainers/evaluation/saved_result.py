@@ -20,7 +20,7 @@ from trainers.evaluation.loss import Sample
 from trainers.job import Model
 from trainers.job.evaluating import computes_in_16_bit, evaluating, rounded_to
 from trainers.job.job import Job
-from trainers.job.machine import free_host_bytes
+from trainers.job.machine import free_host_bytes, held_bytes
 from trainers.rows.packing import padded_inputs
 from trainers.rows.sequences import lengths, values_of
 from trainers.start.loading import is_spread, load_frozen
@@ -203,9 +203,7 @@ def _room_for_second(model: Model, job: Job) -> bool:
 
     if is_spread(model):
         return False
-    need = 1.3 * sum(
-        parameter.numel() * parameter.element_size() for parameter in model.parameters()
-    )
+    need = 1.3 * held_bytes(model)
     device = next(model.parameters()).device
     if device.type == "cuda":
         return bool(need < torch.cuda.mem_get_info(device)[0])

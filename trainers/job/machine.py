@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -344,6 +345,14 @@ def free_host_bytes() -> int:
     import psutil  # comes with accelerate
 
     return int(psutil.virtual_memory().available)
+
+
+def held_bytes(*models: Any) -> int:
+    """Memory of the models' weights, of divided ones as if whole. Experts in 4 bits are buffers,
+    beside a parameter of one number that is seen at their shape.
+    """
+    tensors = (one for model in models for one in chain(model.parameters(), model.buffers()))
+    return sum(one.element_size() * (one.numel() if any(one.stride()) else 1) for one in tensors)
 
 
 def resident_bytes(*, highest: bool = False) -> int:

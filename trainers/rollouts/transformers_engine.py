@@ -14,7 +14,7 @@ import numpy
 
 from advisor.ground.progress import Wait, waiting
 from trainers.job.evaluating import generating
-from trainers.job.machine import over_processes
+from trainers.job.machine import held_bytes, over_processes
 from trainers.rollouts import Answers, Sampling
 from trainers.rows.packing import padded_inputs
 from trainers.say.progress import watch_tokens
@@ -132,9 +132,9 @@ def free_bytes(models: Sequence[Any], trained: int | None = None) -> int:
     device = next(models[0].parameters()).device
     if device.type != "cuda":
         return HOST_BYTES
-    weights = [one for model in models for one in model.parameters()]
-    held = sum(one.numel() * one.element_size() for one in weights)
+    held = held_bytes(*models)
     if trained is None:
+        weights = (one for model in models for one in model.parameters())
         trained = sum(one.numel() for one in weights if one.requires_grad)
     total = torch.cuda.get_device_properties(device).total_memory
     return int(SHARE * (total - held - OPTIMIZER_BYTES * trained))

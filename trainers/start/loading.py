@@ -32,10 +32,16 @@ from trainers.start.model_files import (
     reading,
 )
 from trainers.step.settings import autocast_dtype
-from trainers.step.sharding import is_sharded, one_reads_for_all, reads_once, unread
+from trainers.step.sharding import (
+    divides_while_loading,
+    is_sharded,
+    one_reads_for_all,
+    reads_once,
+    unread,
+)
 from trainers.step.trained_dtype import dither
 from trainers.updates import Update
-from trainers.updates.experts import find_experts, silence_routers
+from trainers.updates.experts import find_experts, is_mixture, packed_size, silence_routers
 
 PREFIX = "PREFIX_TUNING"  # PEFT's name
 WEIGHTS_SHARE = 0.9  # of a GPU's free memory; the rest is for activations and answers
@@ -120,25 +126,41 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
     return [*found, *optimizer_faults(stage, device.type)]
 
 
-def quantization_config(job: Job) -> Any | None:
+def quantization_config(job: Job, config: Any, *, is_trained: bool) -> Any | None:
     """How bitsandbytes quantises the frozen base; None if it does not.
 
-    The other weights keep `weights_dtype`, which is also the dtype of computation.
+    The other weights keep `weights_dtype`, which is also the dtype of computation. Routed experts
+    are packed, too, but not where processes divide a model: only parameters can be divided.
     """
     import torch
     from transformers import BitsAndBytesConfig
 
     stage = job.stage
     if stage.quantization == "nf4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=stage.double_quantization is not False,
-            bnb_4bit_compute_dtype=getattr(torch, stage.weights_dtype),
+        options = {
+            "bnb_4bit_use_double_quant": stage.double_quantization is not False,
+            "bnb_4bit_compute_dtype": getattr(torch, stage.weights_dtype),
+        }
+        if is_sharded(job):
             # Only packed weights that are stored as floats can be divided among processes.
-            bnb_4bit_quant_storage=stage.weights_dtype if is_sharded(job) else "uint8",
-        )
+            options["bnb_4bit_quant_storage"] = stage.weights_dtype
+            if is_trained and divides_while_loading(job):
+                from trainers.start.divided_base import DividedConfig
+
+                return DividedConfig(**options)
+        elif is_mixture(config) and (stored := stored_format(config)) in (None, "mxfp4"):
+            from trainers.start.packed_experts import Nf4Config
+
+            return Nf4Config(stored=stored, **options)
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", **options)
     return BitsAndBytesConfig(load_in_8bit=True) if stage.quantization == "int8" else None
+
+
+def stored_format(config: Any) -> str | None:
+    """How a checkpoint says that it holds its weights: "mxfp4"; None if in floats."""
+    stored = getattr(config, "quantization_config", None) or {}
+    method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
+    return method and str(getattr(method, "value", method))
 
 
 def written_out(config: Any) -> dict[str, Any]:
@@ -150,10 +172,8 @@ def written_out(config: Any) -> dict[str, Any]:
     """
     from transformers import FineGrainedFP8Config, Mxfp4Config
 
-    stored = getattr(config, "quantization_config", None) or {}
-    method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
     classes = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
-    wanted = classes.get(str(getattr(method, "value", method)))
+    wanted = classes.get(stored_format(config) or "")
     return {} if wanted is None else {"quantization_config": wanted(dequantize=True)}
 
 
@@ -222,13 +242,19 @@ def load_base(
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
     check_files(source, base_faults)
-    quantized = quantization_config(job)
+    config = model_config(job, source)
+    quantized = quantization_config(job, config, is_trained=is_trained)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
+        if getattr(quantized, "stored", None):  # else transformers would heed the files' own format
+            del config.quantization_config
+            options["config"] = config
+            for name in extra.keys() & set(dir(config)):
+                setattr(config, name, options.pop(name))
     else:
-        options |= written_out(model_config(job, source))
+        options |= written_out(config)
     options |= spread(job, device)
-    said = repr(sorted((name, str(value)) for name, value in options.items()))
+    said = repr(sorted((name, str(value)) for name, value in options.items() if name != "config"))
     key = (source, head, job.stage.kernels, str(device), said)
     bases = job.process.bases if is_trained else None
     if bases is not None and key in bases:
@@ -272,19 +298,20 @@ def unquantised_parameters(model: Model) -> tuple[int, int] | None:
     """(parameters of a quantised base that are not quantised, those of them in routed experts);
     None if the base is not quantised.
 
-    bitsandbytes quantises linear layers, and transformers keeps experts in tensors of three
-    dimensions.
+    bitsandbytes quantises linear layers; experts are packed where transformers lets them be run by
+    others.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not getattr(base, "is_quantized", False):
         return None
+    packed = packed_size(base)
     plain = sum(
         parameter.numel()
         for parameter in base.parameters()
         if parameter.dtype.is_floating_point and not parameter.requires_grad
     )
     experts = find_experts(base)
-    return plain, experts.size if experts is not None else 0
+    return plain - packed, experts.size - packed if experts is not None else 0
 
 
 def load_model(job: Job, device: Device, update: Update) -> Any:

@@ -53,6 +53,14 @@ def reads_once(job: Job) -> bool:
     return is_sharded(job) and job.stage.quantization is None
 
 
+def divides_while_loading(job: Job) -> bool:
+    """Whether a 4-bit base is divided while it loads, so that nothing can be computed with it
+    before. A prefix starts from what the model computes, and DoRA from the lengths of its columns.
+    """
+    starts_alone = job.stage.update != "prefix" and not job.stage.peft.get("use_dora")
+    return is_sharded(job) and job.stage.quantization == "nf4" and starts_alone
+
+
 def unread() -> dict[str, Any]:
     """Arguments of `from_pretrained` with which all processes of a machine but the first read no
     weights.

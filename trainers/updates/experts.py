@@ -80,6 +80,21 @@ def find_experts(model: Any) -> Experts | None:
     )
 
 
+def is_mixture(config: Any) -> bool:
+    """Whether a model of this config has routed experts, by the names that transformers uses."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    return any(getattr(config.get_text_config(), name, None) for name in names)
+
+
+def packed_size(model: Any) -> int:
+    """Parameters of experts that are held in 4 bits (trainers/start/packed_experts.py)."""
+    return sum(
+        module.get_parameter(part).numel()
+        for module in model.modules()
+        for part in getattr(module, "nf4_states", ())
+    )
+
+
 # --------------------------------------------------------------------------- the flag
 
 

@@ -47,7 +47,7 @@ from advisor.estimate.model.architecture import NO_SDPA, why_not_in_16_bit, why_
 from advisor.estimate.run import STAGE_KEYS
 from advisor.estimate.types import Estimate, HostMoment
 from advisor.estimate.whole_time import total_time
-from advisor.ground.types import AnswerSet, DataProfile, Hardware, ModelShape
+from advisor.ground.types import FSDP, AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import compose
@@ -229,7 +229,10 @@ def _refused_if_impossible(
     if (model := case.situation.model) is not None and case.engine is None:
         quantization = case.composition.quantization
         refused = why_not_loadable(
-            model.stored, trains_all=not case.is_module, quantization=quantization
+            model.stored,
+            trains_all=not case.is_module,
+            quantization=quantization,
+            divided=case.strategy.name == FSDP,
         ) or why_not_in_16_bit(model.stored, quantization=quantization)
     refused = refused or why_not_under_strategy(case, settings, cost)
     if refused:

@@ -119,7 +119,8 @@ def recomputed_layer(run: Run) -> Iterator[Term]:
         name = "experts with corrections" if again else "gradient of experts with corrections"
         yield term_of(name, written * (2 if again else 1), because, src.CORRECTED)
     if run.stage.quantization == "nf4":
-        widest = max(d.shared_size if run.left_experts else d.expert_width, d.q_size)
+        routed = d.expert_width * (2 if run.packs_experts and d.gated else 1)
+        widest = max(d.shared_size if run.left_experts else routed, d.q_size)
         because = "in 16 bit while it is multiplied"
         yield term_of("dequantised matrix", 2 * d.hidden * widest, because, src.QLORA)
         if run.trainer["quantises_experts"] and run.left_experts == 0 and d.experts > 1:

@@ -23,6 +23,7 @@ from advisor.ground.units import GIB
 
 # nf4: half a byte, and a float32 scale per 64 weights; double quantization stores the scales in 8
 # bits with one more per 256.
+CONSTANTS = "quantisation constants"
 NF4_CONSTANT_BYTES = 4 / 64
 NF4_DOUBLE_CONSTANT_BYTES = 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
@@ -60,7 +61,9 @@ def _base_weights(run: Run) -> Iterator[Term]:
         is_double = stage.double_quantization is not False
         constant = NF4_DOUBLE_CONSTANT_BYTES if is_double else NF4_CONSTANT_BYTES
         because = f"a scale per 64 weights, {'8-bit' if is_double else 'float32'}"
-        yield term_of("quantisation constants", linear * constant / share, because, src.QLORA)
+        # FSDP divides parameters, and bitsandbytes keeps the scales beside them.
+        parts = 1 if run.is_ours else share
+        yield term_of(CONSTANTS, linear * constant / parts, because, src.QLORA)
     rest = d.embedding_params + d.other_params - head
     because = f"{rest:,} of embeddings, output and norms x {outside} B{each}"
     yield term_of("weights left unquantised", rest * outside / share, because, src.QLORA)
@@ -73,21 +76,32 @@ def _base_weights(run: Run) -> Iterator[Term]:
 
 
 def base_while_loading(run: Run) -> list[Term]:
-    """The whole 4-bit base on each GPU: the bundled trainers quantise it there before it is
-    divided. Nothing if a base is read in parts, and for other trainers.
+    """A quantised base on each GPU while the bundled trainers load it, before it is divided: its
+    part of the packed matrices and one matrix, and all else whole
+    (trainers/start/divided_base.py). Nothing if a base is read in parts, and for other trainers.
     """
-    if (
-        run.sharing("weights") < 2
-        or run.stage.quantization is None
-        or not run.is_ours
-        or run.device.is_cpu
-    ):
+    share = run.sharing("weights")
+    if share < 2 or run.stage.quantization is None or not run.is_ours or run.device.is_cpu:
         return []
-    because = "whole on each GPU while it is quantised, then divided"
-    return [
-        replace(term, size_bytes=term.size_bytes * run.sharing("weights"), because=because)
+    divided = (
+        run.stage.quantization == "nf4"
+        and run.stage.update != "prefix"
+        and not run.stage.peft.get("use_dora")
+    )
+    kept = ("weights", CONSTANTS) if divided else (CONSTANTS,)
+    because = "whole on each GPU until the model is divided"
+    terms = [
+        term
+        if term.name in kept
+        else replace(term, size_bytes=term.size_bytes * share, because=because)
         for term in _base_weights(run)
     ]
+    if divided:
+        d = run.dims
+        widest = d.hidden * max(d.width, d.q_size)
+        why = f"{widest:,} weights x 2.5 B, as they are read and packed"
+        terms.append(term_of("one matrix while it is quantised", 2.5 * widest, why, src.QLORA))
+    return terms
 
 
 def _added_weights(run: Run) -> Iterator[Term]:

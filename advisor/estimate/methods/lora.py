@@ -47,6 +47,6 @@ def written_out(run: Run) -> int:
     """
     dims = run.dims
     ends = correction_ends(run)
-    if not ends:
+    if not ends or run.packs_experts:
         return 0
     return dims.expert_layer_params + _rank(run) * ends // dims.routed_layers

@@ -237,16 +237,19 @@ WRITTEN_OUT = ("mxfp4", "fp8")
 BITSANDBYTES = "bitsandbytes"
 
 
-def why_not_loadable(stored: str | None, *, trains_all: bool, quantization: str | None) -> str:
+def why_not_loadable(
+    stored: str | None, *, trains_all: bool, quantization: str | None, divided: bool
+) -> str:
     """Why no memory is enough to train a checkpoint this way, as a clause, or an empty string.
 
     Args:
         stored: How the checkpoint is stored if it is quantised: "mxfp4", "gptq".
         trains_all: Whether its weights are trained, not a module beside them.
         quantization: What the plan asks for.
+        divided: Whether several GPUs hold the model together.
     """
-    if stored is None:
-        return ""
+    if stored is None or (stored == "mxfp4" and quantization == "nf4" and not divided):
+        return ""  # MXFP4 is written out layer by layer (trainers/start/packed_experts.py)
     if stored in WRITTEN_OUT:
         again = f"its checkpoint is stored in {stored}, which cannot be quantised a second time"
         return f"{again}; it is written out in 16 bit when it loads" if quantization else ""

@@ -8,7 +8,7 @@ from advisor.estimate.model.architecture import NO_SDPA, WRITTEN_OUT, why_not_lo
 from advisor.estimate.targets import WITH_EXPERTS
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
-from advisor.ground.types import ModelShape
+from advisor.ground.types import FSDP, ModelShape
 from advisor.launch.call import Call, lacks_bfloat16
 from advisor.methods import update
 from advisor.plan.checks import launch_faults, optimizer_faults
@@ -20,7 +20,7 @@ PHASE = "plan"
 
 def check(call: Call) -> Checked:
     """Settings that no run on this machine can have."""
-    plan = call.run.plan
+    plan, divided = call.run.plan, call.run.plan.launch.strategy == FSDP
     device = "cuda" if plan.launch.device == "rocm" else plan.launch.device
     stages = {entry.stage.name: entry.stage for entry in call.left}.values()
     optimizers = [fault for stage in stages for fault in optimizer_faults(stage, device)]
@@ -28,7 +28,9 @@ def check(call: Call) -> Checked:
         Fault(where=f"stage {entry.name}", what=what, allowed=allowed, hint=hint)
         for entry in call.left
         if call.shape is not None
-        for what, allowed, hint in _loading_faults(entry.stage, call.shape)
+        for what, allowed, hint in _loading_faults(
+            entry.stage, call.shape, divided=plan.launch.strategy == FSDP
+        )
     ]
     return Checked(bad=[*launch_faults(plan), *_dtype_faults(call), *optimizers, *loading])
 
@@ -54,10 +56,15 @@ def _dtype_faults(call: Call) -> Iterator[Fault]:
         )
 
 
-def _loading_faults(stage: Stage, shape: ModelShape) -> Iterator[tuple[str, str, str]]:
+def _loading_faults(
+    stage: Stage, shape: ModelShape, *, divided: bool
+) -> Iterator[tuple[str, str, str]]:
     """(what is wrong, what is allowed, the next step), of what transformers cannot load so."""
     reason = why_not_loadable(
-        shape.stored, trains_all=not update(stage.update).is_module, quantization=stage.quantization
+        shape.stored,
+        trains_all=not update(stage.update).is_module,
+        quantization=stage.quantization,
+        divided=divided,
     )
     if reason:
         wanted = f"quantization {stage.quantization}" if stage.quantization else stage.update
