@@ -28,9 +28,7 @@ def check(call: Call) -> Checked:
         Fault(where=f"stage {entry.name}", what=what, allowed=allowed, hint=hint)
         for entry in call.left
         if call.shape is not None
-        for what, allowed, hint in _loading_faults(
-            entry.stage, call.shape, divided=plan.launch.strategy == FSDP
-        )
+        for what, allowed, hint in _loading_faults(entry.stage, call.shape, divided=divided)
     ]
     return Checked(bad=[*launch_faults(plan), *_dtype_faults(call), *optimizers, *loading])
 
