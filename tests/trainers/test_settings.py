@@ -109,8 +109,11 @@ def test_every_key_is_covered():
 def test_double_quantization_reaches_bitsandbytes(make):
     """Double quantisation is on for nf4 unless the plan says false."""
     jobs = [make(quantization="nf4", **keys) for keys in ({}, {"double_quantization": False})]
-    found = [loading.quantization_config(job).bnb_4bit_use_double_quant for job in jobs]
-    assert found == [True, False]
+    configs = [
+        loading.quantization_config(job, loading.model_config(job, job.base_model), is_trained=True)
+        for job in jobs
+    ]
+    assert [one.bnb_4bit_use_double_quant for one in configs] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ LIBRARIES = ("transformers", "accelerate", "trl", "peft", "bitsandbytes", "torch
 def test_every_row_names_a_file_and_a_test():
     """Each row of the page is complete: our file names the attribute, the test is there."""
     rows = ROW.findall(PAGE)
-    assert 40 < len(rows) == len(NAMES) <= 60  # each may cost us a release
+    assert 40 < len(rows) == len(NAMES) <= 61  # each may cost us a release
     assert len(rows) == len(re.findall(r"^\| `", PAGE, re.MULTILINE))
     for name, where, _, test_file, test in rows:
         last = name.rpartition(".")[2]

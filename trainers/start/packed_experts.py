@@ -108,9 +108,10 @@ class Pack(Bnb4bitQuantize):
 
 def parts_of(module: torch.nn.Module) -> list[str]:
     """The names of the tensors of all experts, in a module that transformers lets us run."""
-    if not hasattr(module, "_is_expert_parallel"):  # set by its use_experts_implementation
+    if not hasattr(module, "is_concatenated"):  # set by its use_experts_implementation
         return []
-    return [part for part in PARTS if part in module._parameters]
+    there = dict(module.named_parameters(recurse=False))
+    return [part for part in PARTS if part in there]
 
 
 def is_packed(module: torch.nn.Module) -> bool:
