@@ -15,11 +15,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
 
+from advisor.estimate.memory import static
+from advisor.estimate.spec import run_of_spec
 from advisor.ground.errors import InputError
+from advisor.situation.models import model_shape
+from tests.distributed.held import Pages
 from tests.trainers.alignment import keys_of
-from tests.trainers.moe import FAMILIES, tiny_mixture
+from tests.trainers.moe import FAMILIES, SHAPE, tiny_mixture
 from tests.trainers.runs import losses, same, trained, weights, whole_and_broken
 from trainers.job.machine import held_bytes
+from trainers.start import packed_experts
 from trainers.start.loading import keep_weights_unpacked, load_base
 from trainers.start.packed_experts import BLOCK, PACKED, Nf4Config, is_packed
 from trainers.updates.experts import packed_size
@@ -237,3 +242,89 @@ def test_a_killed_run_on_packed_experts_goes_on_to_the_same_bits(
     build = partial(align, "sft", job_model=wide_moe, job_run=tmp_path / "whole")
     whole, broken = whole_and_broken(build, 3, monkeypatch, **keys)
     assert same(weights(whole), weights(broken))
+
+
+# One layer at its true sizes, from the config.json of Qwen3-30B-A3B and gpt-oss-20b.
+TRUE = {
+    "qwen3_moe": {
+        "hidden_size": 2048, "moe_intermediate_size": 768, "num_experts": 128,
+        "num_experts_per_tok": 8, "num_attention_heads": 32, "num_key_value_heads": 4,
+        "head_dim": 128,
+    },
+    "gpt_oss": {
+        "hidden_size": 2880, "intermediate_size": 2880, "num_local_experts": 32,
+        "num_experts_per_tok": 4, "num_attention_heads": 64, "num_key_value_heads": 8,
+        "head_dim": 64,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", TRUE)
+def test_one_layer_at_true_sizes(family, tmp_path):
+    """Bytes as estimated, outputs and gradients as of the weights that the packed ones stand for."""
+    sizes = {**SHAPE, **TRUE[family], "num_hidden_layers": 1, "vocab_size": 1024}
+    config = AutoConfig.for_model(family, **sizes)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    for one in model.parameters():
+        one.data.uniform_(-0.05, 0.05)
+    model.save_pretrained(tmp_path)
+    del model
+    model = packed_model(tmp_path, dtype=torch.bfloat16)
+    shape, _ = model_shape(str(tmp_path))
+    run = run_of_spec({"objective": "sft", "update": "lora", "quantization": "nf4"}, shape)
+    said = sum(term.size_bytes for term in static.weights(run) if term.name != "LoRA")
+    assert held_bytes(model) == pytest.approx(said, rel=0.03)
+    (module,) = (one for one in model.modules() if is_packed(one))
+    rows = torch.randn(64, config.hidden_size, dtype=torch.bfloat16)
+    chosen = torch.randint(0, module.num_experts, (64, config.num_experts_per_tok))
+    weights = torch.rand(chosen.shape, dtype=torch.bfloat16)
+    found = [
+        gradient_of(forward, module, rows, chosen, weights)
+        for forward in (packed_experts.run, one_by_one)
+    ]
+    torch.testing.assert_close(*found, rtol=0, atol=0.02)
+
+
+def gradient_of(forward, module, rows, *routed):
+    """What a layer gives, and the gradient of its input, each in parts of its largest number."""
+    given = rows.clone().requires_grad_()
+    out = forward(module, given, *routed)
+    out.float().square().sum().backward()
+    return tuple(one / one.abs().max() for one in (out.detach(), given.grad))
+
+
+def one_by_one(module, rows, chosen, weights):
+    """The layer by its definition, on weights that are written out for one expert at a time."""
+    out = torch.zeros_like(rows)
+    for expert in chosen.unique():
+        token, place = torch.where(chosen == expert)
+        inner = rows[token]
+        for part in ("gate_up_proj", "down_proj"):
+            state = module.nf4_states[part][expert]
+            packed = getattr(module, f"{part}_{PACKED}")[expert]
+            inner = inner @ dequantize_4bit(packed.view(-1, 1), state).t()
+            if module.has_bias:
+                inner = inner + getattr(module, f"{part}_bias")[expert]
+            inner = module._apply_gate(inner) if part == "gate_up_proj" else inner
+        out = out.index_add(0, token, inner * weights[token, place, None])
+    return out
+
+
+@pytest.mark.slow
+def test_the_host_never_holds_16_bits_of_all_layers(tmp_path):
+    """Pages that are written while eight layers load, by the kernel: the packed model and a layer."""
+    sizes = {"num_hidden_layers": 8, "hidden_size": 1024, "moe_intermediate_size": 768}
+    model = tiny_mixture("qwen3_moe", **sizes, num_experts=16).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    layer = 16 * 3 * 1024 * 768 * 2
+    del model
+    packed_model(tmp_path, dtype=torch.bfloat16)  # what libraries need at the first time
+    pages = Pages()
+    pages.start()
+    model = packed_model(tmp_path, dtype=torch.bfloat16)
+    most = pages.stop()["written"]
+    assert most < held_bytes(model) + 2.5 * layer < 8 * layer
