@@ -56,6 +56,25 @@ def test_qlora_learns_with_each_optimizer_of_bitsandbytes(on_gpu: Any, optimizer
     assert all(check["ok"] for check in result["checks"])
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gpt_oss"])
+def test_experts_are_packed_on_the_gpu(family: str, tmp_path: Path) -> None:
+    """The same model as on the host, by CUDA's 4-bit product; never in 16 bits as a whole."""
+    import torch
+
+    from tests.trainers.test_packed_experts import IDS, packed_model, wide_mixture
+    from trainers.job.machine import held_bytes
+
+    wide_mixture(family, num_hidden_layers=8).save_pretrained(tmp_path)
+    host = packed_model(tmp_path, dtype=torch.bfloat16)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    there = packed_model(tmp_path, dtype=torch.bfloat16, device="cuda:0")
+    layer = 4 * 3 * 64 * 128 * 2
+    assert torch.cuda.max_memory_allocated() - before < 1.1 * held_bytes(there) + 3 * layer
+    found = there(IDS.cuda()).logits.float().cpu()
+    torch.testing.assert_close(found, host(IDS).logits.float(), rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("update", ["full", "lora"])
 def test_float16_trains_under_the_scaler_of_cuda(
     on_gpu: Any, trainers: list[Any], update: str
@@ -199,6 +218,17 @@ def test_two_gpus_train_like_one(tmp_path: Path, tiny_model: Path, chats: Path) 
     two = "processes: 2, strategy: ddp"
     record = run(tmp_path, tiny_model, chats, f"{SFT}, {KEYS['lora']}", two)
     assert (len(record.hardware.gpus), record.stages[0].status) == (2, "done")
+
+
+@pytest.mark.two_gpus
+def test_two_gpus_divide_a_4_bit_base_while_it_loads(
+    tmp_path: Path, smollm: Path, chats: Path
+) -> None:
+    """No GPU holds more than was expected, which counts a part of the packed base on each."""
+    two = "processes: 2, strategy: fsdp"
+    (stage,) = run(tmp_path, smollm, chats, f"{SFT}, {KEYS['qlora']}", two).stages
+    assert stage.status == "done"
+    assert stage.measured.peak_bytes <= stage.expected.high_bytes
 
 
 @pytest.mark.skipif(not VLLM, reason="ADVISE_VLLM_PYTHON names no environment with vLLM")

@@ -49,11 +49,12 @@ def folders(tmp_path_factory):
     return made
 
 
-def packed_model(folder, *, nested=True, dtype=torch.float32, **config):
-    wanted = Nf4Config(
-        bnb_4bit_use_double_quant=nested, bnb_4bit_compute_dtype=dtype, **config
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=wanted, dtype=dtype)
+def packed_model(folder, *, nested=True, dtype=torch.float32, device="cpu"):
+    """A mixture with its experts packed, as the trainers load it."""
+    wanted = Nf4Config(bnb_4bit_use_double_quant=nested, bnb_4bit_compute_dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=wanted, dtype=dtype, device_map={"": device}
+    )
     return keep_weights_unpacked(model)
 
 
