@@ -556,6 +556,8 @@ def test_layers_that_peft_refuses_are_left_out():
         ("mixture", {"peft": {"use_dora": True}}, "cannot have peft"),
         ("mixture", {"peft": {"init_lora_weights": "orthogonal"}},
          "added to one tensor of all of them"),
+        ("mixture", {"peft": {"target_parameters": ["experts.w1"]}},
+         r"names no parameter of this model: experts\.w1(.|\n)*mlp\.experts\.down_proj"),
     ],
 )  # fmt: skip
 def test_targets_that_cannot_be_had_are_bad_input(model, keys, match, make, moe):

@@ -183,6 +183,7 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> di
     wanted = wanted if isinstance(wanted, str) else list(wanted)
     experts = find_experts(model)
     layers = linear_layers(model)
+    check_parameters(stage, model, experts)
     if experts is None:
         if wanted == WITH_EXPERTS:
             raise InputError(
@@ -211,6 +212,23 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> di
     return {"target_modules": modules} | (
         {"target_parameters": list(dict.fromkeys(parameters))} if parameters else {}
     )
+
+
+def check_parameters(stage: Stage, model: Model, experts: Experts | None) -> None:
+    """Raise InputError if the stage's own `target_parameters` names none of the model: PEFT only
+    warns, and trains nothing there.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    given = stage.peft.get("target_parameters") or ()
+    if missing := [one for one in given if not any(ends_with(name, [one]) for name in names)]:
+        at = f"stage {stage.name}: peft: target_parameters"
+        routed = sorted({after_layer(name) for name in experts.parameters}) if experts else []
+        raise InputError(
+            f"{at} names no parameter of this model: {', '.join(missing)}",
+            where=at,
+            allowed=f"the experts' are {', '.join(routed)}" if routed else "",
+            hint=f"target_modules: {WITH_EXPERTS} corrects them all" if routed else "",
+        )
 
 
 def describe_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> str | None:
