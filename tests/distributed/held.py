@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from trainers.job.machine import process_count
 
@@ -21,6 +21,12 @@ from trainers.job.machine import process_count
 def held() -> Iterator[dict[str, int]]:
     """What a process holds: tensors after the first micro-batch, states before the last, pages."""
     plain, pages, found = Trainer.training_step, Pages(), {}
+    load = PreTrainedModel.__dict__["from_pretrained"]
+
+    def loading(kind: Any, *given: Any, **named: Any) -> Any:
+        loaded = load.__func__(kind, *given, **named)
+        found["loaded"] = stored(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
         found.update(pages.stop())
@@ -37,11 +43,13 @@ def held() -> Iterator[dict[str, int]]:
         return loss
 
     Trainer.training_step = step
+    PreTrainedModel.from_pretrained = classmethod(loading)
     pages.start()
     try:
         yield found
     finally:
         Trainer.training_step = plain
+        PreTrainedModel.from_pretrained = load
         pages.stop()
 
 
@@ -58,6 +66,19 @@ def size(tensors: Iterable[Any]) -> int:
     here = (one.to_local() if isinstance(one, DTensor) else one for one in tensors)
     kept = {id(one): one for one in here if isinstance(one, torch.Tensor)}
     return sum(one.numel() * one.element_size() for one in kept.values())
+
+
+def stored(model: Any) -> int:
+    """Bytes of memory behind a model's tensors, with what its 4-bit weights keep beside them."""
+    found = {}
+    for one in [*model.parameters(), *model.buffers()]:
+        state = getattr(one, "quant_state", None)
+        inner = state and state.state2
+        beside = [state and state.absmax, inner and inner.absmax, getattr(one, "part", None)]
+        for tensor in (one, *beside):
+            if tensor is not None:
+                found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(found.values())
 
 
 def units(model: Any) -> list[FSDPModule]:

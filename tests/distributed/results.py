@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from advisor.estimate.memory import static
+from advisor.estimate.run import Run
 from advisor.estimate.spec import SPEC, run_of_spec
 from advisor.situation.models import model_shape
 from tests.distributed.cells import (
@@ -277,16 +278,20 @@ def memory_cells(processes: int) -> list[Cell]:
     ]
 
 
-def measure(folder: Path, cells: Iterable[Cell]) -> list[Measured]:
-    """Train the cells and look at their processes. Raises RuntimeError if one fails."""
+def save_large(folder: Path) -> None:
+    """The tiny model's tokenizer with a model that is large beside what a process needs anyway."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    # The tiny model's tokenizer with a model that is large beside what a process needs anyway.
     shutil.copytree(folder / MODEL, folder / LARGE)
     config = AutoConfig.from_pretrained(folder / MODEL)
     config.update(SIZE)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / LARGE)
+
+
+def measure(folder: Path, cells: Iterable[Cell]) -> list[Measured]:
+    """Train the cells and look at their processes. Raises RuntimeError if one fails."""
+    save_large(folder)
     measured = []
     for count, group in groupby(cells, lambda cell: cell.count):
         mine = {write_plan(folder, cell): cell for cell in group}
@@ -304,13 +309,18 @@ def measure(folder: Path, cells: Iterable[Cell]) -> list[Measured]:
     return measured
 
 
-def estimated(folder: Path, plan: Path) -> dict[str, int]:
-    """What the estimate says of a plan, as if its processes had a GPU each."""
+def run_on_gpus(folder: Path, plan: Path) -> Run:
+    """The plan for the estimate, as if its processes had a GPU each."""
     told = yaml.safe_load(plan.read_text("utf-8"))
     (stage,), gpus = told["stages"], told["launch"]["processes"]
     spec = {key: stage[key] for key in SPEC.keys if key in stage}
     shape, _ = model_shape(str(folder / told["model"]))
-    run = run_of_spec({**spec, "gpus": gpus, "sharding": FSDP}, shape)
+    return run_of_spec({**spec, "gpus": gpus, "sharding": FSDP}, shape)
+
+
+def estimated(folder: Path, plan: Path) -> dict[str, int]:
+    """What the estimate says of a plan, by part."""
+    run = run_on_gpus(folder, plan)
     kept = static.earlier_gradients(run) or static.gradients(run)
     parts = {
         "weights": static.weights(run), "gradients": kept, "reference": static.other_roles(run),

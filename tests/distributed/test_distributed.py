@@ -7,9 +7,20 @@ import pytest
 
 pytest.importorskip("trl")
 
-from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, WORLD, Cell
+from advisor.estimate.memory import static
+from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, PURE, WORLD, Cell, write_plan
 from tests.distributed.models import fill
-from tests.distributed.results import LAYERS, measure, memory_cells, train_cells, wrong
+from tests.distributed.results import (
+    LARGE,
+    LAYERS,
+    measure,
+    memory_cells,
+    run_on_gpus,
+    save_large,
+    train_cells,
+    train_plans,
+    wrong,
+)
 from tests.distributed.train import TRAINED
 
 pytestmark = pytest.mark.train
@@ -43,3 +54,23 @@ def test_processes_hold_what_is_estimated(tmp_path):
     cells = [cell for cell in memory_cells(2) if (cell.objective, cell.precision) == ("dpo", MIXED)]
     (one,) = measure(tmp_path, cells)
     assert (one.faults(), one.found["reference units"]) == ([], LAYERS + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_4_bit_base_is_divided_while_it_loads(processes, tmp_path):
+    """A process holds a part of each packed matrix, before and after the model is divided."""
+    fill(tmp_path)
+    save_large(tmp_path)
+    keys = {"model": LARGE, "max_steps": 1, "micro_batch_size": 1}
+    cell = Cell(FSDP, "lora, nf4", precision=PURE, processes=processes, keys=keys)
+    plan = write_plan(tmp_path, cell)
+    outcome = train_plans([plan], processes)[plan]
+    assert outcome["status"] == TRAINED, outcome["text"]
+    run = run_on_gpus(tmp_path, plan)
+    *kept, matrix = static.base_while_loading(run)
+    parts = sum(term.size_bytes for term in kept)
+    packed_matrix = matrix.size_bytes / 5  # of its 2.5 bytes a weight
+    for one in outcome["held"]:
+        assert one["loaded"] == pytest.approx(parts + packed_matrix, rel=0.03)
+        assert one["weights"] < parts < run.dims.linear_params / 2
