@@ -31,6 +31,7 @@ CASES = [  # model, card, number of cards
     ("Qwen/Qwen3-8B", "RTX 4090", 1),
     ("Qwen/Qwen3-30B-A3B", "RTX 4090", 1),
     ("Qwen/Qwen3-Next-80B-A3B-Instruct", "H100", 1),
+    ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "H100", 1),
     ("meta-llama/Llama-3.3-70B-Instruct", "RTX 3090", 2),
     ("Qwen/Qwen3-32B", "Apple M3", 1),
     # A device that is not ours gets its method and its engine.
@@ -83,8 +84,8 @@ def test_the_printed_line_writes_the_engines_file(call, tmp_path):
     """Exit 0 without a plan, 3 if one was asked for; the line in `export` then works as printed."""
     rows = (f'{{"question": "What is {n}?", "answer": "It is {n}."}}\n' for n in range(300))
     (tmp_path / "my rows.jsonl").write_text("".join(rows))
-    asked = ["--task", "customer_service", "--data", "my rows.jsonl", "--model", "Qwen/Qwen3-30B-A3B",
-             "--gpu", "RTX 4090", "--choose", "rag & sft+qlora", "--force"]  # fmt: skip
+    asked = ["--task", "customer_service", "--data", "my rows.jsonl", "--model", "Qwen/Qwen3-8B",
+             "--gpu", "Arc A770", "--choose", "rag & sft+qlora", "--force"]  # fmt: skip
     code, out, _ = call("--json", *asked)
     answer = json.loads(out)["recommendation"]
     assert (code, answer["engine"]["id"]) == (0, "unsloth")
@@ -92,7 +93,7 @@ def test_the_printed_line_writes_the_engines_file(call, tmp_path):
     assert (code, json.loads(out)["engine"]) == (0, "unsloth")
     code, out, err = call(*asked, "--plan", "plan.yaml")
     assert code == 3
-    assert "Engine   QLoRA, with Unsloth's 4-bit copy: these trainers do not load it yet." in out
+    assert "Engine   QLoRA, with Unsloth, which runs on Intel GPUs" in out
     assert not (tmp_path / "plan.yaml").exists()
     code, _, err = call("run", *asked)
     assert (code, "advise export" in err) == (3, True)
