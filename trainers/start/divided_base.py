@@ -19,6 +19,7 @@ from transformers.core_model_loading import ConversionOps
 from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers.quantizers.quantizers_utils import get_module_from_name
 
 METHOD = "nf4_divided"
 
@@ -39,6 +40,15 @@ class Params4bit(bitsandbytes.nn.Params4bit):
         return tuple(parts)
 
 
+def is_end(model: Any, name: str) -> bool:
+    """True for the matrix of the embeddings or of the output."""
+    module, part = get_module_from_name(model, name)
+    return part == "weight" and module in (
+        model.get_input_embeddings(),
+        model.get_output_embeddings(),
+    )
+
+
 @register_quantization_config(METHOD)
 class DividedConfig(BitsAndBytesConfig):
     """bitsandbytes' config for NF4."""
@@ -50,9 +60,16 @@ class DividedConfig(BitsAndBytesConfig):
 
 @register_quantizer(METHOD)
 class DividedQuantizer(Bnb4BitHfQuantizer):
-    """bitsandbytes' own, which keeps a part of each matrix."""
+    """bitsandbytes' own, which keeps a part of each matrix. Embeddings and output, which stay in 16
+    bits, are on the host until FSDP2 divides them, one after the other.
+    """
 
     shown: torch.Tensor | None = None  # by all matrices in the place of their own numbers
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        return is_end(model, param_name) or super().param_needs_quantization(
+            model, param_name, **kwargs
+        )
 
     def get_quantize_ops(self) -> ConversionOps:
         return KeepPart(self)
@@ -76,6 +93,10 @@ class KeepPart(Bnb4bitQuantize):
     def convert(
         self, input_dict: dict[str, Any], *, model: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
+        (name, given), *_ = input_dict.items()
+        if is_end(model, name):
+            one = given[0] if isinstance(given, list) else given
+            return {name: torch.nn.Parameter(one.cpu(), requires_grad=False)}
         done = super().convert(input_dict, model=model, **kwargs)
         for name, whole in done.items():
             parts = torch.chunk(whole.data, distributed.get_world_size())

@@ -23,7 +23,7 @@ from advisor.ground.units import GIB
 
 # nf4: half a byte, and a float32 scale per 64 weights; double quantization stores the scales in 8
 # bits with one more per 256.
-CONSTANTS = "quantisation constants"
+CONSTANTS, UNQUANTISED = "quantisation constants", "weights left unquantised"
 NF4_CONSTANT_BYTES = 4 / 64
 NF4_DOUBLE_CONSTANT_BYTES = 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
@@ -66,7 +66,7 @@ def _base_weights(run: Run) -> Iterator[Term]:
         yield term_of(CONSTANTS, linear * constant / parts, because, src.QLORA)
     rest = d.embedding_params + d.other_params - head
     because = f"{rest:,} of embeddings, output and norms x {outside} B{each}"
-    yield term_of("weights left unquantised", rest * outside / share, because, src.QLORA)
+    yield term_of(UNQUANTISED, rest * outside / share, because, src.QLORA)
     if left:
         because = (
             f"{left:,} of routed experts and routers x {outside} B{each}: bitsandbytes quantises"
@@ -77,8 +77,9 @@ def _base_weights(run: Run) -> Iterator[Term]:
 
 def base_while_loading(run: Run) -> list[Term]:
     """A quantised base on each GPU while the bundled trainers load it, before it is divided: its
-    part of the packed matrices and one matrix, and all else whole
-    (trainers/start/divided_base.py). Nothing if a base is read in parts, and for other trainers.
+    part of the packed matrices, one matrix, and experts whole; embeddings and output are on the
+    host (trainers/start/divided_base.py). Nothing if a base is read in parts, and for other
+    trainers.
     """
     share = run.sharing("weights")
     if share < 2 or run.stage.quantization is None or not run.is_ours or run.device.is_cpu:
@@ -88,7 +89,7 @@ def base_while_loading(run: Run) -> list[Term]:
         and run.stage.update != "prefix"
         and not run.stage.peft.get("use_dora")
     )
-    kept = ("weights", CONSTANTS) if divided else (CONSTANTS,)
+    kept = ("weights", CONSTANTS, UNQUANTISED) if divided else (CONSTANTS,)
     because = "whole on each GPU until the model is divided"
     terms = [
         term
@@ -98,9 +99,9 @@ def base_while_loading(run: Run) -> list[Term]:
     ]
     if divided:
         d = run.dims
-        widest = d.hidden * max(d.width, d.q_size)
-        why = f"{widest:,} weights x 2.5 B, as they are read and packed"
-        terms.append(term_of("one matrix while it is quantised", 2.5 * widest, why, src.QLORA))
+        packed, plain = 2.5 * d.hidden * max(d.width, d.q_size), run.weight_bytes * d.head_params
+        why = "the largest: read in 16 bit and packed, or of the output"
+        terms.append(term_of("one matrix on its way", max(packed, plain), why, src.QLORA))
     return terms
 
 
