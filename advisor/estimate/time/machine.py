@@ -151,6 +151,7 @@ COMPILED_SHARE = 0.4
 # An expert in a loop: its tokens found (the host waits for them), gathered, three products, gate,
 # weighed and added (transformers, integrations/moe.py and the blocks of release 4).
 EXPERT_KERNELS, EXPERT_LINEARS = 14, 3
+PACKED_LINEARS = 2  # gate and up are one (trainers/start/packed_experts.py)
 DEQUANTISE_KERNELS = 4  # absmax of blocks, its offset, weights, and bitsandbytes' Python
 GROUPED_KERNELS = 16  # all experts of a layer in grouped products: sort, gather, products, sum
 
@@ -169,8 +170,8 @@ def forward_launches_s(run: Run, machine: Machine, *, rows: float = 4096.0) -> f
         if loops_over_experts(run):
             chosen = d.experts * (1 - (1 - d.used_experts / d.experts) ** max(1.0, rows))
             each = EXPERT_KERNELS
-            if run.stage.quantization and run.trainer["linear_experts"]:
-                each += EXPERT_LINEARS * DEQUANTISE_KERNELS
+            if run.stage.quantization:
+                each += (PACKED_LINEARS if run.is_ours else EXPERT_LINEARS) * DEQUANTISE_KERNELS
             total += layers * chosen * each
         else:
             total += layers * GROUPED_KERNELS
@@ -179,6 +180,8 @@ def forward_launches_s(run: Run, machine: Machine, *, rows: float = 4096.0) -> f
 
 def loops_over_experts(run: Run) -> bool:
     """Whether experts are called one after the other: so in transformers 4, whose experts are
-    linear layers; 5 has grouped products, and so have stacks made for pretraining.
+    linear layers, and by the bundled trainers in 4 bits; 5 has grouped products, and so have stacks
+    made for pretraining.
     """
-    return run.trainer["linear_experts"] and not run.is_ours and run.trainer["accelerate"]
+    by_transformers = run.trainer["linear_experts"] and run.trainer["accelerate"]
+    return run.packs_experts if run.is_ours else bool(by_transformers)
