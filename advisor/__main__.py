@@ -2,7 +2,7 @@
 
 import sys
 
-from advisor.ground.errors import AdviseError
+from advisor.ground.errors import AdviseError, Stopped
 
 
 def main() -> None:
@@ -12,7 +12,14 @@ def main() -> None:
     except AdviseError as error:
         print(error.text(), file=sys.stderr)
         sys.exit(error.exit_code)
-    run()
+    try:
+        run()
+    except SystemExit as left:
+        if left.code == Stopped.exit_code:
+            from advisor.ground.signals import ignore_further_stops
+
+            ignore_further_stops()  # terminals and schedulers send several
+        raise
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ def test_nothing_prints_past_it():
     assert len(programs) >= 6
     shows = re.compile(r"show_streams\(\)|= command\(")  # which shows them
     assert "show_streams()" in sources["trainers/tools/__init__.py"]
+    programs.remove("advisor/data/templates/worker.py")  # its parent alone reads what it says
     assert [name for name in programs if not shows.search(sources[name])] == []
     for call, places in (("click.echo(", ["advisor/commands/output.py"]), ("Console(", [])):
         pattern = rf"\b{re.escape(call)}"

@@ -70,6 +70,7 @@ OTHERWISE = {
     "advisor/ground/resources.py": {"read_text"},  # docs, the installed package
     "advisor/ground/yaml_files.py": {"os.open"},  # the cache: follows no link, asks who owns it
     "advisor/launch/folder.py": {"os.open"},  # .lock: follows no link, waits for nobody
+    "advisor/probe/system.py": {"path.read_text"},  # /proc and /sys
     "advisor/schema/build.py": {"read_text"},
     "advisor/wizard/saved.py": {"os.open"},  # written: O_EXCL
     "trainers/job/libraries.py": {"read_text"},  # pyproject.toml

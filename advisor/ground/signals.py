@@ -29,4 +29,11 @@ def receiving(
         yield
     finally:
         for number, before in previous.items():
-            signal.signal(number, before)
+            if signal.getsignal(number) == handler:
+                signal.signal(number, before)
+
+
+def ignore_further_stops() -> None:
+    """Of a program that was stopped and is about to end: what comes now changes nothing."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from msgspec.structs import replace
 
-from advisor.ground.files import free_bytes, text_of
+from advisor.ground.files import free_bytes
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB, KIB, format_gib
 from advisor.probe.catalogue import gpu_entry, load_catalogue, match_probed
@@ -202,7 +202,7 @@ def free_disk(folder: Path) -> int | None:
 def read_or_empty(path: Path) -> str:
     """The text of a small file, stripped; empty where there is none or it cannot be read."""
     try:
-        return text_of(path, errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 

@@ -638,12 +638,17 @@ LEFT, ONE_LAYER = "experts left unquantised", "backward pass through one layer"
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_a_quantised_base_keeps_its_experts_in_16_bit(name):
-    """nf4 leaves layers x experts x three matrices (and routers, below a hundredth) at 2 bytes."""
+def test_nf4_packs_experts_and_int8_leaves_them_in_16_bit(name):
+    """Layers x experts x three matrices (and routers, below a hundredth): half a byte each, or two;
+    two also where the base is divided."""
     layers, hidden, experts, width, _ = MIXTURES[name]
-    held, matrices = terms(RunSpec(quantization="nf4"), name), 6 * layers * experts * hidden * width
-    assert matrices < held[LEFT] <= 1.01 * matrices
-    assert held["weights"] < 1 * GIB  # attention at half a byte
+    matrices = 3 * layers * experts * hidden * width
+    eight, packed = (terms(RunSpec(quantization=word), name) for word in ("int8", "nf4"))
+    assert 2 * matrices < eight[LEFT] <= 2.02 * matrices
+    assert LEFT not in packed
+    assert matrices / 2 < packed["weights"] < matrices / 2 + GIB
+    divided = RunSpec(quantization="nf4", gpus=2, sharding="fsdp")
+    assert matrices < terms(divided, name)[LEFT] <= 1.01 * matrices
 
 
 @pytest.mark.parametrize(
@@ -708,7 +713,7 @@ def test_a_mixture_known_by_its_sizes_keeps_its_experts_too():
     """Of '30B-A3B' nine tenths are experts, whatever the model's name."""
     model = shape("acme-30B-A3B")
     assert model.origin == "size"
-    assert 50 * GIB < terms(RunSpec(quantization="nf4"), model)[LEFT] < 56 * GIB
+    assert 50 * GIB < terms(RunSpec(quantization="int8"), model)[LEFT] < 56 * GIB
 
 
 def test_a_step_takes_the_time_of_the_active_parameters():

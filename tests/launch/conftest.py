@@ -126,12 +126,15 @@ SCRIPT = """\
 import sys
 from pathlib import PosixPath
 from advisor.ground.errors import AdviseError
+from advisor.ground.signals import ignore_further_stops
 from tests.launch.conftest import run
 PRELUDE
 try:
     print("done as node", run(**OPTIONS).node, file=sys.stderr)
 except AdviseError as error:
     print(error.text(), file=sys.stderr)
+    if error.exit_code == 130:
+        ignore_further_stops()
     sys.exit(error.exit_code)
 """
 

@@ -392,7 +392,7 @@ CANNOT = {
     **{
         method: (plan, {"quantization_config": {"quant_method": method}})
         for plan, methods in (
-            (PLAN.replace(RANK, f"    quantization: nf4\n{RANK}"), ("mxfp4", "fp8")),
+            (PLAN.replace(RANK, f"    quantization: int8\n{RANK}"), ("mxfp4", "fp8")),
             (FULL, ("gptq", "awq", "bitsandbytes")),
         )
         for method in methods

@@ -172,6 +172,8 @@ def files_here() -> list[str]:
 
 def _holds_settings(name: str) -> bool:
     """Whether it is one JSON object without rows or columns, as programs keep their settings."""
+    if not name.endswith(".json"):
+        return False
     with suppress(OSError, ValueError, RecursionError, InputError, AttributeError):
         one = json.loads(read_at_most(Path(name), MOST_SETTINGS))
         lists = [value for value in one.values() if isinstance(value, list)]
