@@ -398,6 +398,10 @@ CANNOT = {
         for method in methods
     },
     "experts": (EXPERTS, {}),
+    "narrow experts": (PLAN.replace(RANK, f"    quantization: nf4\n{RANK}"), {
+        "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2,
+        "intermediate_size": 100,
+    }),
     "attention": (PLAN, {"model_type": "gemma2"}),  # sdpa is what a plan that is silent means
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from advisor.plan.model import Stage
 from advisor.record.smaller import key_path
 
 PHASE = "plan"
+NF4_BLOCK = 64  # weights under one scale (trainers/start/packed_experts.py)
 
 
 def check(call: Call) -> Checked:
@@ -73,6 +74,17 @@ def _loading_faults(
         else:
             hint = "name the model that the checkpoint was made from"
             yield what, "update: lora with quantization: null", hint
+    widths = [shape.hidden_size, shape.expert_size or shape.intermediate_size]
+    if (
+        stage.quantization == "nf4"
+        and shape.is_mixture
+        and any(one and one % NF4_BLOCK for one in widths)
+    ):
+        what = (
+            f"the experts of {shape.id} cannot be packed in 4 bits: rows of"
+            f" {' and '.join(map(str, widths))} numbers, and a block has {NF4_BLOCK}"
+        )
+        yield what, "quantization: null", ""
     if stage.attention == "sdpa" and shape.architecture in NO_SDPA:
         what = f"transformers has no sdpa attention for {shape.architecture} models"
         yield what, "attention: eager", ""
