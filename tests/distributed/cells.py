@@ -215,6 +215,8 @@ def all_cells() -> Iterator[Cell]:
         yield Cell(strategy, update, objective, precision)
     yield from setting_cells()
     yield from world_cells()
+    two, four = (Cell(FSDP, "lora, nf4", setting=WORLD, processes=count) for count in (2, 4))
+    yield from (two, four, replace(four, after=two), replace(two, after=four))
 
 
 def setting_cells() -> Iterator[Cell]:
