@@ -29,8 +29,7 @@ def receiving(
         yield
     finally:
         for number, before in previous.items():
-            if signal.getsignal(number) == handler:
-                signal.signal(number, before)
+            signal.signal(number, before)
 
 
 def ignore_further_stops() -> None:

@@ -129,13 +129,15 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.signals import ignore_further_stops
 from tests.launch.conftest import run
 PRELUDE
+code = 0
 try:
     print("done as node", run(**OPTIONS).node, file=sys.stderr)
 except AdviseError as error:
     print(error.text(), file=sys.stderr)
-    if error.exit_code == 130:
-        ignore_further_stops()
-    sys.exit(error.exit_code)
+    code = error.exit_code
+if code == 130:
+    ignore_further_stops()
+sys.exit(code)
 """
 
 
