@@ -27,6 +27,10 @@ def receiving(
     }
     try:
         yield
+    except GeneratorExit:  # it was never left, only forgotten: who came later has the signals
+        for number in [one for one in previous if signal.getsignal(one) != handler]:
+            del previous[number]
+        raise
     finally:
         for number, before in previous.items():
             signal.signal(number, before)

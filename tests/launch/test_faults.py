@@ -16,6 +16,7 @@ from advisor.commands.training import follow
 from advisor.ground.errors import InputError, MachineNotReady, Stopped
 from advisor.ground.files import Disk
 from advisor.ground.progress import View, Wait, write_view
+from advisor.ground.signals import receiving
 from advisor.ground.types import ModelShape
 from advisor.launch.checks.packages import package_faults
 from advisor.launch.expected import disk_need
@@ -100,6 +101,21 @@ def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, at_work, number, 
     done = run(output="out")
     assert done.status == "done"
     assert done.record.resolved["sft"].extra["resumed_from"] is True
+
+
+def test_signals_are_handed_back_in_any_order():
+    """A context that is only forgotten takes them from nobody who has them by then."""
+    outer, inner = receiving(print), receiving(repr)
+    before = signal.getsignal(signal.SIGTERM)
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    del inner
+    assert signal.getsignal(signal.SIGTERM) is before
+    forgotten = receiving(print)
+    forgotten.__enter__()
+    del forgotten
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 IN_STEPS = "stopped after step 3 of 9, with a checkpoint"
