@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -61,6 +60,10 @@ class BrokenTemplate(RefusedByTemplate):
 Range = tuple[int, int]  # of characters
 
 
+def _line(data: Any) -> bytes:
+    return json.dumps(data).encode("ascii") + b"\n"
+
+
 class Renderer:
     """The process that renders for this one. It is started when it is first asked, and ends when
     nobody can ask any more.
@@ -79,7 +82,10 @@ class Renderer:
 
         Raises RefusedByTemplate, TemplateLimit, and MachineNotReady if there is no such process.
         """
-        request = pickle.dumps((source, today, values))
+        try:
+            request = _line([source, today and today.isoformat(), values])
+        except (TypeError, ValueError, RecursionError) as error:  # of data that JSON does not have
+            raise RefusedByTemplate(str(error)) from None
         with self._lock:
             try:
                 kind, text, ranges = json.loads(self._answered(request))
@@ -138,7 +144,7 @@ class Renderer:
         self._owner = os.getpid()
         paths = [path for path in sys.path if path]
         limits = MOST_BYTES, MOST_SECONDS, MOST_CHARACTERS
-        self._process.stdin.write(pickle.dumps((paths, *limits)))
+        self._process.stdin.write(_line([paths, *limits]))
 
 
 RENDERER = Renderer()

@@ -2,8 +2,7 @@
 
 Jinja's sandbox keeps a template from other people's objects, not from running for ever or from
 filling memory. The kernel does: at its limits this process ends, and nothing else with it. It is
-started as a script that knows nothing of ours, and answers each request (a pickle) with one line of
-JSON.
+started as a script that knows nothing of ours, and answers each line of JSON with another.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import pickle
 import signal
 import sys
 from contextlib import suppress
@@ -25,7 +23,7 @@ OUT_OF_MEMORY = 12  # an exit code
 
 
 @lru_cache(maxsize=4)
-def compiled(source: str, today: date | None) -> Any:
+def compiled(source: str, today: str | None) -> Any:
     """The template, with what transformers gives to all of them, and the date as it shall be."""
     import jinja2.ext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -50,7 +48,7 @@ def compiled(source: str, today: date | None) -> Any:
         raise jinja2.exceptions.TemplateError(message)
 
     def strftime_now(form: str) -> str:
-        return (today or datetime.now()).strftime(form)
+        return (date.fromisoformat(today) if today else datetime.now()).strftime(form)
 
     def tojson(
         value: Any,
@@ -72,7 +70,7 @@ def compiled(source: str, today: date | None) -> Any:
 
 
 def answer(
-    most_characters: int, source: str, today: date | None, values: dict[str, Any] | None
+    most_characters: int, source: str, today: str | None, values: dict[str, Any] | None
 ) -> tuple[str, str, list[tuple[int, int]]]:
     """(kind, text, the ranges of its {% generation %} blocks); without values it is compiled."""
     kind, size = BROKEN, 0
@@ -122,16 +120,14 @@ def main() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
-    sys.path[:], most_bytes, most_seconds, most_characters = pickle.load(asked)  # noqa: S301
+    sys.path[:], most_bytes, most_seconds, most_characters = json.loads(asked.readline())
     hold_memory(most_bytes)
-    with suppress(EOFError):
-        while True:
-            request = pickle.load(asked)  # noqa: S301 - of the process that started this one
-            hold_time(most_seconds)
-            said = json.dumps(answer(most_characters, *request))
-            hold_time(0)
-            answers.write(said.encode() + b"\n")
-            answers.flush()
+    for line in asked:
+        hold_time(most_seconds)
+        said = json.dumps(answer(most_characters, *json.loads(line)))
+        hold_time(0)
+        answers.write(said.encode() + b"\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
