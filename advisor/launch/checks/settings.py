@@ -78,6 +78,7 @@ def _loading_faults(
     if (
         stage.quantization == "nf4"
         and shape.is_mixture
+        and not divided  # which keeps experts in 16 bit
         and any(one and one % NF4_BLOCK for one in widths)
     ):
         what = (
