@@ -7,7 +7,7 @@
   const setup = JSON.parse($("setup").textContent);
   const isServed = setup.home === "served";
   const WAIT_MS = 250; // after the last key
-  const EVERY_MS = 1500; // runs are looked at
+  const EVERY_MS = 1000; // runs are looked at
   const MOST_KEPT = 300; // documents
   const MOST_TEXT = 200_000_000; // characters that are pasted or dropped
 

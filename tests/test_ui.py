@@ -34,7 +34,8 @@ TRAINED = {
     "data": {"path": "train.jsonl"},
     "gpu": "none",
 }
-MODEL_ROWS = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(200)]
+ROWS = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(3000)]
+MODEL_ROWS = ROWS[:200]
 
 
 class Ui:
@@ -480,7 +481,8 @@ def test_a_pasted_configuration_is_answered_with_its_diff(page):
 @in_browser
 def test_a_run_goes_through_by_clicks(chromium, tiny_model, tmp_path):
     """Written, started, stopped, the page closed, found again, resumed, finished, its report read."""
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, MODEL_ROWS)))
+    # The page looks once a second: the steps have to last longer than that on any machine.
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     ui, context = Ui(tmp_path), chromium.new_context()
     page = context.new_page()
     page.goto(linked(ui, json.dumps(TRAINED | {"model": str(tiny_model)})))
