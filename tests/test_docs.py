@@ -7,6 +7,7 @@ import click
 import pytest
 
 from advisor.cli import COMMANDS, advise
+from advisor.ground.version import __version__
 from tests.conftest import ROOT
 from tests.test_layers import ORDER
 
@@ -111,6 +112,12 @@ def test_links_lead_somewhere(page):
 
     links = [one for one in LINK.findall(page.read_text("utf-8")) if not re.match(r"[a-z]+:", one)]
     assert [link for link in links if not leads(link)] == []
+
+
+def test_the_version_is_said_alike_everywhere():
+    """How the project is cited, and the first section of the changelog."""
+    assert f"\nversion: {__version__}\n" in page_text("CITATION.cff")
+    assert re.search(r"(?m)^## \[(.+?)\]", page_text("CHANGELOG.md"))[1] == __version__
 
 
 def test_each_promise_of_security_names_a_test_that_is_there():

@@ -547,6 +547,19 @@ def test_lines_name_the_program_as_it_was_called(folder):
 
 
 @pytest.mark.parametrize(
+    ("source", "called"),
+    [("/a wheel.whl", "uvx --from '/a wheel.whl' finetune-advisor"), (None, "uvx finetune-advisor")],
+)
+def test_lines_of_uvx_are_lines_of_uvx(monkeypatch, source, called):
+    """Its `advise` is on the path of that one call alone; training needs an installation."""
+    monkeypatch.setattr(sys, "prefix", "/cache/uv/archive-v0/m8RM0NQ")
+    monkeypatch.setattr(sys, "argv", [f"{sys.prefix}/bin/finetune-advisor"])
+    monkeypatch.setattr(program, "_source", lambda: (source, False))
+    assert program.as_called("advise check x") == f"{called} check x"
+    assert program.install_line().startswith("uv tool install --force ")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "this version of advise has no trainer for it",
@@ -562,4 +575,6 @@ def test_the_word_in_a_sentence_stays(monkeypatch, text):
     assert program.as_called(text) == text
     monkeypatch.setattr(sys, "argv", ["/my tools/advise"])
     assert program.as_called("advise run x") == "'/my tools/advise' run x"
+    monkeypatch.setattr(sys, "argv", ["/tools/finetune-advisor"])
+    assert program.as_called("advise run x") == "/tools/finetune-advisor run x"
     assert tuple(COMMANDS) == program.COMMANDS

@@ -1,4 +1,4 @@
-"""The wheel: one package with rules and trainers inside; a user's `trainers/` is not in its way."""
+"""The wheel, by way of the source archive: one package with rules and trainers inside; a user's `trainers/` is not in its way."""
 
 import asyncio
 import json
@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from advisor.ground.version import __version__
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import SUFFIX, schemas
 from tests.conftest import PAIRS, ROOT
@@ -30,13 +32,18 @@ def _nothing_beside_the_wheel(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel of this checkout, built without the network."""
-    out = tmp_path_factory.mktemp("wheel")
-    command = ["build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+def built(tmp_path_factory):
+    """A source archive of this checkout, and the wheel built from it; without the network."""
+    out = tmp_path_factory.mktemp("dist")
+    command = ["build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
-    return next(out.glob("*.whl"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    return next(built.glob("*.whl"))
 
 
 def environment(home, wheel):
@@ -55,10 +62,10 @@ def installed(wheel, tmp_path_factory):
     return home
 
 
-def advise(home, *arguments, cwd, code=0):
-    """What `advise` of that environment printed, or said if it ends otherwise."""
+def advise(home, *arguments, cwd, code=0, name="advise"):
+    """What that command of the environment printed, or said if it ends otherwise."""
     done = subprocess.run(
-        [home / "bin" / "advise", *map(str, arguments)],
+        [home / "bin" / name, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == code, done.stderr
@@ -111,6 +118,25 @@ def test_the_wheel_holds_the_schemas_of_its_rules(wheel):
             if name.startswith(folder)
         }
     assert built == schemas(load_rules())
+
+
+def test_the_archive_of_sources_holds_what_a_checkout_needs(built):
+    """Its tests and pages, and how it is cited; nothing that git leaves out."""
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert {"tests/conftest.py", "docs/wizard.svg", "CITATION.cff", "hatch_build.py"} <= names
+    assert [name for name in names if re.search(r"__pycache__|^docs/rules|^rules/schema", name)] == []
+
+
+def test_both_commands_answer_and_lint_their_rules(light, tmp_path):
+    """`uvx finetune-advisor` starts the command that has the package's name."""
+    for name in ("advise", "finetune-advisor"):
+        said = advise(light, "--version", cwd=tmp_path, name=name)
+        assert said == f"advise, version {__version__}\n"
+        assert "are sound" in advise(light, "rules", "lint", cwd=tmp_path, name=name)
+        refused = advise(light, "demo", cwd=tmp_path, name=name, code=4)
+        assert "finetune_advisor" in refused  # training needs more than the wheel
 
 
 def test_the_installed_command_answers(installed, tmp_path):

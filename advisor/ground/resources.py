@@ -72,9 +72,16 @@ def install_line(extra: str = "train") -> str:
         wanted = f"{NAME}[{extra}] @ {source}"
     else:
         wanted = f"{'.' if source == str(Path.cwd()) else source or NAME}[{extra}]"
-    if (Path(sys.prefix) / "uv-receipt.toml").is_file():
+    if _made_by_uvx() or (Path(sys.prefix) / "uv-receipt.toml").is_file():
         return f"uv tool install --force {flag}{shlex.quote(wanted)}"
     return f"pip install {flag}{shlex.quote(wanted)}"
+
+
+def _made_by_uvx() -> bool:
+    """Whether this environment is of one call of `uvx`, whose next call has its own: such a folder
+    lies in uv's cache (CACHE/archive-v0/NAME), and says nothing else of itself.
+    """
+    return Path(sys.prefix).parent.name.startswith("archive-v")
 
 
 def _source() -> tuple[str | None, bool]:
@@ -120,9 +127,16 @@ def as_called(text: str) -> str:
     """The text with each line to paste as it works in this shell: `.venv/bin/advise run plan.yaml`
     where that is how the program was called and `advise` alone is not found.
     """
-    if "advise" not in text or sys.argv[0] == "advise" or not sys.argv[0].endswith("/advise"):
+    if "advise" not in text or not sys.argv[0].endswith(("/advise", f"/{NAME}")):
         return text
-    from shlex import quote
+    return _LINE.sub(lambda found: _program(found[0]), text)
+
+
+def _program(name: str) -> str:
+    """How this shell calls the program that lines to paste call `advise`."""
     from shutil import which
 
-    return text if which("advise") else _LINE.sub(lambda _: quote(sys.argv[0]), text)
+    if _made_by_uvx():  # what stands on the path here does not on the person's
+        source, _ = _source()
+        return f"uvx --from {shlex.quote(source)} {NAME}" if source else f"uvx {NAME}"
+    return name if which(name) else shlex.quote(sys.argv[0])
