@@ -548,12 +548,15 @@ def test_lines_name_the_program_as_it_was_called(folder):
 
 @pytest.mark.parametrize(
     ("source", "called"),
-    [("/a wheel.whl", "uvx --from '/a wheel.whl' finetune-advisor"), (None, "uvx finetune-advisor")],
+    [
+        ("/a wheel.whl", "uvx --from '/a wheel.whl' finetune-advisor"),
+        (None, "uvx --from finetune-advisor finetune-advisor"),
+    ],
 )
 def test_lines_of_uvx_are_lines_of_uvx(monkeypatch, source, called):
     """Its `advise` is on the path of that one call alone; training needs an installation."""
-    monkeypatch.setattr(sys, "prefix", "/cache/uv/archive-v0/m8RM0NQ")
-    monkeypatch.setattr(sys, "argv", [f"{sys.prefix}/bin/finetune-advisor"])
+    monkeypatch.setattr(program, "UVX", True)
+    monkeypatch.setattr(sys, "argv", ["/cache/uv/archive-v0/m8RM0NQ/bin/finetune-advisor"])
     monkeypatch.setattr(program, "_source", lambda: (source, False))
     assert program.as_called("advise check x") == f"{called} check x"
     assert program.install_line().startswith("uv tool install --force ")

@@ -126,7 +126,9 @@ def test_the_archive_of_sources_holds_what_a_checkout_needs(built):
     with tarfile.open(path) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"tests/conftest.py", "docs/wizard.svg", "CITATION.cff", "hatch_build.py"} <= names
-    assert [name for name in names if re.search(r"__pycache__|^docs/rules|^rules/schema", name)] == []
+    assert [
+        name for name in names if re.search(r"__pycache__|^docs/rules|^rules/schema", name)
+    ] == []
 
 
 def test_both_commands_answer_and_lint_their_rules(light, tmp_path):

@@ -59,6 +59,8 @@ def estimate_methods_dir() -> Path:
 
 
 NAME = "finetune-advisor"
+# Whether this environment is of one call of `uvx`: it lies in uv's cache (CACHE/archive-v0/ID).
+UVX = Path(sys.prefix).parent.name.startswith("archive-v")
 
 
 def install_line(extra: str = "train") -> str:
@@ -72,16 +74,9 @@ def install_line(extra: str = "train") -> str:
         wanted = f"{NAME}[{extra}] @ {source}"
     else:
         wanted = f"{'.' if source == str(Path.cwd()) else source or NAME}[{extra}]"
-    if _made_by_uvx() or (Path(sys.prefix) / "uv-receipt.toml").is_file():
+    if UVX or (Path(sys.prefix) / "uv-receipt.toml").is_file():
         return f"uv tool install --force {flag}{shlex.quote(wanted)}"
     return f"pip install {flag}{shlex.quote(wanted)}"
-
-
-def _made_by_uvx() -> bool:
-    """Whether this environment is of one call of `uvx`, whose next call has its own: such a folder
-    lies in uv's cache (CACHE/archive-v0/NAME), and says nothing else of itself.
-    """
-    return Path(sys.prefix).parent.name.startswith("archive-v")
 
 
 def _source() -> tuple[str | None, bool]:
@@ -129,14 +124,9 @@ def as_called(text: str) -> str:
     """
     if "advise" not in text or not sys.argv[0].endswith(("/advise", f"/{NAME}")):
         return text
-    return _LINE.sub(lambda found: _program(found[0]), text)
-
-
-def _program(name: str) -> str:
-    """How this shell calls the program that lines to paste call `advise`."""
     from shutil import which
 
-    if _made_by_uvx():  # what stands on the path here does not on the person's
-        source, _ = _source()
-        return f"uvx --from {shlex.quote(source)} {NAME}" if source else f"uvx {NAME}"
-    return name if which(name) else shlex.quote(sys.argv[0])
+    if which("advise") and not UVX:  # its path is not the person's
+        return text
+    words = ["uvx", "--from", _source()[0] or NAME, NAME] if UVX else [sys.argv[0]]
+    return _LINE.sub(lambda _: shlex.join(words), text)
