@@ -15,7 +15,7 @@ from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, InputError, refuse
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, shown_path
-from advisor.launch.folder import LOCK, MACHINES, is_done, is_locked, last_logged
+from advisor.launch.folder import LOCK, is_done, is_locked, last_logged
 from advisor.launch.prepare import OTHER_FOLDER, PlanRun
 from advisor.model_files.hub_cache import cached_snapshot
 from advisor.plan.comments import leaves
@@ -24,7 +24,7 @@ from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.plan.write import WHEN_SAVED, plan_data, relocate
 from advisor.record.content import Contents, file_digest, model_files, read_contents
-from advisor.record.files import read_record, trained_record
+from advisor.record.files import MACHINES, read_record, trained_record
 from advisor.record.run import (
     ADJUSTED,
     DONE,

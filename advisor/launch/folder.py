@@ -12,7 +12,6 @@ import os
 import shlex
 import shutil
 import socket
-import stat
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,15 +20,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from advisor.ground.errors import Fault, MachineNotReady, refuse
+from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, open_regular, text_of
 from advisor.ground.progress import View, read_view
-from advisor.record.files import read_record
+from advisor.record.files import read_record, refuse_links_out
 from advisor.record.run import DONE, DRY_RUN, METRICS, RECORD, RUNNING, RunRecord, StageRecord
 
 LOCK = ".lock"
-MACHINES = ".machines"  # what each of several has to say
-OWN = ("stages", "prepared", MACHINES)  # folders in it that a run works in
 LOCK_WAIT_S = 10.0  # the children of a killed run need a moment to end
 
 
@@ -96,28 +93,6 @@ def _holder(folder: Path) -> tuple[int, str]:
         return int(process), "".join(host)
     except (OSError, ValueError):
         return 0, ""
-
-
-def refuse_links_out(folder: Path) -> None:
-    """Raise InputError with each name inside a run folder that leads out of it, or is a pipe or a
-    device: a run reads, writes, renames and deletes there. The run folder itself may be a link.
-    """
-    home, faults, folders = folder.resolve(), [], [folder]
-    while folders:
-        with suppress(FileNotFoundError):  # of a run that is still at work
-            for entry in os.scandir(place := folders.pop()):
-                path, mode = Path(entry.path), entry.stat(follow_symlinks=False).st_mode
-                what, hint = "is not a regular file", "remove it"
-                if stat.S_ISDIR(mode):
-                    folders += [path] if place != folder or entry.name in OWN else []
-                    continue
-                if stat.S_ISLNK(mode):
-                    what = f"is a link to {path.resolve()}, outside of the run folder"
-                    hint = "put what it leads to in its place, or name another folder with --output"
-                    mode = stat.S_IFREG if path.resolve().is_relative_to(home) else mode
-                if not stat.S_ISREG(mode):
-                    faults.append(Fault(where=str(path), what=what, hint=hint))
-    refuse(faults)
 
 
 class RunFolder:

@@ -28,7 +28,8 @@ from advisor.ground.types import Gpu
 from advisor.ground.version import __version__
 from advisor.launch.child import Child, Ended, free_port
 from advisor.launch.failure_report import KILLED, KINDS
-from advisor.launch.folder import MACHINES, RunFolder, is_locked
+from advisor.launch.folder import RunFolder, is_locked
+from advisor.record.files import MACHINES
 
 LOOK_S = 0.5  # between two looks at the notes of the others
 FAIL_S = 30.0  # in which processes say what they have lost, once those of one machine have failed

@@ -6,7 +6,10 @@ for quietly.
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import stat
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -30,21 +33,51 @@ from advisor.record.run import (
 from advisor.record.stage import SavedFile
 
 Part = TypeVar("Part", bound=JsonObject)
+MACHINES = ".machines"  # what each of several has to say
+OWN = ("stages", "prepared", MACHINES)  # folders in it that a run works in
 MOST_BYTES = 2**28  # of run.json; with the samples of 10,000 stages it has a tenth of that
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Raise InputError with each name inside a run folder that leads out of it, or is a pipe or a
+    device: who works with a run reads, writes, renames and deletes there. The run folder itself may
+    be a link.
+    """
+    home, faults, folders = os.path.realpath(folder), [], [folder]
+    while folders:
+        with suppress(FileNotFoundError):  # of a run that is still at work
+            for entry in os.scandir(place := folders.pop()):
+                path, mode = Path(entry.path), entry.stat(follow_symlinks=False).st_mode
+                what, hint = "is not a regular file", "remove it"
+                if stat.S_ISDIR(mode):
+                    folders += [path] if place != folder or entry.name in OWN else []
+                    continue
+                if stat.S_ISLNK(mode):
+                    to = os.path.realpath(path)
+                    what = f"is a link to {to}, outside of the run folder"
+                    hint = "put in its place what it leads to, or remove it"
+                    mode = stat.S_IFREG if Path(to).is_relative_to(home) else mode
+                if not stat.S_ISREG(mode):
+                    faults.append(Fault(where=str(path), what=what, hint=hint))
+    refuse(faults)
 
 
 def read_record(folder: Path, *, hint: str = "") -> RunRecord | None:
     """run.json of a folder, or None if there is none.
 
-    Raises InputError if it is damaged, or of another version of advise.
+    Raises InputError if it is damaged, or of another version of advise, or if a name in the folder
+    leads out of it: everything that reads a run comes by here first.
 
     Args:
         hint: The next step for a person whose file cannot be read.
     """
     path = folder / RECORD
+    if not os.path.lexists(path):
+        return None
+    refuse_links_out(folder)
     try:
         data = _json_of(path, hint)
-    except FileNotFoundError:
+    except FileNotFoundError:  # a link inside the folder, to nothing
         return None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
@@ -171,7 +204,7 @@ def record_of(run: Path) -> RunRecord:
     record = read_record(run, hint="run the plan again with another --output")
     if record is None:
         raise InputError(
-            f"{run} is no run folder: it has no {RECORD}",
+            f"{run} is not a run folder: it has no {RECORD}",
             where=str(run),
             hint="`advise run` makes one, and prints where it is",
         )
@@ -217,15 +250,9 @@ def label(stage: StageRecord) -> str:
 
 
 def find_run(run: str) -> Path:
-    """The run folder with this path. Raises InputError if it is none."""
+    """The run folder with this path, with a record that can be read. Raises InputError."""
     folder = Path(run).expanduser().absolute()
-    if not (folder / RECORD).is_file():
-        raise InputError(
-            f"{run} is not a run folder: it has no {RECORD}",
-            where=str(run),
-            hint="`advise run` prints its run folder; without a name, the newest one under ./runs"
-            " is used",
-        )
+    record_of(folder)
     return folder
 
 

@@ -99,9 +99,9 @@ def cases(run: Files) -> Iterator[Case]:
         *(("model folder", f"model/{name}", MODEL_COMMANDS, beside) for name in MODEL_FILES),
         *(("named file", name, commands, beside) for name, commands in NAMED.items()),
     ]
-    for where, name, commands, files in places:
+    for turn, (where, name, commands, files) in enumerate(places):
         kept = {key: one for key, one in files.items() if not f"{key}/".startswith(f"{name}/")}
-        for number, (thing, put) in enumerate(THINGS.items()):
+        for number, (thing, put) in enumerate(THINGS.items(), turn):
             # Two of the commands, so that each of them meets everything somewhere.
             for command in [*commands, *commands][number % len(commands) :][:2]:
                 yield Case(

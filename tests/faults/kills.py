@@ -125,8 +125,8 @@ START = (
     " signal.signal(2, signal.default_int_handler); sys.argv[0] = 'advise';"
     " from advisor.cli import main; main()"
 )
-RUNS_S = 600.0  # no tiny run takes so long, on a busy machine either
-ENDED_S = 120.0  # from a signal to the end of `advise run`
+RUNS_S = 1800.0  # no tiny run takes so long, on a machine that many share either
+ENDED_S = 300.0  # from a signal to the end of `advise run`
 GONE_S = 60.0  # from its end to that of the last process
 
 
@@ -193,7 +193,7 @@ def send(pid: int, number: int, *, group: bool = False) -> bool:
 LOADING, TRAINING, SAVING, JUDGING = "loading", "in a step", "saving", "judging"
 PHASES = {"loading": LOADING, "training": TRAINING, "saving": SAVING, "evaluating": JUDGING}
 ANY, BEGINNING, MEASURING = "at any time", "before the trainer", "before the steps"
-LOOK_S = 0.002
+LOOK_S = 0.01
 
 
 def phase_of(run: Path) -> str:

@@ -124,6 +124,19 @@ def test_what_leads_out_of_a_run_is_refused(shop):
         victim.rename(place)
 
 
+@pytest.mark.parametrize("words", ["run out", "chat out", "check out", "export out --to merged"])
+def test_every_command_refuses_a_run_with_a_link_that_leads_out(call, shop, words):
+    """Whoever sends a run folder must not choose what else is read or written, a loop included."""
+    link = run(output="out").folder / "report.html"
+    for to in ("/dev/zero", shop, link.name):
+        link.symlink_to(to)
+        code, out, err = call(*words.split())
+        is_out = to != link.name
+        assert (f"report.html: is a link to {to}, outside" in out + err) is is_out, err
+        assert code == 2 if is_out else code != 70, err
+        link.unlink(missing_ok=True)
+
+
 def test_the_run_folder_itself_may_be_a_link(shop):
     """Another disk holds it then, as a whole; links inside it may lead to places inside it."""
     (shop / "elsewhere").mkdir()
