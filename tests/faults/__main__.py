@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from tests.faults import kills, load
 from tests.faults.table import Row, as_markdown, made_with, past_readers, rows_of
 
-Job = Callable[[], list[Row]]
+Job = Callable[[], Iterable[Row]]
 DAMAGED = {"sft": 6, "ppo": 6, "rm": 6}  # plan -> the step behind which it is stopped
 BEGIN, END = "<!-- table of the last long run -->", "<!-- end of the table -->"
 
@@ -108,19 +108,21 @@ def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> 
     """The rows of all jobs, so many at a time; those that would begin too late are left out."""
     rows: list[Row] = []
 
+    def note(row: Row) -> None:
+        rows.append(row)
+        print("X" if row.wrong else ".", end="", file=sys.stderr, flush=True)
+        if log:
+            with log.open("a") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+
     def one(job: Job) -> None:
         if time.monotonic() > until:
             return
         try:
-            found = job()
+            for row in job():
+                note(row)
         except Exception as error:
-            found = [Row(fault="the harness itself", where="", wrong=[repr(error)])]
-        rows.extend(found)
-        for row in found:
-            print("X" if row.wrong else ".", end="", file=sys.stderr, flush=True)
-            if log:
-                with log.open("a") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
+            note(Row(fault="the harness itself", where="", wrong=[repr(error)]))
 
     with ThreadPoolExecutor(lanes) as pool:
         list(pool.map(one, todo))

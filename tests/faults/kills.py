@@ -483,15 +483,16 @@ def last_lines(text: str) -> str:
     return " / ".join(text.strip().splitlines()[-3:])[:300]
 
 
-def killed(folder: Path, name: str, count: int, seed: int, only: str | None) -> list[Row]:
+def killed(folder: Path, name: str, count: int, seed: int, only: str | None) -> Iterator[Row]:
     """Kill runs of one plan, until so many kills have struck."""
-    scene, rows = make_scene(folder, name), []
+    scene, struck = make_scene(folder, name), 0
     for turn in range(4 * count):  # some moments come too late
         drawn = draw_kills(scene, random.Random(f"{seed} {name} {turn}"), turn, only)
-        rows += survive(scene, f"run-{scene.whole}-{turn}", drawn[: count - len(rows)])
-        if len(rows) >= count:
-            break
-    return rows
+        rows = survive(scene, f"run-{scene.whole}-{turn}", drawn[: count - struck])
+        yield from rows
+        struck += len(rows)
+        if struck >= count:
+            return
 
 
 # --------------------------------------------------------------------------- damage
