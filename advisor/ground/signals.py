@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 STOPS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
@@ -16,21 +18,19 @@ STOPS = tuple(
 def receiving(
     handler: Callable[[int, FrameType | None], object] | signal.Handlers,
     numbers: Sequence[int] = STOPS,
-) -> Iterator[None]:
+) -> Iterator[dict[int, Any]]:
     """Give the signals to a handler while the context lasts; those that are ignored (nohup) stay
-    ignored. Only in the main thread.
+    ignored. Another thread than the main one has none. Yields what is handed back: signal -> its
+    handler before.
     """
     previous = {
         number: signal.signal(number, handler)
         for number in numbers
-        if signal.getsignal(number) is not signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
-        yield
-    except GeneratorExit:  # it was never left, only forgotten: who came later has the signals
-        for number in [one for one in previous if signal.getsignal(one) != handler]:
-            del previous[number]
-        raise
+        yield previous
     finally:
         for number, before in previous.items():
             signal.signal(number, before)

@@ -12,11 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from advisor.ground.progress import board, is_live
 from advisor.ground.signals import receiving
@@ -62,7 +61,8 @@ class Child:
 
     While it runs, SIGINT, SIGTERM and SIGHUP reach it once, as SIGTERM. A further Ctrl-C ends it at
     once. A further SIGTERM or SIGHUP does not: a closing terminal and whatever stops a service send
-    several, and SIGKILL when they do not want to wait any longer.
+    several, and SIGKILL when they do not want to wait any longer. After a stop it keeps the
+    signals: `every_stop_as_interrupt`, around a whole run, hands them back.
 
     Args:
         keep_fds: Files that it inherits.
@@ -76,11 +76,12 @@ class Child:
         self.keep_fds = tuple(keep_fds)
         self.process: subprocess.Popen[bytes] | None = None
         self.is_asked = False  # to stop
-        self.held = ExitStack()  # what is handed back behind the child
+        self.received = ExitStack()  # signals
+        self.before: dict[int, Any] = {}  # their handlers, which come back behind the child
 
     def __enter__(self) -> Child:
         with ExitStack() as held:
-            held.enter_context(receiving(self._stop))
+            self.before = held.enter_context(receiving(self._stop))
             board.hand_over()
             # What the child prints are messages: our own stdout is for data.
             self.process = subprocess.Popen(
@@ -91,7 +92,7 @@ class Child:
                 start_new_session=True,
                 pass_fds=self.keep_fds,
             )
-            self.held = held.pop_all()
+            self.received = held.pop_all()
         if self.is_asked:  # the signal came while the child was being started
             self._send(signal.SIGTERM)
         return self
@@ -133,8 +134,9 @@ class Child:
             # An error of our own: never leave the child running.
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        if not self.is_asked:  # else a further signal must not disturb what records the stop
-            self.held.close()
+        if self.is_asked:  # a further signal must not disturb what records the stop
+            self.before.clear()
+        self.received.close()
 
 
 @contextmanager
@@ -149,9 +151,6 @@ def every_stop_as_interrupt() -> Iterator[None]:
         if len(asked) == 1 or number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     with receiving(interrupt):
         yield
 

@@ -144,7 +144,8 @@ class TrainerStarter(Struct, frozen=True, kw_only=True):
                     guard(child)
 
             is_watched = watch is not None or guard is not None
-            return Ended(child.wait(look if is_watched else None), child.is_asked)
+            code = child.wait(look if is_watched else None)
+        return Ended(code, child.is_asked)  # asked at the very end, too
 
     def _environment(self) -> dict[str, str]:
         """Variables that put our trainers first, and show them the GPUs of the plan alone."""

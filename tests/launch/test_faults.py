@@ -5,7 +5,9 @@ import json
 import os
 import re
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from advisor.commands.training import follow
 from advisor.ground.errors import InputError, MachineNotReady, Stopped
 from advisor.ground.files import Disk
 from advisor.ground.progress import View, Wait, write_view
-from advisor.ground.signals import receiving
+from advisor.ground.signals import STOPS
 from advisor.ground.types import ModelShape
 from advisor.launch.checks.packages import package_faults
+from advisor.launch.child import Child
 from advisor.launch.expected import disk_need
 from advisor.launch.folder import RunFolder, RunIsLive, read_live, refuse_live
 from advisor.launch.record_keeper import RecordKeeper
@@ -28,6 +31,7 @@ from tests.launch.conftest import (
     FULL,
     MACHINE,
     PLAN,
+    SECOND,
     alive,
     child_of,
     command,
@@ -103,19 +107,29 @@ def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, at_work, number, 
     assert done.record.resolved["sft"].extra["resumed_from"] is True
 
 
-def test_signals_are_handed_back_in_any_order():
-    """A context that is only forgotten takes them from nobody who has them by then."""
-    outer, inner = receiving(print), receiving(repr)
-    before = signal.getsignal(signal.SIGTERM)
-    outer.__enter__()
-    inner.__enter__()
-    outer.__exit__(None, None, None)
-    del inner
-    assert signal.getsignal(signal.SIGTERM) is before
-    forgotten = receiving(print)
-    forgotten.__enter__()
-    del forgotten
-    assert signal.getsignal(signal.SIGTERM) is before
+def test_a_run_hands_signals_back(shop):
+    """Also after a stop: a notebook that trained reacts to Ctrl-C as before. A thread has none."""
+    before = [signal.getsignal(number) for number in STOPS]
+    stop = threading.Timer(0, lambda: (child_of(shop), os.kill(os.getpid(), signal.SIGTERM)))
+    stop.start()
+    fails("wait", Stopped, output="out")
+    assert [signal.getsignal(number) for number in STOPS] == before
+    assert record_of()["status"] == "stopped"
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run, output="out").result().status == "done"
+
+
+def test_a_signal_while_a_child_is_left_is_not_lost(shop, monkeypatch):
+    """The stage is done by then, and the one behind it does not begin."""
+    leave = Child.__exit__
+
+    def left(self, *raised):
+        os.kill(os.getpid(), signal.SIGTERM)
+        leave(self, *raised)
+
+    monkeypatch.setattr(Child, "__exit__", left)
+    assert "stopped after stage sft" in fails("ok", Stopped, text=PLAN + SECOND, output="out")
+    assert [one["status"] for one in record_of()["stages"]] == ["done", "pending"]
 
 
 IN_STEPS = "stopped after step 3 of 9, with a checkpoint"
