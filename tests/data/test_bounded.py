@@ -67,6 +67,35 @@ def test_what_does_not_end_is_stopped(monkeypatch, source):
     assert after.ru_maxrss <= most
 
 
+ELSEWHERE = """
+import datetime, runpy, signal, sys, time
+sys.modules["resource"] = None
+WITHOUT
+class Slow(datetime.datetime):
+    now = staticmethod(lambda: time.sleep(99))  # as what swaps: it hardly computes
+datetime.datetime = Slow
+runpy.run_path(SCRIPT, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("without", ["", "del signal.setitimer"], ids=["macOS", "Windows"])
+def test_the_wall_clock_ends_it_where_the_kernel_holds_no_memory(monkeypatch, tmp_path, without):
+    """Whether it computes or not, and the next one is rendered."""
+    script = repr(str(Path(bounded.__file__).with_name("worker.py")))
+    text = ELSEWHERE.replace("SCRIPT", script).replace("WITHOUT", without)
+    (tmp_path / "worker.py").write_text(text)
+    monkeypatch.setattr(bounded, "__file__", str(tmp_path / "bounded.py"))
+    monkeypatch.setattr(bounded, "MOST_SECONDS", 0.2)
+    renderer = bounded.Renderer()
+    for source in ("{{ strftime_now('%Y') }}", ENDLESS["nested loops"]):
+        began = time.monotonic()
+        with pytest.raises(InputError, match="does not come to an end"):
+            renderer.render(source, {})
+        assert time.monotonic() - began < 30
+        assert renderer.render("{{ 1 + 1 }}", {}) == ("2", [])
+    renderer.end()
+
+
 def test_each_conversation_has_the_whole_budget(monkeypatch):
     """The limits are those of one rendering, not of all together."""
     monkeypatch.setattr(bounded, "MOST_SECONDS", 0.4)

@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
@@ -93,22 +92,27 @@ def answer(
         return kind, str(error)[:MOST_SAID] or type(error).__name__, []
 
 
-def hold_memory(most_bytes: int) -> None:
-    """Let the kernel refuse this process more memory, where it can."""
-    with suppress(ImportError, ValueError, OSError):  # Windows; macOS, or less is allowed already
+def hold_memory(most_bytes: int) -> bool:
+    """Let the kernel refuse this process more memory; whether it does."""
+    try:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    except (ImportError, ValueError, OSError):  # Windows; or less is allowed already
+        return False
+    return sys.platform != "darwin"  # which takes this limit, and does not keep to it
 
 
-def hold_time(seconds: float) -> None:
-    """End this process after so much computing of its own; 0: let it go on.
-
-    Where the kernel has no such clock, the wall's ends it, after ten times as long.
+def hold_time(seconds: float, is_held: bool) -> None:
+    """End this process after so much computing of its own; 0: let it go on. Where its memory is not
+    held, or the kernel has no such clock, the wall's ends it after ten times as long: what swaps
+    hardly computes.
     """
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
-    elif seconds:
+    if is_held:
+        return
+    if seconds:
         faulthandler.dump_traceback_later(10 * seconds, exit=True)
     else:
         faulthandler.cancel_dump_traceback_later()
@@ -121,11 +125,11 @@ def main() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.path[:], most_bytes, most_seconds, most_characters = json.loads(asked.readline())
-    hold_memory(most_bytes)
+    is_held = hold_memory(most_bytes)
     for line in asked:
-        hold_time(most_seconds)
+        hold_time(most_seconds, is_held)
         said = json.dumps(answer(most_characters, *json.loads(line)))
-        hold_time(0)
+        hold_time(0, is_held)
         answers.write(said.encode() + b"\n")
         answers.flush()
 
