@@ -1,7 +1,7 @@
 """Finetune advisor: which fine-tuning method to use, why, and one file that runs it.
 
-From a program: `from advisor import advise` (docs/python.md). The names below are loaded when they
-are first used, so that `import advisor` costs nothing.
+From a program: `from advisor import advise` (docs/programs.md). The names below are loaded when
+they are first used, so that `import advisor` costs nothing.
 """
 
 from __future__ import annotations

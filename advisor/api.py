@@ -1,4 +1,4 @@
-"""The answers of `advise --json` for a program: see docs/python.md."""
+"""The answers of `advise --json` for a program: see docs/programs.md."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Each calculator (benchmarks/calculators/) is a child process of the Python in a 
 
     for each NAME: python -m venv FOLDER/NAME && FOLDER/NAME/bin/pip install PACKAGE
     ESTIMATORS=FOLDER python -m benchmarks estimators           # print
-    ESTIMATORS=FOLDER python -m benchmarks estimators --write   # and write for docs/accuracy.md
+    ESTIMATORS=FOLDER python -m benchmarks estimators --write   # and write for docs/estimates.md
 
 Without the variable it prints the lines that install them all; one without its folder is left out,
 and the output says so. `--write` replaces the marked lines of tests/data_cases/memory.yaml; `python

@@ -5,7 +5,7 @@ that source; and the widths of its bands, fitted over what was left out.
     python -m benchmarks refit --write    # and write them where they stand; takes a minute or two
 
 `--write` replaces the marked lines of advisor/estimate/memory/bands.py (widths) and of
-tests/data_cases/memory.yaml (what a source shows that was left out, for docs/accuracy.md). Then
+tests/data_cases/memory.yaml (what a source shows that was left out, for docs/estimates.md). Then
 `python -m tools.generate` writes the page again. Do so whenever a formula of memory changes:
 tests/estimate/test_published.py fails where the widths have gone stale.
 """
@@ -53,7 +53,7 @@ from tools.generate.accuracy_bands import (
 
 TITLE = (
     "error on published cases: constants as they are, and refitted without each source"
-    " (docs/accuracy.md)"
+    " (docs/estimates.md)"
 )
 WIDTHS_FILE = ROOT / "advisor" / "estimate" / "memory" / "bands.py"
 

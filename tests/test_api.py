@@ -24,13 +24,13 @@ def python(code, *arguments):
 
 
 def test_the_example_of_the_manual_runs(tmp_path, monkeypatch, capsys):
-    """The example in docs/python.md prints what stands below it, and its plan reads back."""
-    text = (ROOT / "docs" / "python.md").read_text()
+    """The example in docs/programs.md prints what stands below it, and its plan reads back."""
+    text = (ROOT / "docs" / "programs.md").read_text().partition("## From Python")[2]
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    (printed,) = re.findall(r"```text\n(.*?)```", text, flags=re.S)
+    printed, *_ = re.findall(r"```text\n(.*?)```", text, flags=re.S)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.jsonl").write_text(PAIRS)
-    exec(compile(example, "docs/python.md", "exec"), {})
+    exec(compile(example, "docs/programs.md", "exec"), {})
     assert capsys.readouterr().out == printed
     assert read_plan(tmp_path / "plan.yaml").model == "Qwen/Qwen3-8B"
 
@@ -82,7 +82,7 @@ def test_what_does_not_exist_is_no_attribute():
     with pytest.raises(AttributeError, match="no attribute 'advice_on'"):
         _ = advisor.advice_on
     assert all(getattr(advisor, name) for name in advisor.__all__)
-    documented = (ROOT / "docs" / "python.md").read_text()
+    documented = (ROOT / "docs" / "programs.md").read_text()
     assert {name for name in advisor.__all__ if name not in documented} <= {"__version__"}
 
 

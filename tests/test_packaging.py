@@ -100,7 +100,7 @@ def test_the_wheel_holds_one_import_package(wheel):
         "trainers/sft.py",
         "trainers/updates/lora.py",
         "docs/agents.md",
-        "docs/glossary.md",
+        "docs/architecture.md",
         "site/index.html",
         "site/page.js",
     )

@@ -157,7 +157,8 @@ def read_resource(uri: str) -> Result:
     from advisor.render.rules import print_rule
 
     if uri == GLOSSARY:
-        return {"uri": uri, "mimeType": "text/markdown", "text": docs_page("glossary")}
+        text = docs_page("architecture").partition("\n## Glossary\n\n")[2]
+        return {"uri": uri, "mimeType": "text/markdown", "text": text}
     if uri not in (one["uri"] for one in resource_list()):
         raise Refused(INVALID_PARAMS, f"no resource '{uri}'", {"uri": uri})
     with redirect_stdout(io.StringIO()) as printed:

@@ -26,7 +26,7 @@ ALIKE = 4.0  # runs whose size differs by more than this factor teach nothing: a
 # Of fewer steps a peak is not sure to be the highest: assumed.
 FEW_STEPS = 20
 # How far a correction may go: twice as far as the furthest of 238 published peaks, 1.5 times off
-# (docs/accuracy.md); a little further than runs on two busy cores, which took up to 5.3 times the
+# (docs/estimates.md); a little further than runs on two busy cores, which took up to 5.3 times the
 # estimated time (whole_time.py).
 MOST_MEMORY, MOST_TIME = 3.0, 6.0
 

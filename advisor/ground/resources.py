@@ -31,7 +31,7 @@ def rules_dir() -> Path:
 
 
 def docs_page(name: str) -> str:
-    """A page that every copy carries: `agents` (how they use the product) or `glossary`."""
+    """A page that every copy carries: `agents`, how they use it, or `architecture`."""
     return (resource_root() / "docs" / f"{name}.md").read_text("utf-8")
 
 

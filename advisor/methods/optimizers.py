@@ -1,5 +1,5 @@
 """The optimizers that a plan may name: rules/optimizers.yaml, one entry each, which the plan's key,
-the estimate of memory, the trainers, the advice and docs/optimizers.md read.
+the estimate of memory, the trainers, the advice and docs/gpu.md read.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
         if divided or made.plain_template or objective(self.stage.objective).splits_documents:
             return None, f"some to begin with: {GENERAL} (set `replay` to such a file)"
         command = self._again("replay", f"{{rows: {REPLAY_ROWS}}}")
-        return command, "the base answers them itself before it trains (docs/forgetting.md)"
+        return command, "the base answers them itself before it trains (docs/methods.md#forgetting)"
 
     @property
     def _plan(self) -> str:

@@ -27,7 +27,7 @@ class Times(JsonObject, frozen=True, kw_only=True):
 
 
 class LearnedRecord(JsonObject, frozen=True, kw_only=True):
-    """How far earlier runs on this machine corrected the estimate (docs/learning.md)."""
+    """How far earlier runs on this machine corrected the estimate (docs/estimates.md)."""
 
     memory_runs: Annotated[int, "runs that stand behind the memory"] = 0
     time_runs: Annotated[int, "runs that stand behind the time"] = 0

@@ -1,7 +1,7 @@
 """The file of past runs: one JSON object a line, each a stage that was trained or measured here.
 
 It lies in the user's data folder and may be deleted, copied to a like machine or switched off
-(docs/learning.md). Lines that cannot be used are left out with a warning; a file that cannot be
+(docs/estimates.md). Lines that cannot be used are left out with a warning; a file that cannot be
 written gives one too, and never stops a run.
 """
 

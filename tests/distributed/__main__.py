@@ -1,9 +1,9 @@
 """Train every strategy with every update and objective, with other settings, and on other numbers of
 processes, and measure the memory of divided stages.
 
-    python -m tests.distributed [--only NAME | --memory] [--write docs/strategies.md]
+    python -m tests.distributed [--only NAME | --memory] [--write docs/scale.md]
 
-The tables of a whole run are docs/strategies.md.
+The tables of a whole run are docs/scale.md.
 """
 
 import argparse
@@ -32,17 +32,10 @@ from tests.distributed.cells import (
     world_cells,
 )
 from tests.distributed.models import fill
-from tests.distributed.results import (
-    Result,
-    in_page,
-    measure,
-    memory_cells,
-    section,
-    train_cells,
-    wrong,
-)
+from tests.distributed.results import Result, measure, memory_cells, section, train_cells, wrong
 from tests.distributed.train import REFUSED, TRAINED
 from tests.faults.table import made_with, table
+from tools.generate.markdown import with_parts
 
 
 def main() -> int:
@@ -74,8 +67,9 @@ def main() -> int:
     if held:
         print(section(held))
     if given.write:
-        text = given.write.read_text("utf-8") if given.memory else page(found)
-        given.write.write_text(in_page(text, section(held)), encoding="utf-8")
+        made = {} if given.memory else {"strategies": page(found)}
+        text = with_parts(given.write.read_text("utf-8"), {**made, "divided stages": section(held)})
+        given.write.write_text(text, encoding="utf-8")
     print(f"{(time.monotonic() - began) / 60:.1f} minutes")
     faults = [*wrong(found.values()), *(fault for one in held for fault in one.faults())]
     for fault in faults:
@@ -86,16 +80,9 @@ def main() -> int:
 # --------------------------------------------------------------------------- the page
 
 HEAD = """\
-# Strategies, updates and objectives
-
-Which way of sharing a training (`launch.strategy`) goes with which update and which objective.
-Every cell was trained, or the plan is refused before a run starts.
-`python -m tests.distributed --write docs/strategies.md` trains all of it and writes this page.
-Which strategy to take, and what it costs, is in [scale](scale.md).
-
 {about}
 
-## What goes with what
+### What goes with what
 
 Two processes on a CPU (gloo) train a random model of two layers with float32 weights: four
 optimizer steps of sixteen rows (two where answers are written), in both precisions that a plan can
@@ -111,23 +98,23 @@ others (KTO estimates the KL divergence from the rows of all processes at once);
 the difference from `ddp`. `offload: true` changes nothing on the CPU, and was not trained.
 """
 SETTINGS_HEAD = """\
-## Settings
+### Settings
 
 The same training with other settings of its stage. In bfloat16, and in states of 8 bits, the sum of
 two halves is rounded otherwise than that of the whole: there losses alone are compared, and 1e-4 is allowed, as it is
 of three epochs under `mixed`, whose fifteen steps carry on what one product was rounded by.
 """
 WORLDS_HEAD = """\
-## Numbers of processes
+### Numbers of processes
 
 Six steps of sixteen rows, as the difference from one process. "After" is a run that goes on from
 the checkpoint that another number of processes wrote behind step 3.
 """
-REASONS = "## Why it is refused\n"
+REASONS = "### Why it is refused\n"
 
 
 def page(found: Mapping[Cell, Result]) -> str:
-    """The whole page."""
+    """The part about strategies."""
     reasons: dict[str, int] = {}
 
     def shown(cells: Iterable[Cell]) -> list[str]:
@@ -141,7 +128,7 @@ def page(found: Mapping[Cell, Result]) -> str:
             [name, *shown(Cell(strategy, update, name, precision) for update in UPDATES)]
             for name in LESSONS
         ]
-        parts += [f"### {strategy}, {precision}\n", table(["", *UPDATES], rows)]
+        parts += [f"#### {strategy}, {precision}\n", table(["", *UPDATES], rows)]
     rows = [
         [name, cells[0].objective, cells[0].update, *shown(cells)]
         for name, group in groupby(setting_cells(), lambda cell: cell.setting)

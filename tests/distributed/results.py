@@ -226,18 +226,16 @@ WHAT = {
     "loading": "more while loading: the first",
     "others": "the others (at most)",
 }
-TITLE = "## Memory of divided stages\n"
 HEAD = f"""\
-{TITLE}
 A random model of {{params:.0f}} million weights in bfloat16, divided by `fsdp` among processes on the
 CPU. Each number is what the process that holds most has, in MB, and in brackets what the
-[estimate](estimate.md) says of a GPU with the same settings; they may differ by {MOST:.0%}. Weights,
+[estimate](estimates.md) says of a GPU with the same settings; they may differ by {MOST:.0%}. Weights,
 gradients behind the first micro-batch, states and reference are counted from the tensors of each
 process. Pages are counted by the kernel. After loading, those that were written (anonymous ones) are
 the parts of weights and reference, which a GPU would hold. While it loads, the first process has
 the whole base besides: in pages of its file, which the kernel can take back (`pure`, modules), or
 written in float32 (all weights under `mixed`). The others have the buffers that weights come in, and
-what malloc keeps of these. `python -m tests.distributed --memory --write docs/strategies.md`
+what malloc keeps of these. `python -m tests.distributed --memory --write docs/scale.md`
 measures it.
 """
 
@@ -333,7 +331,7 @@ def estimated(folder: Path, plan: Path) -> dict[str, int]:
 
 
 def section(measured: list[Measured]) -> str:
-    """The part of docs/strategies.md."""
+    """The part about memory of docs/scale.md."""
     rows = [
         [one.name, str(one.cell.count)]
         + [f"{one.found[part] / 1e6:.1f} ({one.said[part] / 1e6:.1f})" for part in WHAT]
@@ -342,9 +340,3 @@ def section(measured: list[Measured]) -> str:
     params = measured[0].said["weights"] * measured[0].cell.count / 2e6
     header = ["trained, micro-batches a step", "processes", *WHAT.values()]
     return f"{HEAD.format(params=params)}\n{table(header, rows)}\n"
-
-
-def in_page(text: str, written: str) -> str:
-    """The page with this section in place of its own."""
-    rest = re.sub(rf"{TITLE}.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
-    return re.sub(r"(?=^## Why)", lambda _: written, rest, count=1, flags=re.MULTILINE)

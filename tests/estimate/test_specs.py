@@ -29,7 +29,7 @@ from tools.generate.accuracy import answered, summary, without_trainer
 
 MODEL = {"model": "Qwen/Qwen3-8B"}
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100}
-PAGE = Path(__file__).parents[2] / "docs" / "estimate.md"
+PAGE = Path(__file__).parents[2] / "docs" / "estimates.md"
 TIMED = {"gpu": "RTX 4090", "tokens_total": 1_000_000}
 
 
@@ -160,7 +160,7 @@ def test_only_an_nvidia_card_is_read_by_nvidia_smi(gpu, said):
 
 
 def test_the_page_names_every_key():
-    """docs/estimate.md has each key of a spec and of an answer, and an example that works."""
+    """docs/estimates.md has each key of a spec and of an answer, and an example that works."""
     specs, _, of_answers = PAGE.read_text("utf-8").partition("## The answer")
     table = specs.partition("## A run spec")[2]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

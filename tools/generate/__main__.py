@@ -1,12 +1,12 @@
-"""`python -m tools.generate` writes every generated page and picture; `--check` compares those that
-are committed.
+"""`python -m tools.generate` writes every generated page, part of a page and picture; `--check`
+compares those that are committed.
 
-Committed are the reference pages, docs/accuracy.md and docs/accuracy-time.md (how wrong the
-estimates are), docs/scale.md (what they say of 1 to 64 GPUs), docs/decision.svg (questions, and
-what each answer leads to), docs/steps.svg (the steps of the decision) and what coding agents read.
-No rule and no method changes them, save that docs/decision.svg and docs/scale.md show the answers
-that the rules give. One page for each step, with all its rules, and one for the keys of methods go
-to docs/rules/ and are not committed: they say what `advise rules` says.
+Committed are the parts of docs/*.md between marks (how wrong the estimates are, what they say of 1
+to 64 GPUs, keys of files), docs/decision.svg (questions, and what each answer leads to),
+docs/steps.svg (the steps of the decision) and what coding agents read. No rule and no method
+changes them, save that docs/decision.svg and docs/scale.md show the answers that the rules give.
+One page for each step, with all its rules, and one for the keys of methods go to docs/rules/ and
+are not committed: they say what `advise rules` says.
 """
 
 from __future__ import annotations
@@ -31,26 +31,38 @@ from tools.generate import (
     scale_page,
     steps_picture,
 )
+from tools.generate.markdown import with_parts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = DOCS / "rules"
 
 
+def parts() -> dict[str, dict[str, str]]:
+    """Page of docs/ -> name -> each part of it that is generated."""
+    return {
+        "estimates.md": {"memory": accuracy_page.part(), "time": accuracy_time.part()},
+        "gpu.md": {"optimizers": optimizers_page.what(), "states": optimizers_page.states()},
+        "plan.md": {"keys": plan_page.part()},
+        "programs.md": {
+            "answers": answers_page.part(),
+            "exit codes": exit_codes_page.part(),
+            "record": run_record.part(),
+        },
+        "scale.md": scale_page.parts(),
+    }
+
+
 def committed() -> dict[Path, str]:
-    """Path -> content of every generated file that is committed."""
+    """Path -> content of every file that is committed, and is generated or holds such a part."""
     return {
         DOCS / "decision.svg": questions_picture.picture(load_rules()),
         DOCS / "steps.svg": steps_picture.picture(load_rules()),
-        DOCS / "accuracy.md": accuracy_page.page(),
-        DOCS / "accuracy-time.md": accuracy_time.page(),
-        DOCS / "answers.md": answers_page.page(),
         DOCS / "cases.csv": cases_table.cases_csv(),
-        DOCS / "exit-codes.md": exit_codes_page.page(),
-        DOCS / "optimizers.md": optimizers_page.page(),
-        DOCS / "plan.md": plan_page.page(),
-        DOCS / "run.md": run_record.run_page(),
-        DOCS / "scale.md": scale_page.page(),
+        **{
+            DOCS / name: with_parts((DOCS / name).read_text("utf-8"), made)
+            for name, made in parts().items()
+        },
         **agent_files.files(ROOT),
     }
 

@@ -1,4 +1,4 @@
-"""docs/accuracy.md: what other calculators say of the same published runs."""
+"""Part of docs/estimates.md: what other calculators say of the same published runs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What pages about the rules are put together from."""
+"""What generated pages and parts of pages are put together from."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from advisor.ruleset.model import DecisionTable, Rule, Ruleset
 
@@ -16,6 +17,18 @@ def page(*blocks: str | Iterable[str]) -> str:
     """
     texts = [block if isinstance(block, str) else "\n".join(block) for block in (MARK, *blocks)]
     return "\n\n".join(text for text in texts if text) + "\n"
+
+
+def with_parts(page: str, parts: Mapping[str, str]) -> str:
+    """The page with its generated parts made anew: what is between the marks `<!-- generated: NAME
+    -->` and `<!-- end of NAME -->`. The text around them is written by people.
+    """
+    for name, text in parts.items():
+        marks = rf"(?<=<!-- generated: {name} -->\n).*?(?=<!-- end of {name} -->)"
+        page, found = re.subn(marks, lambda _, text=text: f"\n{text.strip()}\n\n", page, flags=re.S)  # type: ignore[misc]
+        if found != 1:
+            raise ValueError(f"{found} places for the part {name}")
+    return page
 
 
 def grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

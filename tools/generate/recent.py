@@ -202,7 +202,7 @@ def section(of: str, older: Sequence[str]) -> list[str | list[str]]:
     heads = MEMORY_HEADS if of == "memory" else SPEED_HEADS
     kept = json.loads(SECOND_FILE.read_text("utf-8"))
     return [
-        "## Published since 2025",
+        "### Published since 2025",
         (
             f"Sources of tests/data_cases/{of}_2025.yaml, in two halves by a hash of their names."
             " On the first, mechanisms were mended; then the second, which nobody had looked at,"

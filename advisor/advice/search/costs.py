@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 OVER_BUDGET = "over_budget"
 # One GPU may pack its rows where several have too few rows in a step for that: up to so many times
-# faster, since half of the tokens of unpacked rows may be padding (docs/batching.md).
+# faster, since half of the tokens of unpacked rows may be padding (docs/gpu.md).
 MOST_BY_PACKING = 2.0
 # A base in 4 bit has to save so much of the GPU's memory to be worth its lost speed and quality.
 LEAST_SAVING = 0.1

@@ -33,7 +33,7 @@ CPU_FEW_ROWS, CPU_BUSY_TOKENS = 4, 1024
 # launches (estimator, "Time"), and recomputing runs one of four passes again.
 BUSY_TOKENS, RECOMPUTED_PACE = 2048, 4 / 3
 # More rows at once, or not recomputing, that save no more than this are not worth their memory: at
-# most three minutes of an hour, and estimates of speed are less exact than that (docs/accuracy.md).
+# most three minutes of an hour, and estimates of speed are less exact (docs/estimates.md).
 HARDLY_FASTER = 1.05
 # What a micro-batch leaves free at least, if a smaller one does: small GPUs are those of personal
 # computers, whose screen takes some, too. Where even the smallest does not, a larger one may take

@@ -19,7 +19,7 @@ from advisor.ruleset.phrases import inside_sentence
 # From the best to the worst; what may fit counts as too big once the estimate itself is above.
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "may_fit", "too_big")
 # Two strategies of one stage are estimated by the same sums, so that errors cancel in part: speeds
-# of published runs against ours differ by about this much within one trainer (docs/accuracy.md).
+# of published runs against ours differ by about this much within one trainer (docs/estimates.md).
 MUCH_FASTER = 1.2
 HOST_WORDS = {
     "loading": "while the base is loaded",

@@ -6,7 +6,7 @@ Independent errors add in squares, so the widths of a run do too.
 
 They are fitted over sources, not over rows: rows of one source share code and hardware, so only
 another source says how wrong the estimate is where nobody looked. `python -m benchmarks refit
---write` fits them again (tools/generate/accuracy_bands.py says how); docs/accuracy.md prints how
+--write` fits them again (tools/generate/accuracy_bands.py says how); docs/estimates.md prints how
 many peaks lie inside, of sources that were left out as well.
 
 The CPU has no width of its own: of ten runs of one model on one machine (`python -m benchmarks

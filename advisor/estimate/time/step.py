@@ -35,7 +35,7 @@ from advisor.estimate.time.work import (
 from advisor.estimate.types import TimeEstimate
 
 # Factors by which nine in ten steps were shorter and longer than estimated, the 90 % quantile of
-# the sources' own (tests/data_cases/throughput.yaml; docs/accuracy-time.md prints how many of each
+# the sources' own (tests/data_cases/throughput.yaml; docs/estimates.md prints how many of each
 # source lie inside). They are wider, as squares of logarithms add up, by ...
 SHORTER, LONGER = 1.35, 1.45
 WIDER = {

@@ -75,7 +75,7 @@ def attended_tokens(run: Run, length: float, row_tokens: float | None) -> float:
     """Tokens that a token is compared with, in lengths of causal attention that skips half.
 
     Our packed rows: a mask keeps them apart under sdpa, whose kernels then compute the whole
-    rectangle; flash attention computes each row alone (docs/kernels.md). Other trainers pack
+    rectangle; flash attention computes each row alone (docs/gpu.md). Other trainers pack
     without keeping rows apart.
     """
     if has_padding_mask(run):

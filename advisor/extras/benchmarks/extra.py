@@ -1,4 +1,4 @@
-"""Benchmarks of lm-evaluation-harness before and after training (docs/benchmarks.md)."""
+"""Benchmarks of lm-evaluation-harness before and after training (docs/results.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads the results of a run to the model hub (docs/trackers.md)."""
+"""Uploads the results of a run to the model hub (docs/results.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HubKeys(Struct, frozen=True, kw_only=True):
         str | None,
         Text(pattern=REPOSITORY, such_as="my-name/my-model"),
         "repository of the hub that the result is uploaded to if its checks passed; a new one is"
-        " private, and of a plan with tasks each has its own (docs/trackers.md)",
+        " private, and of a plan with tasks each has its own (docs/results.md#trackers)",
     ] = None
 
 

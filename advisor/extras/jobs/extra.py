@@ -1,4 +1,4 @@
-"""A plan packed for another machine, a cluster or a cloud (docs/machines.md)."""
+"""A plan packed for another machine, a cluster or a cloud (docs/scale.md)."""
 
 from __future__ import annotations
 

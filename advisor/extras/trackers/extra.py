@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and others get a training's numbers, too (docs/trackers.md)."""
+"""TensorBoard, Weights & Biases and others get a training's numbers, too (docs/results.md)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TrackerKeys(Struct, frozen=True, kw_only=True):
 
     trackers: Annotated[
         tuple[Tracker, ...],
-        "services that get the numbers of metrics.jsonl, too (docs/trackers.md)",
+        "services that get the numbers of metrics.jsonl, too (docs/results.md#trackers)",
     ] = ()
 
 

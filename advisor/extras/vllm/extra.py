@@ -1,4 +1,4 @@
-"""A result as the folder of a vLLM server (docs/serving.md)."""
+"""A result as the folder of a vLLM server (docs/results.md)."""
 
 from __future__ import annotations
 

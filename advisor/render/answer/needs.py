@@ -288,7 +288,7 @@ def needs(advice: Advice) -> Section:
         Item(text=f"Time: {time}", detail=_time_detail(estimate)),
     ]
     if learned is not None:
-        runs = "runs of this model and method on this device (docs/learning.md)"
+        runs = "runs of this model and method on this device (docs/estimates.md#learning-from-runs)"
         items.append(Item(text=f"Corrected by {learned.sentence}", detail=runs))
     items += [*padding_words(recommendation)[:1], f"Cost: {cost}"]
     items += map("Privacy: {}".format, privacy_lines(advice))
