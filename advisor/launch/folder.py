@@ -74,7 +74,7 @@ def _open_lock(folder: Path, flags: int) -> int:
 
 def process_of(folder: Path) -> int | None:
     """The process that locked a run folder; None if it is gone, or on another machine."""
-    process, host = _holder(folder)
+    process, host = holder(folder)
     if process < 1 or host not in ("", socket.gethostname()):
         return None
     try:
@@ -86,7 +86,7 @@ def process_of(folder: Path) -> int | None:
     return process
 
 
-def _holder(folder: Path) -> tuple[int, str]:
+def holder(folder: Path) -> tuple[int, str]:
     """(process, machine) as the lock's file says; (0, '') if it says nothing."""
     try:
         process, *host = text_of(folder / LOCK).split()
@@ -132,7 +132,7 @@ class RunFolder:
     def _lock(self) -> None:
         deadline_s = time.monotonic() + LOCK_WAIT_S
         while (fd := self._try_to_lock()) is None:
-            process, host = _holder(self.path)
+            process, host = holder(self.path)
             if time.monotonic() > deadline_s or process_of(self.path) is not None:
                 on = "" if host in ("", socket.gethostname()) else f" on {host}"
                 who = f" (process {process}{on})" if process_of(self.path) or on else ""

@@ -28,7 +28,7 @@ from advisor.ground.types import Gpu
 from advisor.ground.version import __version__
 from advisor.launch.child import Child, Ended, free_port
 from advisor.launch.failure_report import KILLED, KINDS
-from advisor.launch.folder import RunFolder, is_locked
+from advisor.launch.folder import RunFolder, holder, is_locked
 from advisor.record.files import MACHINES
 
 LOOK_S = 0.5  # between two looks at the notes of the others
@@ -96,7 +96,8 @@ class Machines:
         if self.place.node:
             leader = self._wait_for_machine(0)
             self.run, self.address = leader["run"], self.place.address or leader["address"]
-        self._write({"run": self.run, "words": self.words, "address": self.address})
+        by = holder(self.folder / str(self.place.node))
+        self._write({"run": self.run, "words": self.words, "address": self.address, "by": by})
 
     def agree(self, report: Message) -> None:
         """Wait until all machines have checked themselves, and found that they fit together.
@@ -204,8 +205,9 @@ class Machines:
         before: Message = {}
         while time.monotonic() < deadline_s:
             is_alive, note = self._note_of(node)
-            # Twice the same: what an earlier run has left is overwritten at once.
-            is_leader = is_alive and "run" in note and "end" not in note and note == before
+            # Twice the same, by who holds the lock: an earlier run has left another.
+            is_own = note.get("by") == [*holder(self.folder / str(node))] and note == before
+            is_leader = is_alive and is_own and "end" not in note
             if note.get("run") == self.run if node else is_leader:
                 return note
             before = note

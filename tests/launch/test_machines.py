@@ -35,7 +35,7 @@ class Machines:
             process.kill()
             process.wait()
 
-    def start(self, node, *, of=2, mode="ok", environ=None, **options):
+    def start(self, node, *, of=2, mode="ok", environ=None, prelude="", **options):
         """`advise run` as this node, as a Popen; its messages go into node-N.txt."""
         extra = {
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port), "NNODES": str(of),
@@ -44,7 +44,8 @@ class Machines:
         }  # fmt: skip
         options = {"output": "out", "trainers": self.trainers, **options}
         lost_soon = "from advisor.launch import machines\nmachines.FAIL_S = 1.0"
-        words, env = command(mode, prelude=lost_soon, extra_env=extra, **options)
+        prelude = f"{lost_soon}\n{prelude}"
+        words, env = command(mode, prelude=prelude, extra_env=extra, **options)
         with (self.folder / f"node-{node}.txt").open("w") as said:
             process = subprocess.Popen(words, cwd=self.folder, env=env, stdout=said, stderr=said)
         self.started.append(process)
@@ -125,7 +126,24 @@ def test_a_leader_that_is_lost_ends_those_that_follow_it_and_the_same_command_re
     assert codes(follower) == [75]
     assert f"machine 0 ({socket.gethostname()}) was lost" in machines.said(1)
     wait_for(lambda: not any(map(alive, machines.trainers_at_work)))
-    assert (codes(*machines.both()), record_of()["status"]) == ([0, 0], "done")
+    assert codes(*machines.both()) == [0, 0], machines.said(0) + machines.said(1)
+    assert record_of()["status"] == "done"
+
+
+LATE = """
+import time
+meet = machines.Machines.meet
+machines.Machines.meet = lambda self: (self.place.node or time.sleep(2), meet(self))
+"""
+
+
+def test_nobody_follows_a_run_that_is_over(machines):
+    """What a killed leader has said is not taken for what the next one has not said yet."""
+    old = {"run": "old", "words": "machine 0", "address": "", "by": [1, "elsewhere"], "report": {}}
+    note = machines.folder / "out" / ".machines" / "0" / "note.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps(old))
+    assert codes(*machines.both(prelude=LATE)) == [0, 0], machines.said(0) + machines.said(1)
 
 
 @pytest.mark.parametrize(
