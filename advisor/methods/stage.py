@@ -110,8 +110,7 @@ class Stage(Struct, frozen=True, kw_only=True):
     optimizer: Annotated[
         str,
         Choice(values=OPTIMIZER_NAMES),
-        "docs/gpu.md#optimizers says what each keeps and needs; names of transformers are taken,"
-        " too",
+        "docs/gpu.md#optimizers says what each keeps and needs; transformers' names are taken, too",
         Uses(decides=("optim",)),
     ] = "adamw_fused"
     micro_batch_size: Annotated[

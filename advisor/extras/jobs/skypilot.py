@@ -81,8 +81,7 @@ def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
             " to none at once what another wrote",
             where="launch.nodes",
             allowed="one machine for --to skypilot",
-            hint="--to slurm; or --to bundle on machines with shared storage"
-            " (docs/scale.md#several-machines)",
+            hint="--to slurm; or --to bundle on machines with shared storage (docs/scale.md)",
         )
     rented, called = _rented(needs, name), _cloud_name(needs.plan.name)
     kept = f"{called}-{needs.digest}-runs"  # the bucket of the runs
