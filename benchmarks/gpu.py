@@ -3,8 +3,9 @@ Unsloth and LLaMA-Factory, a falling loss and a gradient.
 
     python -m benchmarks gpu [--model MODEL] [--only NAME]
 
-Each row trains in a process of its own, and is kept in a file as soon as it is done: a second call
-resumes. Unlike the other benchmarks it is not run unless it is named.
+One call is one part, of at most five minutes. Each row trains in a process of its own, and is kept
+in a file as soon as it is done: the next call goes on. Unlike the other benchmarks it is not run
+unless it is named.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ SPEED_COLUMNS = ("GPU", "model", "method", "trained by", "tokens/s", "allocated 
 OURS, TRL, UNSLOTH, FACTORY = "advise run", "plain TRL", "Unsloth", "LLaMA-Factory"
 PACKAGES = {UNSLOTH: "unsloth", FACTORY: "llamafactory"}
 SEQ_LEN, BATCH, SEED, RANK = 512, 4, 42, 16
+GRACE_S = 20  # for a child that is asked to end
+GO_ON = 75  # rows are left: the exit code of a run that the same command resumes
 WRITES = ("ppo", "grpo")  # learn from answers of their own, whose reward need not rise in 20 steps
 
 
@@ -326,6 +329,12 @@ class Results:
             if found["about"] == self.about:
                 self.rows = found["rows"]
 
+    @property
+    def longest_s(self) -> float:
+        """How long the longest of them took."""
+        took = (row.get("took_s", 0.0) for row in self.rows.values() if "failed" not in row)
+        return max(took, default=0.0)
+
     def keep(self, key: str, result: Mapping[str, Any]) -> None:
         self.rows[key] = dict(result)
         text = json.dumps({"about": self.about, "rows": self.rows}, indent=1)
@@ -340,12 +349,14 @@ def run_cases(
     start: Start,
     minutes: float,
     say: Callable[[str], None] = print,
-) -> bool:
-    """Train what is not in the results yet; True if everything is there. A row that failed is
-    tried again by the next call.
+) -> int:
+    """Train what is not in the results yet, as far as the time goes: how many rows are left.
+
+    What failed before is tried again behind what was never tried, and is not waited for: a row that
+    fails each time keeps no other from its turn.
     """
     until = time.monotonic() + 60 * minutes
-    complete = True
+    wanted = []
     for case in cases:
         if reason := why_left_out(case, settings):
             say(f"{case.name}: left out, {reason}")
@@ -355,29 +366,34 @@ def run_cases(
             package = PACKAGES.get(side)
             if package and importlib.util.find_spec(package) is None:
                 say(f"{key}: left out, {package} is not installed")
-                continue
-            if "failed" not in results.rows.get(key, {"failed": ""}):
+            elif "failed" in results.rows.get(key, {"failed": ""}):
+                wanted.append((key in results.rows, key, case, side))
+            else:
                 say(f"{key}: kept from before")
-                continue
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                say(f"{key}: no time left; the next call resumes here")
-                complete = False
-                continue
-            try:
-                found = (
-                    ours(case, settings, start, left_s) if side == OURS
-                    else script(case, settings, side, start, left_s)
-                )  # fmt: skip
-                found["verdict"] = verdict(case, found)
-            except (RuntimeError, ValueError, KeyError, OSError) as error:
-                # The last line that is no hint: of a traceback the error, of ours what is wrong.
-                lines = [line for line in str(error).splitlines() if line[:1].strip()]
-                found = {"failed": lines[-1] if lines else type(error).__name__}
-                complete = False
-            results.keep(key, found)
-            say(f"{key}: {found.get('failed') or found['verdict']}")
-    return complete
+    wanted.sort(key=lambda one: one[0])  # and else in their order
+    for done, (tried, key, case, side) in enumerate(wanted):
+        left_s = until - time.monotonic()
+        # The first row has the whole part; one that would not be done in time begins the next part.
+        if left_s <= (results.longest_s if done else 0):
+            return sum(not one[0] for one in wanted[done:])
+        try:
+            found = (
+                ours(case, settings, start, left_s) if side == OURS
+                else script(case, settings, side, start, left_s)
+            )  # fmt: skip
+            found["verdict"] = verdict(case, found)
+        except OutOfTime:
+            if done and not tried:
+                return sum(not one[0] for one in wanted[done:])
+            found = {"failed": f"not done in {minutes:g} minutes; --minutes gives it more"}
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            # The last line that is no hint: of a traceback the error, of ours what is wrong.
+            lines = [line for line in str(error).splitlines() if line[:1].strip()]
+            found = {"failed": lines[-1] if lines else type(error).__name__}
+        found["took_s"] = time.monotonic() - until + left_s
+        results.keep(key, found)
+        say(f"{key}: {found.get('failed') or found['verdict']}, {found['took_s']:.0f} s")
+    return 0
 
 
 def speed_rows(cases: Sequence[Case], settings: Settings, results: Results) -> list[list[str]]:
@@ -450,19 +466,30 @@ def write_page(page: Path, tables: Mapping[str, tuple[Sequence[str], list[list[s
 # --------------------------------------------------------------------------- start
 
 
+class OutOfTime(Exception):
+    """A row was not done before its part ended."""
+
+
 def start_child(command: Sequence[str], folder: Path, limit_s: float) -> str:
-    """Run a command to its end; its stdout. Raises RuntimeError if it fails or takes too long."""
+    """Run a command to its end; its stdout. Raises RuntimeError if it fails, OutOfTime if it takes
+    too long.
+    """
     environment = {**os.environ, "PYTHONPATH": str(trainers_root())}
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s,
-            check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"not done after {limit_s:.0f} s") from None
-    if done.returncode:
-        raise RuntimeError(f"ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return done.stdout
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:  # fmt: skip
+        try:
+            out, err = child.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            child.terminate()  # `advise run` then ends its trainer first
+            try:
+                child.communicate(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            raise OutOfTime from None
+    if child.returncode:
+        raise RuntimeError(f"ended with {child.returncode}: {err.strip()[-2000:]}")
+    return out
 
 
 def find_gpu() -> tuple[str, bool, tuple[int, ...] | None]:
@@ -490,7 +517,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", help="a hub id or a folder; default: SmolLM2-135M-Instruct")
     found.add_argument("--only", action="append", choices=[case.name for case in CASES])
     found.add_argument("--steps", type=int, default=20, help="optimizer steps of each row")
-    found.add_argument("--minutes", type=float, default=30.0, help="start no row after so long")
+    found.add_argument("--minutes", type=float, default=5.0, help="of one part, at most")
     found.add_argument("--folder", type=Path, default=Path("gpu-benchmark"),
                        help="of data, runs and results")  # fmt: skip
     found.add_argument("--page", type=Path, help="default: docs/gpu.md; on the CPU: none")
@@ -500,8 +527,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str], *, start: Start = start_child) -> int:
-    """Measure, print the tables, write the page. 0: all rows are there; 1: some failed or are
-    left; 4: there is no GPU.
+    """Measure a part, print the tables, write the page. 0: all rows are there; 1: some failed;
+    75: some are left; 4: there is no GPU.
     """
     given = parser().parse_args(arguments)
     try:
@@ -521,7 +548,7 @@ def main(arguments: Sequence[str], *, start: Start = start_child) -> int:
     about = {"gpu": gpu, "model": model, "steps": given.steps}
     results = Results(folder / "results.json", about)
     cases = [case for case in CASES if not given.only or case.name in given.only]
-    complete = run_cases(cases, settings, results, start=start, minutes=given.minutes)
+    left = run_cases(cases, settings, results, start=start, minutes=given.minutes)
     tables = {
         "memory": (COLUMNS, memory_rows(results)),
         "speed": (SPEED_COLUMNS, speed_rows(cases, settings, results)),
@@ -534,5 +561,7 @@ def main(arguments: Sequence[str], *, start: Start = start_child) -> int:
     if page is not None:
         write_page(page, tables)
         print(f"\nwritten: {page.name}")
-    wrong = [row for row in tables["speed"][1] if row[-1] != "ok"]
-    return 0 if complete and not wrong else 1
+    if left:
+        print(f"\n{left} rows are left: the same command goes on")
+        return GO_ON
+    return int(any(row[-1] != "ok" for row in tables["speed"][1]))

@@ -126,18 +126,74 @@ def test_every_method_is_measured_and_written(measure, page):
     assert (measure(Children()), page.read_text()) == (0, text)
 
 
-def test_a_second_call_does_only_what_is_left(measure, capsys):
-    """Finished rows are kept, failed ones tried again; out of time it says how to resume."""
+def test_a_second_call_does_only_what_is_left(measure):
+    """Finished rows are kept, failed ones tried again; other settings are other rows."""
     only = ("--only", "lora", "--only", "dpo")
     assert measure(Children(fails={"dpo"}), *only) == 1
-    for arguments, code, commands in (
-        (only, 0, [("dpo", "ours")]),
-        (("--only", "lora", "--steps", "4"), 0, [("lora", "ours"), ("lora", "trl")]),
-        (("--minutes", "0"), 1, []),
+    for arguments, commands in (
+        (only, [("dpo", "ours")]),
+        (("--only", "lora", "--steps", "4"), [("lora", "ours"), ("lora", "trl")]),
     ):
         again = Children()
-        assert (measure(again, *arguments), again.commands) == (code, commands)
-    assert "the next call resumes here" in capsys.readouterr().out
+        assert (measure(again, *arguments), again.commands) == (0, commands)
+
+
+class Slow(Children):
+    """The same on a clock of their own; a row that is not done in its time is ended."""
+
+    def __init__(self, monkeypatch, took, **more):
+        super().__init__(**more)
+        self.now, self.took = 1000.0, took
+        monkeypatch.setattr(gpu.time, "monotonic", lambda: self.now)
+
+    def __call__(self, command, folder, limit_s):
+        try:
+            return super().__call__(command, folder, limit_s)
+        finally:
+            took = self.took(self.commands[-1])
+            self.now += min(took, limit_s)
+            if took > limit_s:
+                raise gpu.OutOfTime
+
+
+def test_a_benchmark_is_measured_in_parts_of_five_minutes(measure, page, monkeypatch, capsys):
+    """Each part goes on where the last one stopped, and nothing is trained twice."""
+    whole = Children()
+    assert measure(whole) == 0
+    everything = page.read_text()
+    children, parts, codes = Slow(monkeypatch, lambda _: 80), [], []
+    while not codes or codes[-1] == 75:
+        began = children.now
+        codes.append(measure(children, "--folder", str(page.parent / "parts")))
+        parts.append(children.now - began)
+    assert (codes[-1], children.commands, page.read_text()) == (0, whole.commands, everything)
+    assert (len(parts), set(parts[:-1])) == (-(-len(whole.commands) // 3), {240})
+    assert "\n14 rows are left: the same command goes on\n" in capsys.readouterr().out
+
+
+def test_a_row_that_takes_longer_than_a_part_holds_up_no_other(measure, monkeypatch, page):
+    """It has a part to itself once, and fails then; what a part's end cut off is begun anew."""
+    took = {("lora", "ours"): 280, ("dpo", "ours"): 400}
+    children = Slow(monkeypatch, lambda one: took.get(one, 60))
+    only = [f"--only={name}" for name in ("adapter", "lora", "dpo")]
+    codes = [measure(children, *only) for _ in range(5)]
+    assert codes == [75, 75, 75, 75, 1]
+    adapter, lora, dpo = (("adapter", "ours"), ("lora", "ours"), ("dpo", "ours"))
+    plain = [("lora", "trl"), ("dpo", "trl")]
+    assert children.commands == [adapter, lora, lora, plain[0], dpo, plain[1]]
+    assert "failed: not done in 5 minutes; --minutes gives it more" in page.read_text()
+
+
+def test_a_child_that_takes_too_long_is_asked_to_end(tmp_path):
+    """It can put away what it holds; what it prints after that is not waited for."""
+    code = (
+        "import signal, sys, time, pathlib\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(pathlib.Path('ended').touch()))\n"
+        "pathlib.Path('there').touch(); time.sleep(60)"
+    )
+    with pytest.raises(gpu.OutOfTime):
+        gpu.start_child([sys.executable, "-c", code], tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ended", "there"]
 
 
 @pytest.mark.parametrize(
