@@ -74,11 +74,6 @@ def furnish(folder: Path, programs: Path) -> None:
     """A person's files, two plans and a finished run, beside the model that is there."""
     write_files(ABOUT, folder)
     shutil.copytree(ROOT / "examples", folder / "examples")
-    readme = (ROOT / "README.md").read_text("utf-8")
-    answers = re.search(r"```yaml\n(task: qa.*?)```", readme, re.DOTALL)
-    assert answers is not None
-    told = answers[1].replace("gpu: {name: RTX 4090, count: 1}", "gpu: none")
-    (folder / "answers.yaml").write_text(f"{told}model: model\n")
     shell = Shell(folder, programs)
     for line in ABOUT["before"]:
         code, said = shell.paste(line)
