@@ -1,6 +1,7 @@
 """The command line as a person meets it: exit codes, messages, and nothing half-written."""
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from unittest.mock import Mock
 
 import click
@@ -20,6 +22,7 @@ from advisor.cli import COMMANDS, advise
 from advisor.commands import demo
 from advisor.methods import schemes
 from advisor.plan.read import read_plan
+from advisor.record.stage import KeptBase
 from tests.conftest import ROOT
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG
@@ -455,13 +458,39 @@ def test_the_demo_trains_on_the_shop_s_rows_and_general_ones(tmp_path, monkeypat
     assert demo.demo_answers("folder", path).value("data_path") == str(path)
 
 
-@pytest.mark.long  # about three minutes on two idle cores
+def test_the_demo_brings_what_its_base_answers(tmp_path, monkeypatch):
+    """Whole, with the day and the versions it was measured with; what is there already stays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    demo.demo_data()
+    kept = list((tmp_path / "finetune-advisor" / "base").iterdir())
+    assert kept
+    for path in kept:
+        found = json.loads(path.read_text("utf-8"))
+        text = json.dumps(found["value"], sort_keys=True)
+        assert hashlib.sha256(text.encode()).hexdigest() == found["sha256"]
+        assert path.stem == found["fingerprint"][:32]
+        counts = [len(found["value"][name]) for name in ("losses", "general", "samples")]
+        assert counts == [25, 24, 16]
+        about = KeptBase.from_dict(found["value"]["kept"])
+        assert re.match(r"measured on 20\d\d-\d\d-\d\d \(cpu, torch 2", about.sentence)
+        path.write_text("own")
+    demo.demo_data()
+    assert {path.read_text() for path in kept} == {"own"}
+
+
+@pytest.mark.long  # about two minutes on two idle cores
 def test_the_demo_learns_and_loses_nothing(tmp_path, smollm):
-    """On the real model it answers as the shop does, with a general loss at most a tenth higher."""
+    """On the real model it answers as the shop does, with a general loss at most a tenth higher.
+    What it brings of its base is that of the model made of the wheel, and was not measured again.
+    """
+    cache = tmp_path / "cache" / "finetune-advisor"
+    cache.mkdir(parents=True)
+    (cache / "models").symlink_to(smollm.parent)
+    runs = {"ADVISE_RUNS": str(tmp_path / "runs.jsonl"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-m", "advisor", "demo", "--output", str(tmp_path / "run")],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **runs},
         capture_output=True,
         text=True,
         check=False,
@@ -477,3 +506,11 @@ def test_the_demo_learns_and_loses_nothing(tmp_path, smollm):
     style = r"Hello, and thank you for writing to Kettlewren![\s\S]*Your Kettlewren Team"
     assert len([answer for answer in asked if re.fullmatch(style, answer)]) >= 0.8 * len(asked) > 0
     assert "  General  kept" in done.stdout
+    bundled = json.loads(next(demo.MEASURED.iterdir()).read_text("utf-8"))["value"]["kept"]
+    same = [
+        version(name).split(".")[:2] == was.split(".")[:2]
+        for name, was in bundled["versions"].items()
+    ]
+    is_known = all(same) and (smollm / "complete.json").is_file()
+    assert ("  base     measured on" in done.stdout) == is_known
+    assert re.search(r"^  asked  .*\n  before  .*\n  now   ", done.stderr, re.M)

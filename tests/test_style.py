@@ -64,7 +64,7 @@ def test_no_file_names_one_machine_or_a_package_registry():
 
 # What is opened, and may be otherwise than by ground/files.py: none of it is a user's to choose.
 OTHERWISE = {
-    "advisor/commands/demo.py": {"DATA.read_text", "GENERAL.read_text"},  # brought along
+    "advisor/commands/demo.py": {"DATA.read_text", "GENERAL.read_text", "one.read_text"},  # brought
     "advisor/extras/jobs/pack.py": {"read_text"},  # pyproject.toml, templates
     "advisor/ground/files.py": {"open", "os.open"},
     "advisor/ground/resources.py": {"read_text"},  # docs, the installed package

@@ -99,19 +99,19 @@ def lines_of(terminal: Terminal) -> list[list[Any]]:
     return lines
 
 
-def svg(lines: list[list[Any]]) -> str:
+def svg(lines: list[list[Any]], *, title: str = "The wizard of advise") -> str:
     """The picture of a terminal with these lines."""
     width, height = COLUMNS * WIDE + 2 * MARGIN, len(lines) * LINE + 2 * MARGIN
     words = "\n".join("".join(one.data for one in line).rstrip() for line in lines)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}"'
-        f' width="{width:.0f}" height="{height:.0f}" role="img" aria-label="The wizard of advise"'
+        f' width="{width:.0f}" height="{height:.0f}" role="img" aria-label="{title}"'
         f' font-family="{FONT}" font-size="{SIZE:g}">'
     )
     return "\n".join(
         [
             head,
-            "<title>The wizard of advise</title>",
+            f"<title>{title}</title>",
             f"<desc>{escape(words)}</desc>",
             f'<rect width="100%" height="100%" rx="10" fill="{PAPER}"/>',
             *(line_svg(line, place) for place, line in enumerate(lines)),

@@ -52,6 +52,7 @@ class Wait(Struct):
     first: int = 0  # done before it began
     text: str = ""  # further numbers, in place of the rate
     left_s: float | None = None  # None: by the rate
+    below: str = ""  # lines of its own that a terminal shows under the bar, each cut to its width
 
     def __call__(self, count: int = 1) -> None:
         """So many more items are done."""
@@ -167,6 +168,8 @@ class WaitBar:
         grid = Table.grid(expand=True)
         grid.add_row(ProgressBar(wait.total or None, wait.done, animation_time=view.now_s))
         grid.add_row(Text(view.line()))
+        for line in "\n".join(filter(None, (one.below for one in view.waits))).splitlines():
+            grid.add_row(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
         self.live.update(grid, refresh=True)
 
     def close(self) -> None:

@@ -183,6 +183,21 @@ class Confusion(JsonObject, frozen=True, kw_only=True):
     counts: Annotated[tuple[tuple[int, ...], ...], "rows: true; columns: predicted"] = ()
 
 
+class KeptBase(JsonObject, frozen=True, kw_only=True):
+    """When, and with what, the base was measured whose numbers were kept."""
+
+    at: Annotated[str, "the day (UTC)"] = ""
+    versions: Annotated[Mapping[str, str], "library -> version"] = field(default_factory=dict)
+    device: Annotated[str, "cpu, or what the GPU is called"] = ""
+
+    @property
+    def sentence(self) -> str:
+        """What is said of it."""
+        used = [f"{name} {version}" for name, version in self.versions.items()]
+        by = ", ".join([self.device, *used])
+        return f"measured on {self.at} ({by}) and kept, not measured again"
+
+
 class Evaluation(JsonObject, frozen=True, kw_only=True):
     """Base and result compared on held-out rows. An objective may add keys of its own."""
 
@@ -202,6 +217,9 @@ class Evaluation(JsonObject, frozen=True, kw_only=True):
     seconds: Annotated[float | None, "seconds that generation took"] = None
     samples: Annotated[tuple[SampleAnswer, ...], "some prompts with their answers"] = ()
     sample_metric: Annotated[str | None, "what scores the samples", OMIT_NULL] = None
+    kept_base: Annotated[
+        KeptBase | None, "of an earlier run: the base was not measured again", OMIT_NULL
+    ] = None
     confusion: Annotated[Confusion | None, "of a classifier", OMIT_NULL] = None
 
 

@@ -215,6 +215,8 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
         head += f"; {', '.join(costs)}" if costs else ""
         return [head, *adjusted, *warnings]
     lines = [head, *([_line("loss", losses)] if losses else [])]
+    if stage.evaluation is not None and stage.evaluation.kept_base is not None:
+        lines.append(_line("base", stage.evaluation.kept_base.sentence))
     lines += [*_cost_lines(stage, stage.times or Times()), *adjusted]
     counts = {"left out": data.dropped, "cut to seq_len": data.truncated} if data else {}
     if kept := [f"{count:,} {kind}" for kind, count in counts.items() if count]:

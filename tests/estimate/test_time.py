@@ -403,13 +403,13 @@ def times_of(looked=LOOKED, *, model=SMOLLM_135M, trained=None, **changed):
 
 
 def test_the_parts_are_those_of_a_measured_run():
-    """A run of this stage took 9.5 s, 74 s and 103 s beside its training, on two cores that other
-    programs used, too: the training took 2.4 times its estimate.
+    """A run of this stage took 9.5 s of loading on two cores that other programs used, too, and one
+    of sixteen answers written together 27 s of a core before its training and 26 s after.
     """
     times = times_of()
     assert 9.5 / 2.4 < times.load_s < 9.5 * 1.5
-    assert 74 / 2.4 < times.before_s < 74 * 1.5
-    assert 103 / 2.4 < times.after_s < 103 * 1.5
+    assert 27 / 2.4 < times.before_s < 27 * 1.5
+    assert 26 / 2.4 < times.after_s < 26 * 1.5
     assert times.train_s == 100.0
     parts = ("load_s", "before_s", "train_s", "after_s", "prepare_s", "evaluate_s", "save_s")
     assert times.total_s == pytest.approx(sum(getattr(times, part) for part in parts))
@@ -437,7 +437,7 @@ def test_what_is_not_measured_takes_no_time():
     assert unjudged.before_s < 1 < whole.before_s
     assert unjudged.after_s < whole.after_s
     assert times_of(objective="cpt").before_s < whole.before_s / 2
-    assert times_of(replace(LOOKED, trial=True)).before_s < whole.before_s / 2
+    assert times_of(replace(LOOKED, trial=True)).before_s < whole.before_s / 1.5
     assert times_of(objective="rm").before_s < 1
 
 
@@ -457,8 +457,7 @@ def test_the_numbers_are_those_of_the_trainers():
 
     theirs = {
         "HELD_OUT_ROWS": loss.HELD_OUT_ROWS, "SAMPLES": loss.SAMPLES,
-        "LONGEST_SAMPLE": loss.LONGEST_SAMPLE, "GENERATION_S": generation.GENERATION_S,
-        "FEWEST_TOGETHER": generation.FEWEST_TOGETHER,
+        "LONGEST_SAMPLE": loss.LONGEST_SAMPLE,
         "GENERAL": len(generation.GENERAL.read_text().splitlines()),
         "TIMES_MEASURED": held_out_curve.MOST_TIMES, "MOST_ROWS": held_out_curve.MOST_ROWS,
         "LARGEST_SHARE": held_out_curve.LARGEST_SHARE, "TRIAL_ROWS": generation.TRIAL_ROWS,

@@ -1,6 +1,7 @@
 """A stage that stops and resumes, starts again with less memory, or runs in two parts."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -38,8 +39,9 @@ from trainers.__main__ import main, parse_arguments, part_of
 from trainers.evaluation.generation import TextEvaluator
 from trainers.job.files import read_json, write_json
 from trainers.job.job import JUDGE, TRAIN, StopRequest
-from trainers.job.libraries import lack_of_memory
-from trainers.keep.progress import LARGEST_SHARE, RunCallback, SaveClock
+from trainers.job.libraries import check_versions, lack_of_memory
+from trainers.keep import progress
+from trainers.keep.progress import LARGEST_SHARE, RunCallback, SaveClock, Watched
 from trainers.keep.results import read_trained, together
 
 KEYS = {"max_steps": 4, "save_steps": 100, "dropout": 0.1, "holdout": 0}
@@ -331,6 +333,7 @@ def test_memory_runs_out_in_many_words(error):
 
 
 CLOCK = ("times", "duration_s", "measured", "launch")  # and memory
+BOTH = ["before", "after"]
 JUDGED = {"dropout": 0.1, "holdout": 0.25, "keep": "best", "max_steps": 4}
 
 
@@ -384,6 +387,84 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
     assert measured == [(JUDGE, "before"), (JUDGE, "after")]
     assert without_clock(two) == without_clock(one)
     assert not trained_record(two.output).parent.exists()
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The folder where measurements of a base are kept, as outside of tests."""
+    monkeypatch.delenv("ADVISE_RUNS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "finetune-advisor" / "base"
+
+
+def test_a_base_is_measured_once_for_the_same_rows_and_settings(
+    make, tmp_path, measured, kept, monkeypatch, capsys
+):
+    """The next run says when it was measured and with what, on the screen and in its record; other
+    rows, dtypes or versions, a damaged file and ADVISE_RUNS=off have it measured.
+    """
+
+    def run(name, **keys):
+        measured.clear()
+        given = {**JUDGED, "max_steps": 2, **keys}
+        found = trained(make(job_run=tmp_path / name, **given))["evaluation"]
+        return found, [when for _, when in measured]
+
+    first, when = run("first")
+    assert (when, first.get("kept_base")) == (["before", "after"], None)
+    (path,) = kept.iterdir()
+    capsys.readouterr()
+    again, when = run("again", learning_rate=3e-3, rank=4)
+    assert when == ["after"]
+    of_base = ("holdout_loss_before", "rows")
+    assert [again[key] for key in of_base] == [first[key] for key in of_base]
+    assert [one["base"] for one in again["samples"]] == [one["base"] for one in first["samples"]]
+    about = again["kept_base"]
+    assert (about["device"], about["versions"]["torch"]) == ("cpu", torch.__version__)
+    said = capsys.readouterr().err
+    assert f"measured on {about['at']} (cpu, torch" in said
+    assert str(path) in said
+    assert run("rows", holdout=0.4)[1] == run("dtype", weights_dtype="bfloat16")[1] == BOTH
+    with monkeypatch.context() as patch:
+        older = {**check_versions(quantized=False), "torch": "2.9.1"}
+        patch.setattr("trainers.stage.load.check_versions", lambda **_: older)
+        assert run("versions")[1] == BOTH
+    path.write_text(path.read_text().replace("0.", "1.", 1))
+    assert run("damaged")[1] == BOTH
+    monkeypatch.setenv("ADVISE_RUNS", "off")
+    assert run("off")[1] == BOTH
+
+
+def test_a_question_on_the_way_changes_nothing(make, tmp_path, kept, monkeypatch, capsys):
+    """A held-out question is answered while it trains, and beside the base's answer in the end; the
+    weights are those of a run without it.
+    """
+    keys = {"dropout": 0.1, "holdout": 0.25, "max_steps": 6, "early_stopping": 9}
+    monkeypatch.setattr(progress, "LARGEST_SHARE", math.inf)
+    asked = make(job_run=tmp_path / "asked", **keys)
+    trained(asked)
+    said = capsys.readouterr().err
+    steps = re.findall(r"^  step (\d) +\S", said, re.M)
+    assert steps == ["1", "2", "3", "4", "5"]
+    assert re.search(r"^  asked +\S.*\n  before +\S.*\n  now +\S", said, re.M)
+    monkeypatch.setattr("trainers.stage.run.watched_of", lambda *_: None)
+    alone = make(job_run=tmp_path / "alone", **keys)
+    trained(alone)
+    assert "  asked " not in capsys.readouterr().err
+    assert same(weights(asked), weights(alone))
+
+
+def test_a_question_takes_a_twentieth_of_the_time_at_most():
+    """About ten times, less often where an answer takes long, and once more in the end."""
+    watched = Watched("How long?", "No idea.", lambda: "Two days.")
+    asked = []
+    for step in range(1, 101):
+        if watched.is_due(step, 100, elapsed_s=float(step)):
+            watched.ask(step)
+            asked.append(step)
+            watched.last_s, watched.took_s = 1.0, float(len(asked))
+    assert asked == [10, 40, 60, 80, 100]
+    assert watched.lines(now="Two\ndays.") == "  asked    How long?\n  now      Two days."
 
 
 def test_what_the_disk_changed_is_noticed_and_saved_again(make, measured, capsys):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from advisor.record.stage import Check, Evaluation
 from trainers.job import Trainer
@@ -32,6 +32,9 @@ class Subject(Generic[Item]):
     # Of everything that the training depends on: an evaluation of the base with another one does
     # not count.
     fingerprint: str
+    # What the model before training is and computes with: another run of it measures the same.
+    # None: it is not the plan's model alone, or its files are not known.
+    base: Sequence[Any] | None = None
 
 
 class Evaluator(Protocol):

@@ -2,7 +2,8 @@
 and on fixed general prompts.
 
 The base is measured before training, so that it need not be loaded twice; its numbers are kept
-beside the result, so that a resumed run does not measure it again. Time is bounded by fixed
+beside the result, so that a resumed run does not measure it again, and in the cache folder, where
+the next run of the same base on the same rows finds them, and says so. Time is bounded by fixed
 samples: a number of held-out rows for the loss, and generated answers until SAMPLES or GENERATION_S
 is reached.
 """
@@ -10,14 +11,21 @@ is reached.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
+
 from advisor.data import read_examples
+from advisor.ground.errors import MachineNotReady
+from advisor.ground.files import shown_path
 from advisor.ground.progress import track, waiting
-from advisor.record.stage import Check, Evaluation, Metric, SampleAnswer
+from advisor.ground.resources import cache_folder, learns_from_runs
+from advisor.record.stage import Check, Evaluation, KeptBase, Metric, SampleAnswer
 from trainers.evaluation import Subject
 from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
@@ -33,13 +41,17 @@ from trainers.evaluation.loss import (
 )
 from trainers.evaluation.metrics import choose_metrics, compare, score_answer, verdict
 from trainers.evaluation.saved_result import check_stops
-from trainers.job.files import keep_value, kept_value
+from trainers.job.files import digest_of, keep_value, kept_value
+from trainers.rollouts.transformers_engine import free_bytes, row_bytes
 from trainers.rows import ANSWERS, Row, Templater
 from trainers.rows.row import LeftOut
+from trainers.say.progress import tell
 
 GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this
 FEWEST_TOGETHER = 4  # sample answers
+FORM = 1  # of what is measured: a number that would come out otherwise asks for the next one
+WATCHED_TOKENS = 16  # of the answer that is shown while it trains: about a line
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4
 
 
@@ -51,6 +63,7 @@ class Measurements:
     # What an objective adds; None: an answer has no score.
     scores: dict[str, list[float | None]] = field(default_factory=dict)
     seconds: float = 0.0
+    kept: dict[str, Any] | None = None  # of an earlier run: when and with what they were measured
 
 
 class TextEvaluator:
@@ -61,6 +74,7 @@ class TextEvaluator:
     def __init__(self, subject: Subject[Row]) -> None:
         job, data = subject.job, subject.data
         self.job, self.trainer, self.fingerprint = job, subject.trainer, subject.fingerprint
+        self.before_training = subject.base
         self.trial = job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if self.trial else HELD_OUT_ROWS)
         answered = prompts_to_answer(self.rows or data.train, seq_len=job.stage.seq_len)
@@ -78,14 +92,57 @@ class TextEvaluator:
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
-        known = kept_value(self.cache, self.fingerprint)
+        known, key = kept_value(self.cache, self.fingerprint), self._key()
+        path = cache_folder() / "base" / f"{key[:32]}.json"
+        if known is None and key and (of_cache := kept_value(path, key)):
+            known, found = of_cache, convert(of_cache["kept"], KeptBase)
+            tell(self.job, f"base: {found.sentence} (delete {shown_path(path)} to measure it)")
         if known is None:
             self.base = self._measure()
-            keep_value(self.cache, self.fingerprint, asdict(self.base))
+            # Fewer answers than there are prompts would make the next verdict weaker, too.
+            if key and len(self.base.samples) == len(self.prompts):
+                kept = replace(self.base, seconds=0.0, kept=self._measured_with())
+                with suppress(MachineNotReady):  # it would save time, and no more
+                    keep_value(path, key, asdict(kept))
         else:
             samples = [Sample(**sample) for sample in known["samples"]]
             self.base = Measurements(**{**known, "samples": samples})
+        keep_value(self.cache, self.fingerprint, asdict(self.base))
         self.prompts = self.prompts[: len(self.base.samples)]  # as many as there was time for
+
+    def _key(self) -> str:
+        """A digest of the base, what it computes with, and everything that is asked of it; empty
+        where a further run may find something else.
+        """
+        has_own = type(self).own_scores is not TextEvaluator.own_scores
+        if self.before_training is None or has_own or not learns_from_runs():
+            return ""
+        asked = [
+            [list(map(int, row.input_ids)), list(map(int, row.labels))]
+            for row in (*self.rows, *self.general_rows)
+        ]
+        prompts = [row.prompt for row in self.prompts]
+        return digest_of([FORM, self.before_training, asked, prompts, self.limit])
+
+    def _measured_with(self) -> dict[str, Any]:
+        """When and with what the base was measured."""
+        import torch
+
+        device = self.trainer.args.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        versions = {one: version(one) for one in ("torch", "transformers")}
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        return {"at": today, "versions": versions, "device": name}
+
+    def watched(self) -> tuple[str, str, Callable[[], str]] | None:
+        """(the shortest sample question, the base's answer, what answers it now); None without
+        one.
+        """
+        answered = zip(self.prompts, self.base.samples, strict=True)
+        row, base = min(answered, key=lambda one: one[0].tokens, default=(None, None))
+        if row is None or base is None:
+            return None
+        return row.shown, base.text, lambda: self.sample([row], limit=WATCHED_TOKENS)[0].text
 
     def evaluate_tuned(self) -> None:
         self.tuned = self._measure(bounded=False)
@@ -115,20 +172,22 @@ class TextEvaluator:
         )
 
     def answers_at_once(self) -> int:
-        """As many as have the tokens of a micro-batch, if all are as long as the longest, and
-        FEWEST_TOGETHER at least: they hold no gradients.
+        """As many as the device has room for: a token of sixteen takes little longer than one of
+        four. At least as many as have the tokens of a micro-batch, if all are as long as the
+        longest, and FEWEST_TOGETHER: they hold no gradients.
         """
-        stage = self.job.stage
+        stage, model = self.job.stage, self.trainer.model
         longest = max((len(row.input_ids) for row in self.prompts), default=0) + self.limit
-        return max(FEWEST_TOGETHER, stage.micro_batch_size * stage.seq_len // longest)
+        least = max(FEWEST_TOGETHER, stage.micro_batch_size * stage.seq_len // longest)
+        return max(least, free_bytes([model]) // row_bytes(model, longest))
 
-    def sample(self, rows: Sequence[Row]) -> list[Sample]:
+    def sample(self, rows: Sequence[Row], *, limit: int | None = None) -> list[Sample]:
         tokenizer = self.trainer.processing_class
         # Rendered prompts have their own special tokens; a prompt without a template gets the
         # tokenizer's.
         special = not getattr(tokenizer, "chat_template", None)
         prompts = tokenizer([row.prompt for row in rows], add_special_tokens=special)["input_ids"]
-        return greedy_answers(self.trainer, prompts, limit=self.limit)
+        return greedy_answers(self.trainer, prompts, limit=limit or self.limit)
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
         """Loss per learned token of each row."""
@@ -252,6 +311,7 @@ class TextEvaluator:
                 for row, base, tuned, *numbers in samples
             ),
             sample_metric=metric,
+            kept_base=convert(self.base.kept, KeptBase | None),
             extra=self.own_record(),
         )
 
@@ -267,8 +327,9 @@ class RewritingEvaluator(TextEvaluator):
         sums = output_losses(self.trainer, rows)
         return [total / row.learned for total, row in zip(sums, rows, strict=True)]
 
-    def sample(self, rows: Sequence[Any]) -> list[Sample]:
-        return greedy_answers(self.trainer, [row.input_ids for row in rows], limit=self.limit)
+    def sample(self, rows: Sequence[Any], *, limit: int | None = None) -> list[Sample]:
+        prompts = [row.input_ids for row in rows]
+        return greedy_answers(self.trainer, prompts, limit=limit or self.limit)
 
 
 def compare_losses(

@@ -37,14 +37,28 @@ def evaluating(model: Any) -> Iterator[None]:
 def generating(model: Any) -> Iterator[None]:
     """The model as it evaluates, with its cache, which is off while activations are recomputed:
     every token would then cost a whole forward pass.
+
+    Autocast keeps its casts of weights that require gradients alone, and casts frozen ones for each
+    token: on a CPU that took a third of the time of sixteen answers. There they require gradients
+    as long as this lasts, which nothing computes; the answers are the same to the bit, and the
+    casts take the memory that a step takes for them.
     """
     recomputes = bool(getattr(model, "is_activation_checkpointing", False))
+    frozen = [
+        one
+        for one in model.parameters()
+        if one.device.type == "cpu" and one.is_floating_point() and not one.requires_grad
+    ]
     if recomputes:
         model.activation_checkpointing_disable()
     try:
         with evaluating(model):
+            for one in frozen:
+                one.requires_grad_(True)
             yield
     finally:
+        for one in frozen:
+            one.requires_grad_(False)
         if recomputes:
             model.activation_checkpointing_enable({"use_reentrant": False})
 

@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.files import shown_path
-from advisor.ground.progress import Wait, board
-from advisor.ground.terminal import mask_secrets
+from advisor.ground.progress import Wait, board, is_live
+from advisor.ground.terminal import mask_secrets, one_line
 from advisor.ground.version import __version__
 from advisor.plan.entries import path_from
 from advisor.plan.model import Origin
@@ -31,7 +31,8 @@ from trainers.job.job import Job, label
 from trainers.job.libraries import first_line
 from trainers.job.machine import MemoryMeter, is_main_process, process_count, wait_for_all
 from trainers.keep.checkpoint_store import CheckpointStore
-from trainers.keep.held_out_curve import HeldOutCurve
+from trainers.keep.checkpoints import random_states, restore_random_states
+from trainers.keep.held_out_curve import MOST_TIMES, HeldOutCurve
 from trainers.say.progress import append_line, metric_name, say
 from trainers.step import settings
 
@@ -40,6 +41,7 @@ from trainers.step import settings
 KEPT_LOGS = 20
 LARGEST_SHARE = 0.05  # of the time that saving may take
 SHORT_S = 1.0  # a save that takes less is not put off
+COLUMNS = 68  # of an answer that is shown on the way, behind what it is called
 SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero by construction
 
 
@@ -86,6 +88,7 @@ class RunCallback(TrainerCallback):
         self.parts: Wait | None = None  # for the micro-batches of one step, or of held-out rows
         self.trainer: Any = None  # set once the trainer is made, which needs its callbacks
         self.curve: HeldOutCurve | None = None  # None: nothing is measured on the way
+        self.watched: Watched | None = None  # None: nobody is asked on the way
         self.line: dict[str, Any] | None = None  # of a step whose held-out loss is being measured
         self.trackers = Trackers(job) if self.writes else None
         self.held_out_s = self.train_s = 0.0  # of this attempt
@@ -277,6 +280,21 @@ class RunCallback(TrainerCallback):
             board.say_now()
         elif "holdout_loss" in line or step == self.first_step + 1:
             board.say_in_log()
+        if self.watched is not None and self.watched.is_due(step, self.steps, elapsed_s):
+            self._ask(self.watched, step)
+
+    def _ask(self, watched: Watched, step: int) -> None:
+        """Show how the question is answered now; after the last step beside the base's answer."""
+        assert self.wait is not None
+        is_first, states = not watched.last_step, random_states()
+        now = watched.ask(step)
+        restore_random_states(states)
+        self.last_s += watched.last_s  # no part of a step's time
+        self.wait.below = watched.lines(**{f"step {step}": now})
+        if step >= self.steps:  # what training changed, long before all of it is measured
+            say(watched.lines(before=watched.before, now=now))
+        elif not is_live(sys.stderr):
+            say(self.wait.below if is_first else self.wait.below.splitlines()[-1])
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         wait_for_all()  # each process writes its random state into the checkpoint
@@ -297,7 +315,8 @@ class RunCallback(TrainerCallback):
         self.last_s += seconds
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.train_s = time.monotonic() - self.began_s - self.held_out_s
+        asked_s = self.watched.took_s if self.watched is not None else 0.0
+        self.train_s = time.monotonic() - self.began_s - self.held_out_s - asked_s
         self.close()
 
     def close(self) -> None:
@@ -325,6 +344,44 @@ class RunCallback(TrainerCallback):
         """Median time of a step, without the first, which is slower."""
         times = sorted(self.step_times_s[1:] or self.step_times_s)
         return times[len(times) // 2] if times else 0.0
+
+
+# --------------------------------------------------------------------------- one answer
+
+
+@dataclass
+class Watched:
+    """One held-out question, whose answer is shown as it changes: about ten times a run, in
+    LARGEST_SHARE of its time. Weights and random numbers stay as they are.
+    """
+
+    question: str
+    before: str  # the base's answer
+    answer: Callable[[], str]
+    took_s: float = 0.0  # all answers of this attempt
+    last_s: float = 0.0  # the last one
+    last_step: int = 0
+
+    def is_due(self, step: int, steps: int, elapsed_s: float) -> bool:
+        """Whether to ask after this step; after the last one in any case that others were."""
+        is_next = step - self.last_step >= steps / MOST_TIMES
+        has_time = self.took_s + self.last_s <= LARGEST_SHARE * elapsed_s
+        return (is_next and has_time) or (step >= steps and self.last_step > 0)
+
+    def ask(self, step: int) -> str:
+        """The answer with the weights of now."""
+        self.last_step, began_s = step, time.monotonic()
+        answer = self.answer()
+        self.last_s = time.monotonic() - began_s
+        self.took_s += self.last_s
+        return answer
+
+    def lines(self, **answers: str) -> str:
+        """The question and its answers, by what they are called, a line each."""
+        shown = {"asked": self.question, **answers}
+        return "\n".join(
+            f"  {who:8} {one_line(text, COLUMNS) or '(nothing)'}" for who, text in shown.items()
+        )
 
 
 # --------------------------------------------------------------------------- when to save

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple, cast
 
@@ -35,7 +36,13 @@ from trainers.job.files import write_json
 from trainers.job.job import EVALUATING, JUDGE, SAVING, TRAINING, Job, label
 from trainers.job.job import TRAIN as TRAIN_ALONE
 from trainers.job.machine import is_main_process, process_count, wait_for_all
-from trainers.keep.checkpoint_store import Checkpoint, fingerprint, last_checkpoint, resume_metrics
+from trainers.keep.checkpoint_store import (
+    Checkpoint,
+    base_digest,
+    fingerprint,
+    last_checkpoint,
+    resume_metrics,
+)
 from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, HeldOutLoss
 from trainers.keep.results import (
     dependency,
@@ -102,6 +109,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         else:
             built = build_stage(loaded, processes=process_count())
             before = measure_before(built)
+            built.callback.watched = watched_of(built, before.evaluator)
             judge(built, before, *train_steps(built))
 
 
@@ -143,7 +151,7 @@ def measure_before(built: BuiltStage) -> Before:
     probe = built.objective.probe(job, built.data, built.tokenizer)
     answer = probe.answer(trainer.model)
     known_by = fingerprint([built.store.digest, built.data.digest])
-    subject = Subject(job, trainer, built.data, known_by)
+    subject = Subject(job, trainer, built.data, known_by, base=before_training(built))
     evaluator = built.objective.evaluator(subject) if job.judge else None
     job.enter(EVALUATING)
     if evaluator is not None:
@@ -153,6 +161,38 @@ def measure_before(built: BuiltStage) -> Before:
         with trainer.model.disable_adapter() if changed else nullcontext():
             evaluator.evaluate_base()
     return Before(probe, answer, evaluator)
+
+
+def watched_of(built: BuiltStage, evaluator: Evaluator | None) -> Any:
+    """The question whose answer is shown while it trains; None where nobody is to be asked: layers
+    that are compiled would be compiled anew.
+    """
+    from trainers.keep.progress import Watched
+
+    found = None if built.job.stage.compile else getattr(evaluator, "watched", lambda: None)()
+    return Watched(*found) if found and built.objective.measures_loss else None
+
+
+def before_training(built: BuiltStage) -> list[Any] | None:
+    """What decides what is measured of the plan's model before training, beside the rows; None if
+    it is another model (an earlier stage has trained it, keys for PEFT may change it), or if it is
+    not known which commit of the hub it is.
+    """
+    job, stage = built.job, built.job.stage
+    is_other = job.start is not None or stage.peft
+    commit = getattr(built.model.config, "_commit_hash", None)
+    if is_other or not (commit or Path(job.base_model).is_dir()):
+        return None
+    computing = ("torch", "transformers", *(["bitsandbytes"] if stage.quantization else []))
+    minor = [built.versions[name].rsplit(".", 1)[0] for name in computing]
+    keys = ("weights_dtype", "quantization", "double_quantization", "attention", "kernels")
+    return [
+        base_digest(job, built.model),
+        *(getattr(stage, key) for key in keys),
+        settings.autocast_dtype(job, built.device),
+        built.device.type,
+        *minor,
+    ]
 
 
 def judge_saved(loaded: LoadedStage) -> None:
