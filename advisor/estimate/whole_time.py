@@ -41,7 +41,7 @@ HELD_BY = ("catalogue", "hub", "suggested")  # where a model comes from that may
 HELD_OUT_ROWS, SAMPLES, GENERAL = 64, 16, 24
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4  # where max_steps stops the stage
 PROMPTS, TRIAL_PROMPTS = 32, 4  # of a stage that learns from its own answers
-LONGEST_SAMPLE = 128
+LONGEST_SAMPLE, GENERATION_S, FEWEST_TOGETHER = 128, 45.0, 4
 GENERAL_TOKENS = 60  # assumed: a general prompt with its answer and a chat template
 REPLAY_BLOCK, REPLAY_LIMIT = 32, 128  # the base's answers to general prompts
 PROBES = 4  # forward passes that compare the saved result with the trained one and the base
@@ -140,10 +140,10 @@ def total_time(times: Sequence[WholeTime | None]) -> WholeTime | None:
 
 def _measuring_s(run: Run, machine: Machine, evaluated: EvaluationRows, *, tuned: bool) -> float:
     """One measurement: a forward pass for each held-out row and general prompt, one at a time, and
-    sample answers, all together. A base that an earlier run has measured is not looked for.
+    sample answers, some together. A base that an earlier run has measured is not looked for.
 
-    A base writes up to the limit. A tuned model writes the same answers to their end, about as long
-    as those of the data.
+    A base writes up to the limit; after `GENERATION_S` no further answers are begun. A tuned model
+    writes the same answers to their end, about as long as those of the data.
     """
     what = run.objective
     row_s, _ = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=1)
@@ -163,6 +163,13 @@ def _measuring_s(run: Run, machine: Machine, evaluated: EvaluationRows, *, tuned
     if what.generates:
         count = min(TRIAL_PROMPTS if evaluated.trial else PROMPTS, round(evaluated.rows))
         length = float(run.options.get("response_tokens") or answer)
-    # All together: what has room for a step has room for a few answers.
-    _, token_s = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=max(1, count))
-    return losses + general + length * token_s
+    # On a GPU as many together as have the tokens of a micro-batch, on the host all.
+    budget = run.stage.micro_batch_size * run.stage.seq_len
+    fitting = max(FEWEST_TOGETHER, int(budget // (evaluated.row_tokens + limit)))
+    at_once = max(1, min(count, fitting) if machine.overlaps else count)
+    _, token_s = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=at_once)
+    batch_s = length * token_s
+    writing = -(-count // at_once) * batch_s
+    if not tuned:
+        writing = min(writing, GENERATION_S + batch_s)
+    return losses + general + writing

@@ -457,7 +457,8 @@ def test_the_numbers_are_those_of_the_trainers():
 
     theirs = {
         "HELD_OUT_ROWS": loss.HELD_OUT_ROWS, "SAMPLES": loss.SAMPLES,
-        "LONGEST_SAMPLE": loss.LONGEST_SAMPLE,
+        "LONGEST_SAMPLE": loss.LONGEST_SAMPLE, "GENERATION_S": generation.GENERATION_S,
+        "FEWEST_TOGETHER": generation.FEWEST_TOGETHER,
         "GENERAL": len(generation.GENERAL.read_text().splitlines()),
         "TIMES_MEASURED": held_out_curve.MOST_TIMES, "MOST_ROWS": held_out_curve.MOST_ROWS,
         "LARGEST_SHARE": held_out_curve.LARGEST_SHARE, "TRIAL_ROWS": generation.TRIAL_ROWS,

@@ -354,6 +354,10 @@ SAMPLE = {"prompt": "Where?", "base": "b", "score_before": 0.1, "score_after": 0
 BEGIN = "The library opens at nine on every day but Sunday and holidays, and so "
 FALLING = {"evaluation": BETTER, "held_out": {"fell": 0.1}, "checks": []}
 STOPPED = {"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5}
+KEPT = {
+    "at": "2026-12-01", "versions": {"torch": "2.13.0+cpu", "transformers": "5.24.0"},
+    "device": "cpu",
+}  # fmt: skip
 DRY = {"longest_batch_duration_s": 300.0}
 ENDED = {  # changes of the stage, and of the record; keys of the plan that lies in the folder
     "finished": ({}, {}),
@@ -377,6 +381,7 @@ ENDED = {  # changes of the stage, and of the record; keys of the plan that lies
             {**SAMPLE, "base": "All of us.", "tuned": "All of us.", "score_after": 0.1},
         ), {},
     ),
+    "a base that was measured before": ({"checks": [], "evaluation": {**BETTER, "kept_base": KEPT}}, {}),
     "it may train longer": (FALLING, {}, ""),
     "it may take more steps": (FALLING, {}, "\n    max_steps: 60"),
     "a trial becomes the whole plan": (FALLING, {"max_steps": 3}, ""),
@@ -400,6 +405,14 @@ ENDED = {  # changes of the stage, and of the record; keys of the plan that lies
     "dry, and it does not fit": (DRY | {"expected": {**RUN_STAGE["expected"], "limit_bytes": GIB}}, {}),
 }  # fmt: skip
 PLAN = "model: m\ndata: {{path: x.jsonl}}\nstages:\n  - name: sft\n    objective: sft\n    update: lora{}\n"
+
+
+def test_a_page_says_when_a_base_was_measured_that_is_not_measured_again(tmp_path):
+    """Below the numbers before and after."""
+    said = "<p>Base: measured on 2026-12-01 (cpu, torch 2.13.0+cpu, transformers 5.24.0) and kept, "
+    kept = {**STAGE, "evaluation": {**STAGE["evaluation"], "kept_base": KEPT}}
+    assert said in page_of({**RECORD, "stages": [kept]}, tmp_path)
+    assert "<p>Base:" not in page_of(RECORD, tmp_path)
 
 
 @pytest.mark.parametrize("what", ENDED)

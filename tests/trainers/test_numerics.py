@@ -22,6 +22,7 @@ import transformers
 import trl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, TrainerCallback, modeling_utils
 from transformers.integrations.flash_attention import get_target_dtype
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -37,7 +38,7 @@ from tests.trainers.runs import look_before, metrics, plain_loss, trained, write
 from trainers import grpo
 from trainers.evaluation import loss
 from trainers.evaluation.saved_result import difference
-from trainers.job.evaluating import evaluating
+from trainers.job.evaluating import evaluating, generating
 from trainers.rollouts import transformers_engine
 from trainers.rollouts.transformers_engine import TransformersEngine, row_bytes
 from trainers.rows.packing import in_batches
@@ -276,6 +277,33 @@ def test_as_many_answers_at_once_as_memory_holds(tiny_model):
     assert at_once(2**20, 7) == 7
     # A stage that ran out of memory and starts with half its micro-batch generates half as many.
     assert at_once(2**15, 64, least=2, room=0.5) == 7
+
+
+def test_a_frozen_weight_is_cast_once_for_all_tokens_of_an_answer(tiny_model):
+    """Under autocast on a CPU; the numbers are the same, and it is frozen again afterwards."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear"))
+    frozen = [one for one in model.parameters() if not one.requires_grad]
+    matrices = {one.shape for one in frozen if one.dim() == 2}
+    ids = torch.arange(8)[None]
+
+    class Casts(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].shape in matrices:
+                self.count += args[0].dtype == torch.float32
+            return func(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16), evaluating(model):
+        plain = model(input_ids=ids).logits
+    with torch.autocast("cpu", torch.bfloat16), generating(model):
+        assert torch.equal(model(input_ids=ids).logits, plain)
+        with Casts() as casts:
+            model(input_ids=ids)
+    assert casts.count == 0
+    assert frozen
+    assert not any(one.requires_grad for one in frozen)
 
 
 def test_layers_of_different_sizes_are_counted_one_by_one():

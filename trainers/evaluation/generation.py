@@ -42,7 +42,7 @@ from trainers.evaluation.loss import (
 from trainers.evaluation.metrics import choose_metrics, compare, score_answer, verdict
 from trainers.evaluation.saved_result import check_stops
 from trainers.job.files import digest_of, keep_value, kept_value
-from trainers.rollouts.transformers_engine import free_bytes, row_bytes
+from trainers.rollouts.transformers_engine import HOST_BYTES, row_bytes
 from trainers.rows import ANSWERS, Row, Templater
 from trainers.rows.row import LeftOut
 from trainers.say.progress import tell
@@ -172,14 +172,17 @@ class TextEvaluator:
         )
 
     def answers_at_once(self) -> int:
-        """As many as the device has room for: a token of sixteen takes little longer than one of
-        four. At least as many as have the tokens of a micro-batch, if all are as long as the
-        longest, and FEWEST_TOGETHER: they hold no gradients.
+        """As many as have the tokens of a micro-batch, if all are as long as the longest, and
+        FEWEST_TOGETHER at least: they hold no gradients. On the host as many as have room: there a
+        token of sixteen takes little longer than one of four, and memory is no device's own.
         """
         stage, model = self.job.stage, self.trainer.model
         longest = max((len(row.input_ids) for row in self.prompts), default=0) + self.limit
         least = max(FEWEST_TOGETHER, stage.micro_batch_size * stage.seq_len // longest)
-        return max(least, free_bytes([model]) // row_bytes(model, longest))
+        fits = (
+            HOST_BYTES // row_bytes(model, longest) if self.trainer.args.device.type == "cpu" else 0
+        )
+        return max(least, fits)
 
     def sample(self, rows: Sequence[Row], *, limit: int | None = None) -> list[Sample]:
         tokenizer = self.trainer.processing_class
