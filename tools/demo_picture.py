@@ -21,9 +21,8 @@ MOST_S = 1800.0
 # What begins a part of the output, and whether it is in the picture.
 PARTS = (
     ("1. A small", True),
-    ("2. Asking for", False),
-    ("3. Training", True),
-    ("disk: ", False),
+    ("2. Asking for", True),
+    ("Teach ", False),
     ("4. What changed", True),
     ("  Gained least", False),
     ("  Lost most", False),
@@ -67,13 +66,18 @@ def excerpt(lines: list[list[Any]]) -> list[list[Any]]:
 
     found, shows = [line("$ advise demo")], True
     for one in lines:
-        text = "".join(character.data for character in one).rstrip()
+        text = text_of(one)
         was, shows = shows, next((shown for start, shown in PARTS if text.startswith(start)), shows)
         if was and not shows:
             found.append(line("..."))
-        if shows and (text or "".join(character.data for character in found[-1]).strip()):
+        if shows and (text or text_of(found[-1])):
             found.append(one)
     return found
+
+
+def text_of(line: list[Any]) -> str:
+    """The characters of a line."""
+    return "".join(one.data for one in line).rstrip()
 
 
 if __name__ == "__main__":

@@ -53,15 +53,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-advisor"
 
 
-PAST_RUNS = "ADVISE_RUNS"  # environment: another file of past runs, or `off`
-OFF = ("off", "no", "0", "false")
-
-
-def learns_from_runs() -> bool:
-    """Whether a run may use what earlier ones here have measured."""
-    return os.environ.get(PAST_RUNS, "").strip().lower() not in OFF
-
-
 def estimate_methods_dir() -> Path:
     """The folder of the files that count what is special about a method."""
     return PACKAGE / "estimate" / "methods"

@@ -16,6 +16,7 @@ from advisor.launch.child import Ended as Ended
 from advisor.launch.machines import Guard, Machines, Message, gloo_interface
 from advisor.plan.entries import Entry
 from advisor.plan.vllm import URL_VARIABLE
+from advisor.situation.past_runs import VARIABLE, past_runs_path
 
 # Settings of torch's memory allocator: today's name, and the older one, which torch looks at first.
 # Batches of ever new lengths split the memory into pieces that no longer fit; segments that can
@@ -157,6 +158,8 @@ class TrainerStarter(Struct, frozen=True, kw_only=True):
             env["ADVISE_MEMORY_BYTES"] = str(memory)  # shown beside what is in use
         if self.machines is not None:
             env |= gloo_interface(self.machines.address)
+        if past_runs_path() is None:
+            env[VARIABLE] = "off"  # whatever word said so
         env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
         device = self.call.run.plan.launch.device
         if device == "cpu":

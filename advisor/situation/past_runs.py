@@ -16,9 +16,10 @@ from pathlib import Path
 from advisor.estimate.past_runs import FORMAT, NO_RUNS, PastRun, PastRuns
 from advisor.ground.errors import InputError
 from advisor.ground.files import open_regular
-from advisor.ground.resources import PAST_RUNS, learns_from_runs
 from advisor.ground.version import __version__
 
+VARIABLE = "ADVISE_RUNS"  # environment: another file, or `off`
+OFF = ("off", "no", "0", "false")
 NAME = "runs.jsonl"
 MOST_BYTES = 1 << 20  # from the end of the file: some 2,000 lines
 
@@ -27,8 +28,8 @@ def past_runs_path() -> Path | None:
     """$ADVISE_RUNS, else $XDG_DATA_HOME/finetune-advisor/runs.jsonl, or the same below
     ~/.local/share; None if it is switched off, or there is no home folder.
     """
-    named = os.environ.get(PAST_RUNS, "").strip()
-    if not learns_from_runs():
+    named = os.environ.get(VARIABLE, "").strip()
+    if named.lower() in OFF:
         return None
     if named:
         return Path(named).expanduser()  # of a user that is not there: RuntimeError, told by cli
@@ -96,7 +97,7 @@ def note_past_run(run: PastRun, path: Path | None = None) -> str:
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except (OSError, ValueError) as error:
-        return f"{path}: {_why(error)}: this run teaches nothing ({PAST_RUNS}=off switches it off)"
+        return f"{path}: {_why(error)}: this run teaches nothing ({VARIABLE}=off switches it off)"
     return ""
 
 
