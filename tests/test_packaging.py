@@ -125,7 +125,7 @@ def test_the_archive_of_sources_holds_what_a_checkout_needs(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
-    assert {"tests/conftest.py", "docs/wizard.svg", "CITATION.cff", "hatch_build.py"} <= names
+    assert {"tests/conftest.py", "docs/demo.svg", "CITATION.cff", "hatch_build.py"} <= names
     assert [
         name for name in names if re.search(r"__pycache__|^docs/rules|^rules/schema", name)
     ] == []
