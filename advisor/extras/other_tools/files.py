@@ -277,7 +277,7 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) ->
 def _list_data_sets(job: ToolJob) -> None:
     name = job.values["dataset"]
     info: dict[str, Any] = {name: {"hf_hub_url": job.entry.data.path}}
-    if job.rows is not None:
+    if job.rows is not None or not job.entry.data.path:
         info[name] = {"file_name": f"{job.folder}/train.jsonl", **_form(job.kind)}
     if job.evaluates:
         info[f"{name}_test"] = {"file_name": f"{job.folder}/test.jsonl", **_form(job.kind)}
