@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import chdir, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from advisor.commands.output import SCHEMA_VERSION, print_json, with_error
 from advisor.commands.session import (
     Stated,
     advise_on,
-    incomplete,
     load_known_facts,
     nothing_to_train,
     resolve_plan,
@@ -38,16 +37,14 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import refused_as_path, refused_by_system, text_of
 from advisor.ground.progress import board
 from advisor.ground.yaml_files import Document
-from advisor.plan.model import Comments, Plan
-from advisor.plan.write import plan_text, write_plan_file
+from advisor.plan.write import plan_text
 from advisor.render.answer.page import first_screen, legend
-from advisor.render.next_steps import file_to_write, plan_command
+from advisor.render.next_steps import file_to_write
 from advisor.render.words import without_flags
 from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import answers_document, answers_from_document, command_line
 from advisor.wizard.walk import Relevance, open_questions, skipped_questions
 
-Resolved = tuple[Plan | None, Comments, Sequence[str]]
 Found = tuple[int, bytes] | tuple[int, Mapping[str, Any]]  # exit code, and a document
 Answering = Callable[[Main, str], Found]
 # Questions that the page always shows; the others fold away if they cannot change the answer.
@@ -55,23 +52,20 @@ FIRST = ("task", "model", "gpu", "data_path", "data_kind", "data_rows")
 NO_DATA = "write your own file here; nothing was read"
 
 
-def answer(
-    main: Main, name: str, body: str | None, more: Mapping[str, Answering] | None = None
-) -> tuple[str, int]:
+def answer(main: Main, answering: Answering, body: str | None) -> tuple[str, int]:
     """The document that a request gets, as text, and its exit code.
 
     Args:
         main: advisor.cli.main, which this room may not import.
-        name: advise | check | estimate | plan.
+        answering: One of ANSWERS, or of this home alone.
         body: What the command reads as JSON; None: it is too large to be read.
-        more: Further names, which this home alone answers.
     """
     board.is_shown = False  # nobody sees it
     with redirect_stderr(io.StringIO()):
         try:
             if body is None:
                 raise InputError("the request is too large", hint="name the path of the file")
-            code, found = {**ANSWERS, **(more or {})}[name](main, body)
+            code, found = answering(main, body)
         except Exception as error:  # what cannot be used, or a bug
             failure = error if isinstance(error, AdviseError) else _explained(error)
             document = with_error({"schema_version": SCHEMA_VERSION}, failure.faults)
@@ -117,6 +111,7 @@ def _check(main: Main, body: str) -> Found:
         if not is_said or not all(isinstance(value, str) for value in one.values()):
             raise InputError("there is nothing to check", allowed="a text, or the path of a file")
     is_pasted, files = "text" in given, list[str]()
+    on = ("--gpu", given["gpu"]) if given.get("gpu") else ()
     with tempfile.TemporaryDirectory(prefix="advise-check-") as folder:
         for one in texts:
             if "text" not in one:
@@ -128,82 +123,62 @@ def _check(main: Main, body: str) -> Found:
             Path(folder, name).write_text(one["text"], "utf-8", newline="")
             files.append(name if is_pasted else os.path.join(folder, name))
         with chdir(folder if is_pasted else "."):
-            return _check_files(main, files, given.get("gpu"))
+            code, printed = typed(main, ("check", "--json", *on, "--", *files))
+            if b'"where": "--gpu"' not in printed:
+                return code, printed
+            return typed(main, ("check", "--json", "--", *files))  # data, which are of no GPU
 
 
-def _check_files(main: Main, files: Sequence[str], gpu: str | None) -> Found:
-    on = ("--gpu", gpu) if gpu else ()
-    code, printed = typed(main, ("check", "--json", *on, "--", *files))
-    if on and code == InputError.exit_code and b'"where": "--gpu"' in printed:
-        return typed(main, ("check", "--json", "--", *files))  # data, which are of no GPU
-    return code, printed
-
-
-PYTHON = re.compile(r"(?m)^\s*(from [\w.]+ import |import \w|\w+\s*=\s*\w+\()")
-CONFIGURATION = re.compile(r"(#.*\n\s*|---\s*\n)*[\w.-]+:(\s|$)")
-COMMAND = re.compile(  # a program with a flag, a file or a pair behind it
-    r"(?m)^\s*(\$ )?(\S+=\S+ )*[\w./-]+ ([^:(,\n]|\\\n)*(--\w|\.(ya?ml|py)\b|\w=\S)"
+LOOKS = (  # of a pasted text -> the name that it is checked under; the first that fits counts
+    (r'\A[{\[][\s\S]*"cell_type"', "notebook.ipynb"),
+    (r"\A[{\[][\s\S]*\}\s*\n\s*\{", "pasted.jsonl"),
+    (r"\A[{\[]", "pasted.json"),
+    (r"out of memory|OutOfMemoryError|Traceback \(most recent", "error.txt"),
+    (r"(?m)^\s*(from [\w.]+ import |import \w|\w+\s*=\s*\w+\()", "script.py"),
+    (r"\A(#.*\n\s*|---\s*\n)*[\w.-]+:(\s|$)", "config.yaml"),
+    (r"\A#!", "command.sh"),  # or a program with a flag, a file or a pair behind it
+    (
+        r"(?m)^\s*(\$ )?(\S+=\S+ )*[\w./-]+ ([^:(,\n]|\\\n)*(--\w|\.(ya?ml|py)\b|\w=\S)",
+        "command.sh",
+    ),
+    (r"\A.*[,\t]", "pasted.csv"),
+    (r"", "pasted.txt"),
 )
 
 
 def pasted_name(text: str) -> str:
     """The name of a file that a pasted text is checked as."""
     start = text.lstrip()[:200_000]
-    if start.startswith(("{", "[")):
-        if '"cells"' in text and '"nbformat"' in text:
-            return "notebook.ipynb"
-        return "pasted.jsonl" if re.search(r"\}\s*\n\s*\{", text) else "pasted.json"
-    if re.search(r"out of memory|OutOfMemoryError|Traceback \(most recent", start):
-        return "error.txt"
-    if PYTHON.search(start):
-        return "script.py"
-    if CONFIGURATION.match(start):
-        return "config.yaml"
-    if start.startswith("#!") or COMMAND.search(start[:4000]):
-        return "command.sh"
-    return "pasted.csv" if re.match(r".*[,\t]", start) else "pasted.txt"
+    return next(name for look, name in LOOKS if re.search(look, start))
 
 
 # --------------------------------------------------------------------------- the way on
 
 
 def _plan(main: Main, body: str) -> Found:
-    """Answers, or `{answers, path?, to?}`: the way on from an answer.
+    """What the page shows beside the document of `advise --json`: the first screen as texts, the
+    plan, the lines to type, and the questions that can still change the answer.
 
-    `path` also writes the plan there, `to` names a form of `advise export` whose files are wanted.
+    Of answers, or of `{answers, path?, to?}`: `path` writes the plan there, as `advise --plan`
+    does, `to` names a form of `advise export` whose files are wanted.
     """
     given = _parsed(body)
     is_more = isinstance(given, dict) and "answers" in given
     given = object_in(body, "answers", "path", "to") if is_more else {"answers": given}
     if to := given.get("to"):
         return _export(main, given["answers"], str(to))
+    if path := given.get("path"):
+        words = ("--json", "--answers", "-", "--plan", str(path))
+        return typed(main, words, json.dumps(given["answers"]).encode())
     facts = load_known_facts(())
     answers, warnings = answers_from_document(Document("answers", lambda: given["answers"]), facts)
     advice, ruleset = advise_on(Stated(answers=answers, warnings=warnings))
-    resolved = made, comments, missing = resolve_plan(advice, ruleset)
-    document, nothing = way_on(advice, ruleset, resolved), nothing_to_train(advice, ruleset)
-    path = given.get("path")
-    if path is not None:
-        if made is None:
-            if not nothing and advice.fits:
-                raise incomplete(missing)
-            raise InputError(nothing or "nothing fits, so there is no plan to write", where=path)
-        write_plan_file(made, comments, Path(str(path)).expanduser())
-        document |= {"plan_file": str(path), "run": plan_command(advice, str(path))}
-    return (0 if advice.fits else 3), document
-
-
-def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, Any]:
-    """What the page shows beside the document of `advise --json`: the first screen as texts, the
-    plan, the lines to type, and the questions that can still change the answer.
-    """
-    screen, answers = first_screen(advice), advice.situation.answers
-    plan, missing = _plan_to_show(advice, ruleset, resolved)
-    line = command_line(answers, {}, command="advise")
+    screen, line = first_screen(advice), command_line(answers, {}, command="advise")
+    plan, missing = _plan_to_show(advice, ruleset)
     engine = advice.recommendation.engine
     forms = [name for name, form in exporters().items() if form.ANSWERS]
     matter, folded = _questions(advice, ruleset)
-    return {
+    return 0 if advice.fits else 3, {
         "schema_version": SCHEMA_VERSION,
         "headline": screen.answer,
         "screen": {
@@ -216,8 +191,6 @@ def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, An
         "plan": plan,
         "missing": missing,
         "no_plan": nothing_to_train(advice, ruleset).partition(";")[0],
-        "plan_file": None,
-        "run": None,
         "bundle": f"{line} --plan plan.yaml && advise export plan.yaml --to bundle",
         "forms": [engine.form] if engine is not None and engine.form else forms if plan else [],
         "names": [item.text for block in legend(advice).blocks for item in block.items],
@@ -226,11 +199,11 @@ def way_on(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> dict[str, An
     }
 
 
-def _plan_to_show(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> tuple[Any, list[str]]:
-    """The text of plan.yaml, or None and what it lacks. Without a data file it names the one that
+def _plan_to_show(advice: Advice, ruleset: Ruleset) -> tuple[str | None, list[str]]:
+    """The text of plan.yaml, or None, and what it lacks. Without a data file it names the one that
     the answer asks for, and says so.
     """
-    made, comments, missing = resolved
+    made, comments, missing = resolve_plan(advice, ruleset)
     if missing == ["data.path"]:
         place = file_to_write(advice)[1].get("data_path")
         made, comments = make_plan(advice, advice.recommendation, ruleset)
@@ -238,7 +211,7 @@ def _plan_to_show(advice: Advice, ruleset: Ruleset, resolved: Resolved) -> tuple
             return None, missing
         made = replace(made, data=replace(made.data, path=str(place)))
         comments = {**comments, ("data", "path"): NO_DATA}
-    return (None if made is None else plan_text(made, comments)), list(missing)
+    return None if made is None else plan_text(made, comments), list(missing)
 
 
 def _questions(advice: Advice, ruleset: Ruleset) -> tuple[list[str], list[str]]:

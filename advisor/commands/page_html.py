@@ -6,7 +6,7 @@ There is no second list: a fact that gets an `order` is a question here, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -25,7 +25,23 @@ DONT_KNOW = "I don\N{RIGHT SINGLE QUOTATION MARK}t know"
 WITH_PARTS = {"gpu": "Several GPUs, or another size", "budget": "A limit in dollars or hours"}
 FILES = ("path", "map")  # types of answers that name files, which the static page cannot read
 CHOSEN = ("choice", "flag")
-YES_NO = {"true": "Yes", "false": "No"}
+YES_NO = {"true": ("Yes", ""), "false": ("No", "")}
+EMPTY = ("input", "option", "meta", "link", "br")  # elements without an end
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def tag(element: str, /, *inside: str, **attributes: str | None) -> Html:
+    """An element around HTML and text, which is escaped; an attribute that is None is left out."""
+    said = "".join(
+        f' {key.strip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    text = "".join(one if isinstance(one, Html) else escape(one) for one in inside)
+    return Html(f"<{element}{said}>{text}" + ("" if element in EMPTY else f"</{element}>"))
 
 
 def site_folder() -> Path:
@@ -35,19 +51,19 @@ def site_folder() -> Path:
 
 @cache
 def content() -> Mapping[str, Any]:
-    """site/page.json: the answers that the page opens with, and the GPUs of its strip."""
+    """site/page.json: the example that the page opens with, the GPUs of its strip, its verdicts."""
     found: dict[str, Any] = json.loads(text_of(site_folder() / "page.json"))
     return found
 
 
-def page_html(home: str, policy: str, opening: Mapping[str, Any]) -> str:
+def page_html(home: str, opening: Mapping[str, Any], head: str = "") -> str:
     """The page.
 
     Args:
         home: "served" (by `advise ui`) or "static".
-        policy: Its Content-Security-Policy.
         opening: name of a request -> its document, for its example; shown until the page can ask
             for itself.
+        head: More for its head.
     """
     is_served = home == "served"
     sizes = [one for one in suggested_models()["models"] if one["tasks"] == "any"]
@@ -63,43 +79,29 @@ def page_html(home: str, policy: str, opening: Mapping[str, Any]) -> str:
         "lists": _list("model-list", known_ids()) + _list("gpu-list", gpus),
         "setup": json.dumps(setup, ensure_ascii=False).replace("<", "\\u003c"),
         "home": home,
-        "policy": escape(policy),
+        "head": head,
     }.items():
         page = page.replace(f"<!--{place}-->", text)
     return page
 
 
-def _tag(tag: str, *inside: str, **attributes: str | None) -> str:
-    """An element around HTML; an attribute that is None is left out."""
-    said = "".join(
-        f' {name.strip("_").replace("_", "-")}="{escape(value)}"'
-        for name, value in attributes.items()
-        if value is not None
-    )
-    end = "" if tag in ("input", "option") else f"</{tag}>"
-    return f"<{tag}{said}>{''.join(inside)}{end}"
+def _list(name: str, values: Iterable[str]) -> Html:
+    return tag("datalist", *(tag("option", value=one) for one in values), id=name)
 
 
-def _list(name: str, values: Any) -> str:
-    return _tag("datalist", *(_tag("option", value=one) for one in values), id=name)
-
-
-def _question(fact: Fact, is_served: bool) -> str:
-    ask, hint = escape(short_question(fact)), _hint(fact, is_served)
-    below = _tag("p", escape(hint), class_="hint", id=f"{fact.id}-hint") if hint else ""
-    if fact.type in CHOSEN:
-        values = {key: (one.label, one.help) for key, one in fact.values.items()}
-        values = values or {key: (label, "") for key, label in YES_NO.items()}
-        if not fact.required:
-            values[""] = DONT_KNOW, fact.unknown
-        pills = (_pill(fact.id, value, *words) for value, words in values.items())
-        chosen = _tag("p", class_="hint chosen") if fact.values else ""
-        inside = [_tag("legend", ask), _tag("div", *pills, class_="pills"), chosen]
-    else:
+def _question(fact: Fact, is_served: bool) -> Html:
+    ask, hint = short_question(fact), _hint(fact, is_served)
+    below = [tag("p", hint, class_="hint", id=f"{fact.id}-hint")] if hint else []
+    if fact.type not in CHOSEN:
         empty = "This machine" if fact.id == "gpu" and is_served else DONT_KNOW
-        inside = [_tag("label", ask, for_=fact.id), _input(fact, empty, hint)]
-    element = "fieldset" if fact.type in CHOSEN else "div"
-    return _tag(element, *inside, below, _parts(fact), class_="question", **_data(fact))
+        inside = [tag("label", ask, for_=fact.id), _input(fact, empty, hint), *below]
+        return tag("div", *inside, *_parts(fact), class_="question", **_data(fact))
+    values = {key: (one.label, one.help) for key, one in fact.values.items()} or YES_NO
+    unknown = {} if fact.required else {"": (DONT_KNOW, fact.unknown)}
+    pills = (_pill(fact.id, value, *words) for value, words in {**values, **unknown}.items())
+    chosen = [tag("p", class_="hint chosen")] if fact.values else []
+    inside = [tag("legend", ask), tag("div", *pills, class_="row"), *chosen, *below]
+    return tag("fieldset", *inside, *_parts(fact), class_="question", **_data(fact))
 
 
 def _data(fact: Fact) -> dict[str, str | None]:
@@ -120,40 +122,34 @@ def _hint(fact: Fact, is_served: bool) -> str:
     return f"{remark}{'. ' if remark else ''}Left empty: {fact.unknown}."
 
 
-def _pill(name: str, value: str, label: str, help_: str) -> str:
-    checked = None if value else ""
-    radio = _tag("input", type="radio", name=name, value=value, checked=checked)
-    return _tag("label", radio, escape(label), title=_as_sentence(help_) or None)
+def _pill(name: str, value: str, label: str, help_: str) -> Html:
+    radio = tag("input", type="radio", name=name, value=value, checked=None if value else "")
+    return tag("label", radio, label, title=_as_sentence(help_) or None)
 
 
-def _input(fact: Fact, empty: str, hint: str = "") -> str:
-    attributes = {
-        "id": fact.id, "name": fact.id, "autocomplete": "off", "spellcheck": "false",
-        "placeholder": empty, "list": LISTS.get(fact.id), "type": "text",
-        "aria_describedby": f"{fact.id}-hint" if hint else None,
-    }  # fmt: skip
-    unit = ""
-    if fact.type == "number":
-        step = "1" if fact.integer else "any"
-        attributes |= {"type": "number", "step": step, "inputmode": "decimal"}
-        attributes["min"] = None if fact.min is None else f"{fact.min:g}"
-        unit = _tag("span", escape(fact.unit), class_="unit") if fact.unit else ""
-    return _tag("span", _tag("input", **attributes), unit, class_="entry")
+def _input(fact: Fact, empty: str, hint: str = "") -> Html:
+    names = {"id": fact.id, "name": fact.id, "list": LISTS.get(fact.id), "placeholder": empty}
+    names |= {"type": "text", "autocomplete": "off", "spellcheck": "false"}
+    names["aria_describedby"] = f"{fact.id}-hint" if hint else None
+    if fact.type != "number":
+        return tag("div", tag("input", **names), class_="row")
+    names |= {"type": "number", "step": "1" if fact.integer else "any", "inputmode": "decimal"}
+    names["min"] = None if fact.min is None else f"{fact.min:g}"
+    return tag("div", tag("input", **names), tag("small", fact.unit or ""), class_="row")
 
 
-def _parts(fact: Fact) -> str:
+def _parts(fact: Fact) -> list[Html]:
     """The numbers that belong to a question: how many of the GPU, dollars and hours."""
     if fact.id not in WITH_PARTS:
-        return ""
+        return []
     head = f"{str(fact.answer).partition('.')[0]}."
     parts = [
-        _tag("span", _tag("label", escape(_as_sentence(one.name)), for_=one.id),
-             _input(one, DONT_KNOW), **_data(one))
+        tag("div", tag("label", _as_sentence(one.name), for_=one.id), _input(one, DONT_KNOW),
+            **_data(one))
         for one in load_facts().values()
         if one.order is None and one.type == "number" and (one.answer or "").startswith(head)
     ]  # fmt: skip
-    inside = _tag("summary", WITH_PARTS[fact.id]), _tag("div", *parts, class_="parts")
-    return _tag("details", *inside)
+    return [tag("details", tag("summary", WITH_PARTS[fact.id]), tag("div", *parts))]
 
 
 def _as_sentence(text: str) -> str:

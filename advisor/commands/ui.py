@@ -18,7 +18,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import ForkingMixIn, TCPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import click
 
@@ -35,12 +35,10 @@ HOST = "127.0.0.1"
 MOST_BYTES = 256_000_000  # of a request: data that are dropped on the page
 AT_ONCE = 24  # processes; further requests wait
 IDLE_S = 20  # what a connection may keep still
-SHUT = "default-src 'none'; base-uri 'none'; form-action 'none'"
-POLICY = f"{SHUT}; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'"
-ALONE = f"{SHUT}; frame-ancestors 'none'"  # which a page cannot say of itself
-PAGE_POLICY = f"{POLICY}; frame-ancestors 'none'"
-REPORT_POLICY = f"{ALONE}; style-src 'unsafe-inline'; img-src data:; sandbox"
-JSON, HTML = "application/json; charset=utf-8", "text/html; charset=utf-8"
+SHUT = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+PAGE = f"{SHUT}script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'"
+REPORT_PAGE = f"{SHUT}style-src 'unsafe-inline'; img-src data:; sandbox"
+HTML = "text/html; charset=utf-8"
 HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -61,8 +59,9 @@ class Server(ForkingMixIn, TCPServer):
     def __init__(self, main: Main, port: int) -> None:
         self.main, self.token = main, secrets.token_urlsafe(24)
         example = json.dumps(content()["example"])  # asked here, it loads what answers
-        opening = {name: json.loads(answer(main, name, example)[0]) for name in ("advise", "plan")}
-        self.page = page_html("served", POLICY, opening).encode()
+        asked = {name: answer(main, ANSWERS[name], example)[0] for name in ("advise", "plan")}
+        opening = {name: json.loads(text) for name, text in asked.items()}
+        self.page = page_html("served", opening).encode()
         files = (path for path in site_folder().iterdir() if path.suffix in (".css", ".js", ".svg"))
         self.files = {f"/static/{path.name}": bytes_of(path) for path in files}
         super().__init__((HOST, port), Handler)
@@ -81,38 +80,35 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     server_version, sys_version = "advise", ""
+    error_message_format, error_content_type = "%(message)s", "text/plain"
     timeout = IDLE_S
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        if not self._is_own():
-            return self._refuse()
-        if url.path in self.server.files:
-            kind = mimetypes.guess_type(url.path)[0] or "application/octet-stream"
-            return self._send(self.server.files[url.path], kind)
-        if url.path not in ("/", "/report"):
-            return self._send(b"not found", status=HTTPStatus.NOT_FOUND)
-        if not self._knows(query.get("token", "")):
-            return self._refuse()
-        if url.path == "/":
-            return self._send(self.server.page, HTML, policy=PAGE_POLICY)
-        report = report_of(query.get("folder", ""))
-        if report is None:
-            return self._send(b"no report", status=HTTPStatus.NOT_FOUND)
-        return self._send(report, HTML, policy=REPORT_POLICY)
+        query, files = dict(parse_qsl(url.query)), self.server.files
+        is_open = url.path not in ("/", "/report") or self._knows(query.get("token", ""))
+        if not self._is_own() or not is_open:
+            self._refuse()
+        elif url.path == "/":
+            self._send(self.server.page, HTML, PAGE)
+        elif url.path == "/report" and (report := report_of(query.get("folder", ""))):
+            self._send(report, HTML, REPORT_PAGE)
+        elif url.path in files:
+            self._send(files[url.path], mimetypes.guess_type(url.path)[0] or "")
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:
+        answering = {**ANSWERS, **RUNS}.get(self.path.removeprefix("/api/"))
         if not self._is_own() or not self._knows(self.headers.get("X-Advise-Token", "")):
             return self._refuse()
-        name = self.path.removeprefix("/api/")
-        if self.path == name or name not in {**ANSWERS, **RUNS}:
-            return self._send(b"not found", status=HTTPStatus.NOT_FOUND)
+        if answering is None:
+            return self.send_error(HTTPStatus.NOT_FOUND)
         length = self.headers.get("Content-Length", "")
         is_sound = length.isdigit() and int(length) <= MOST_BYTES
         body = self.rfile.read(int(length)).decode("utf-8", "replace") if is_sound else None
-        text, code = answer(self.server.main, name, body, more=RUNS)
-        return self._send(text.encode("utf-8", "replace"), JSON, code=code)
+        text, code = answer(self.server.main, answering, body)
+        return self._send(text.encode("utf-8", "replace"), "application/json", code=code)
 
     def _is_own(self) -> bool:
         """Whether a page of this server asks, by the name of its host and where it comes from."""
@@ -130,22 +126,13 @@ class Handler(BaseHTTPRequestHandler):
         return secrets.compare_digest(token.encode("utf-8", "replace"), own)
 
     def _refuse(self) -> None:
-        text = b"refused: open the address that `advise ui` printed"
-        self._send(text, status=HTTPStatus.FORBIDDEN)
+        self.send_error(HTTPStatus.FORBIDDEN, "refused: open the address that `advise ui` printed")
 
-    def _send(
-        self,
-        content: bytes,
-        kind: str = "text/plain",
-        *,
-        code: int | None = None,
-        policy: str = ALONE,
-        status: HTTPStatus = HTTPStatus.OK,
-    ) -> None:
-        self.send_response(status)
-        size, told = str(len(content)), {} if code is None else {"X-Advise-Exit": str(code)}
-        own = {"Content-Type": kind, "Content-Length": size, "Content-Security-Policy": policy}
-        for name, value in {**HEADERS, **own, **told}.items():
+    def _send(self, content: bytes, kind: str, policy: str = SHUT, code: int | None = None) -> None:
+        self.send_response(HTTPStatus.OK)
+        told = {} if code is None else {"X-Advise-Exit": str(code)}
+        told |= {"Content-Type": kind, "Content-Length": str(len(content))}
+        for name, value in {**HEADERS, "Content-Security-Policy": policy, **told}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

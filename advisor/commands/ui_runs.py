@@ -19,7 +19,7 @@ from typing import Any
 from advisor.commands.output import SCHEMA_VERSION, with_error
 from advisor.commands.page_answers import Answering, Found, object_in
 from advisor.commands.typed import Main
-from advisor.ground.errors import AdviseError, Fault, InputError, TrainingFailed
+from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.files import read_at_most, shown_path
 from advisor.ground.resources import PACKAGE
 from advisor.launch.folder import is_locked, process_of, read_live
@@ -39,16 +39,14 @@ def run(main: Main, body: str) -> Found:
     """`{"plan": PATH}`, a plan or the folder of a run that is to go on: start `advise run`, and
     answer once it is at work or has ended.
     """
-    plan = object_in(body, "plan").get("plan")
-    if not isinstance(plan, str) or not plan.strip():
-        raise InputError("no plan is named", where="plan", allowed="the path of a plan.yaml")
-    folder = prepare_plan(Path(plan), Options()).folder
+    plan = _path(body, "plan")
+    folder = prepare_plan(plan, Options()).folder
     if is_locked(folder):
         return 0, _told(folder)
     paths = (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))
     with TemporaryFile() as printed:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "advisor", "run", "--json", "--", plan],
+            [sys.executable, "-P", "-m", "advisor", "run", "--json", "--", str(plan)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             stdin=subprocess.DEVNULL,
             stdout=printed,
@@ -57,17 +55,15 @@ def run(main: Main, body: str) -> Found:
         )
         while (code := process.poll()) is None and read_live(folder) is None:
             time.sleep(LOOK_S)
-        if code:
-            printed.seek(0)
-            if said := printed.read():
-                return code, said
-            raise TrainingFailed(f"`advise run` ended with exit code {code}")
+        printed.seek(0)
+        if code and (said := printed.read()):
+            return code, said
     return 0, _told(folder)
 
 
 def stop(main: Main, body: str) -> Found:
     """`{"folder": PATH}`: ask the run to stop; it saves its last step."""
-    folder = _folder(object_in(body, "folder"))
+    folder = _path(body, "folder")
     process = process_of(folder) if is_locked(folder) else None
     if process is None:
         raise InputError("no run is at work here", where=str(folder))
@@ -77,9 +73,8 @@ def stop(main: Main, body: str) -> Found:
 
 def runs(main: Main, body: str) -> Found:
     """Every run below ./runs, the newest with its loss; with `{"folder": PATH}` that one alone."""
-    given = object_in(body, "folder")
-    if given:
-        return 0, {**_told(folder := _folder(given)), "losses": losses(folder)}
+    if object_in(body, "folder"):
+        return 0, {**_told(folder := _path(body, "folder")), "losses": losses(folder)}
     found = []
     for folder in _folders():
         try:
@@ -125,11 +120,11 @@ def _folders() -> list[Path]:
     return [path.parent for path in (Path.cwd() / "runs").glob(f"*/{RECORD}")]
 
 
-def _folder(given: Mapping[str, Any]) -> Path:
-    folder = given.get("folder")
-    if not isinstance(folder, str) or not folder.strip() or "\0" in folder:
-        raise InputError("no run is named", where="folder", allowed="the folder of a run")
-    return Path(folder).expanduser().absolute()
+def _path(body: str, key: str) -> Path:
+    given = object_in(body, key).get(key)
+    if not isinstance(given, str) or not given.strip() or "\0" in given:
+        raise InputError("no run is named", where=key, allowed="the path of a plan, or of a run")
+    return Path(given).expanduser()
 
 
 def _told(folder: Path) -> dict[str, Any]:
