@@ -472,7 +472,7 @@ def test_the_demo_brings_what_its_base_answers(tmp_path, monkeypatch):
         counts = [len(found["value"][name]) for name in ("losses", "general", "samples")]
         assert counts == [25, 24, 16]
         about = KeptBase.from_dict(found["value"]["kept"])
-        assert re.match(r"measured on 20\d\d-\d\d-\d\d \(cpu, torch 2", about.sentence)
+        assert re.match(r"measured on 20\d\d-\d\d-\d\d \(a CPU elsewhere, torch 2", about.sentence)
         path.write_text("own")
     demo.demo_data()
     assert {path.read_text() for path in kept} == {"own"}

@@ -423,7 +423,7 @@ def test_a_base_is_measured_once_for_the_same_rows_and_settings(
     assert (about["device"], about["versions"]["torch"]) == ("cpu", torch.__version__)
     said = capsys.readouterr().err
     assert f"measured on {about['at']} (cpu, torch" in said
-    assert str(path) in said
+    assert "not measured again (ADVISE_RUNS=off measures it)" in said
     assert run("rows", holdout=0.4)[1] == run("dtype", weights_dtype="bfloat16")[1] == BOTH
     with monkeypatch.context() as patch:
         older = {**check_versions(quantized=False), "torch": "2.9.1"}

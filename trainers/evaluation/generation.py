@@ -23,7 +23,6 @@ from msgspec import convert
 
 from advisor.data import read_examples
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.files import shown_path
 from advisor.ground.progress import track, waiting
 from advisor.ground.resources import cache_folder
 from advisor.record.stage import Check, Evaluation, KeptBase, Metric, SampleAnswer
@@ -97,7 +96,7 @@ class TextEvaluator:
         path = cache_folder() / "base" / f"{key[:32]}.json"
         if known is None and key and (of_cache := kept_value(path, key)):
             known, found = of_cache, convert(of_cache["kept"], KeptBase)
-            tell(self.job, f"base: {found.sentence} (delete {shown_path(path)} to measure it)")
+            tell(self.job, f"base: {found.sentence} (ADVISE_RUNS=off measures it)")
         if known is None:
             self.base = self._measure()
             # Fewer answers than there are prompts would make the next verdict weaker, too.
