@@ -129,7 +129,7 @@ class TextEvaluator:
         """When and with what the base was measured."""
         import torch
 
-        device = self.trainer.args.device
+        device = next(self.trainer.model.parameters()).device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         versions = {one: version(one) for one in ("torch", "transformers")}
         today = time.strftime("%Y-%m-%d", time.gmtime())
@@ -180,10 +180,8 @@ class TextEvaluator:
         stage, model = self.job.stage, self.trainer.model
         longest = max((len(row.input_ids) for row in self.prompts), default=0) + self.limit
         least = max(FEWEST_TOGETHER, stage.micro_batch_size * stage.seq_len // longest)
-        fits = (
-            HOST_BYTES // row_bytes(model, longest) if self.trainer.args.device.type == "cpu" else 0
-        )
-        return max(least, fits)
+        on_host = next(model.parameters()).device.type == "cpu"
+        return max(least, HOST_BYTES // row_bytes(model, longest) if on_host else 0)
 
     def sample(self, rows: Sequence[Row], *, limit: int | None = None) -> list[Sample]:
         tokenizer = self.trainer.processing_class
