@@ -21,11 +21,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from tests.distributed.cells import (
     CAST,
+    DDP,
+    FSDP,
     LESSONS,
     LIMIT,
     LIMIT_MIXED,
+    ONE,
+    PRECISIONS,
     UPDATES,
-    WAYS,
     Cell,
     all_cells,
     setting_cells,
@@ -79,70 +82,52 @@ def main() -> int:
 
 # --------------------------------------------------------------------------- the page
 
-HEAD = """\
-{about}
-
-### What goes with what
-
-Two processes on a CPU (gloo) train a random model of two layers with float32 weights: four
-optimizer steps of sixteen rows (two where answers are written), in both precisions that a plan can
-hold, whatever the processor would choose. A number is the largest difference from the same
-training in one process, of a loss (relative) or of a trained weight, whichever is larger; up to
-{limit} counts as equal, {mixed} under `mixed`. The learning rate is 1e-3, so weights move by about 4e-3. A process of its
-own checks that what two have saved is the trained model. With `fsdp` it is checked besides that
-each process holds a part of the model, and no whole gradients behind a micro-batch. Under `mixed`
-it casts all weights of `full` to bfloat16 before they are sent, and one process those of matrix
-products alone: there losses alone are compared, and up to {cast} is allowed. A number in brackets
-is refused, for the reason below. A star: each process has samples of its own, so that one process trains on
-others (KTO estimates the KL divergence from the rows of all processes at once); the number is
-the difference from `ddp`. `offload: true` changes nothing on the CPU, and was not trained.
-"""
-SETTINGS_HEAD = """\
-### Settings
-
-The same training with other settings of its stage. In bfloat16, and in states of 8 bits, the sum of
-two halves is rounded otherwise than that of the whole: there losses alone are compared, and 1e-4 is allowed, as it is
-of three epochs under `mixed`, whose fifteen steps carry on what one product was rounded by.
-"""
-WORLDS_HEAD = """\
-### Numbers of processes
-
-Six steps of sixteen rows, as the difference from one process. "After" is a run that goes on from
-the checkpoint that another number of processes wrote behind step 3.
-"""
-REASONS = "### Why it is refused\n"
-
 
 def page(found: Mapping[Cell, Result]) -> str:
-    """The part about strategies."""
+    """The part of docs/scale.md about strategies."""
     reasons: dict[str, int] = {}
 
-    def shown(cells: Iterable[Cell]) -> list[str]:
-        return [_shown(found[cell], reasons) for cell in cells]
+    def shown(*cells: Cell) -> str:
+        """Of the two precisions, or of one if they are told by the same word."""
+        return "; ".join(dict.fromkeys(_shown(found[cell], reasons) for cell in cells))
 
-    limits = {"limit": f"{LIMIT:.0e}", "mixed": f"{LIMIT_MIXED:.0e}", "cast": f"{CAST:.0e}"}
+    def shared(cells: Iterable[Cell]) -> list[str]:
+        """By every strategy but one process."""
+        ways = groupby(cells, lambda cell: cell.strategy)
+        return [shown(*same) for strategy, same in ways if strategy != ONE]
+
+    alone = {shown(cell) for cell in found if cell.strategy == ONE and not cell.after}
     about = made_with("torch", "transformers", "accelerate", "trl", "peft")
-    parts = [HEAD.format(about=f"{about}.", **limits)]
-    for strategy, precision in WAYS:
+    parts = [
+        f"{about}. Equal: up to {LIMIT:.0e}, {LIMIT_MIXED:.0e} under `mixed`, losses of `full` there under"
+        f" fsdp up to {CAST:.0e}. One process trains all of it, in both precisions, except"
+        f" {' '.join(sorted(alone - {TRAINED}))}.\n"
+    ]
+    for strategy in (DDP, FSDP):
         rows = [
-            [name, *shown(Cell(strategy, update, name, precision) for update in UPDATES)]
+            [
+                name,
+                *(
+                    shown(*(Cell(strategy, update, name, one) for one in PRECISIONS))
+                    for update in UPDATES
+                ),
+            ]
             for name in LESSONS
         ]
-        parts += [f"#### {strategy}, {precision}\n", table(["", *UPDATES], rows)]
+        parts.append(table([strategy, *UPDATES], rows))
     rows = [
-        [name, cells[0].objective, cells[0].update, *shown(cells)]
+        [name, cells[0].objective, cells[0].update, *shared(cells)]
         for name, group in groupby(setting_cells(), lambda cell: cell.setting)
         for cells in [list(group)]
     ]
-    names = [f"{strategy}, {precision}" for strategy, precision in WAYS]
-    parts += [SETTINGS_HEAD, table(["setting", "objective", "update", *names], rows)]
+    parts.append(table(["setting", "objective", "update", DDP, FSDP], rows))
     worlds = sorted(world_cells(), key=lambda cell: cell.update)
     half = len(worlds) // 2
     pairs = list(zip(worlds[:half], worlds[half:], strict=True))[1:]  # all but one process
-    rows = [[full.world, *shown((full, lora))] for full, lora in pairs]
-    parts += [WORLDS_HEAD, table(["", "full", "lora"], rows)]
+    rows = [[full.world, shown(full), shown(lora)] for full, lora in pairs]
+    parts.append(table(["processes", "full", "lora"], rows))
     told = [f"{number}. {text}" for text, number in reasons.items()]
-    return "\n".join([*parts, REASONS, *told, ""])
+    return "\n".join([*parts, "Refused:\n", *told])
 
 
 def _shown(one: Result, reasons: dict[str, int]) -> str:

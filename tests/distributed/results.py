@@ -226,18 +226,6 @@ WHAT = {
     "loading": "more while loading: the first",
     "others": "the others (at most)",
 }
-HEAD = f"""\
-A random model of {{params:.0f}} million weights in bfloat16, divided by `fsdp` among processes on the
-CPU. Each number is what the process that holds most has, in MB, and in brackets what the
-[estimate](estimates.md) says of a GPU with the same settings; they may differ by {MOST:.0%}. Weights,
-gradients behind the first micro-batch, states and reference are counted from the tensors of each
-process. Pages are counted by the kernel. After loading, those that were written (anonymous ones) are
-the parts of weights and reference, which a GPU would hold. While it loads, the first process has
-the whole base besides: in pages of its file, which the kernel can take back (`pure`, modules), or
-written in float32 (all weights under `mixed`). The others have the buffers that weights come in, and
-what malloc keeps of these. `python -m tests.distributed --memory --write docs/scale.md`
-measures it.
-"""
 
 
 @dataclass(frozen=True)
@@ -339,4 +327,5 @@ def section(measured: list[Measured]) -> str:
     ]
     params = measured[0].said["weights"] * measured[0].cell.count / 2e6
     header = ["trained, micro-batches a step", "processes", *WHAT.values()]
-    return f"{HEAD.format(params=params)}\n{table(header, rows)}\n"
+    about = f"A model of {params:.0f} million weights; both may differ by {MOST:.0%}.\n"
+    return f"{about}\n{table(header, rows)}"

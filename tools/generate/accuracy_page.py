@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from advisor.estimate.memory.bands import KNOWN, WIDTHS, WORDS, band
@@ -30,12 +30,12 @@ from tools.generate.markdown import grid
 from tools.generate.recent import older_memory, section
 
 OTHERS = "others (fewer than three runs each)"
+FURTHEST = 6
 
 
 def part() -> str:
-    """The whole part."""
+    """What stands below the heading on memory."""
     data, cases = published(), answered("cases")
-    titles = {name: link(source) for name, source in data["sources"].items()}
     left_out = data["left_out"]
     blocks = [
         (
@@ -44,37 +44,20 @@ def part() -> str:
             " that each counts once:"
         ),
         summaries(cases, left_out),
-        [
-            (
-                "- **In sample**: today's estimates. The formulas were written with these runs in"
-                " view."
-            ),
-            (
-                "- **Source left out**: the fitted constants and the widths of the bands are fitted"
-                " again without the source that is asked about."
-            ),
-            (
-                "- **Its trainer unknown, too**: the name of the trainer is taken away as well, and"
-                " so all that `rules/trainers/` knows of it: expect this of a trainer whose code"
-                " nobody has read."
-            ),
-        ],
-        "### Does it fit?",
-        *fits(),
-        "### The band",
-        *bands(cases, left_out),
-        "### By source",
-        table(by_source(cases), lambda name: titles.get(name, OTHERS)),
         (
-            "One source left out at a time, then its trainer unknown as well. The last column"
-            " divides the second error by the first."
+            "*In sample* are today's estimates, whose formulas were written with these runs in"
+            " view. *Source left out*: the fitted constants and the widths of the bands are fitted"
+            " again without the source that is asked about. *Its trainer unknown, too*: the name of"
+            " the trainer is taken away as well, and so all that `rules/trainers/` knows of it:"
+            " expect this of a trainer whose code nobody has read."
         ),
-        sources_left_out(left_out["sources"], titles),
-        "### By method",
-        table(grouped(cases, method_of), str),
-        "### By counter",
-        table(grouped(cases, counter_of), str),
-        "### Furthest off",
+        *fits(),
+        *section("memory", older_memory()),
+        "### The band",
+        *bands(cases),
+        "### By source, method and counter",
+        groups(cases, data["sources"], left_out),
+        "Furthest off:",
         grid(
             ["Run", "Measured", "Predicted", "Band", "Ratio"],
             [
@@ -85,34 +68,15 @@ def part() -> str:
                     f"{case.answer['low_gib']:.1f} to {case.answer['high_gib']:.1f} GiB",
                     f"{case.ratio:.2f}",
                 ]
-                for case in sorted(cases, key=lambda case: -abs(math.log(case.ratio)))[:15]
+                for case in sorted(cases, key=lambda case: -abs(math.log(case.ratio)))[:FURTHEST]
             ],
         ),
-        *section("memory", older_memory()),
         "### Beside other calculators",
         *other_calculators(data["other_calculators"]),
         "### Said beforehand",
         *predictions(),
-        "### Not covered",
-        [
-            "- Vision towers, tensor and context parallelism, matrix products in 8 or 4 bit.",
-            "- Preference and reinforcement stages: peaks are among those since 2025 alone.",
-            "- Time and speed: [below](#how-wrong-time).",
-        ],
-        "### Reproduce",
-        (
-            "`python -m tools.generate` writes this page from `tests/data_cases/memory.yaml` (each"
-            " row names repository, commit and page of its number). `python -m benchmarks refit"
-            " --write` fits constants and widths again, without each source and with all, and"
-            " writes what this page says of sources left out. `benchmarks/estimators.py` says how"
-            " to set up the other calculators for `python -m benchmarks estimators`. All cases,"
-            " those since 2025 too, with their sources and specs: [cases.csv](cases.csv)."
-        ),
     ]
-    return (
-        "\n\n".join(block if isinstance(block, str) else "\n".join(block) for block in blocks)
-        + "\n"
-    )
+    return "\n\n".join(block if isinstance(block, str) else "\n".join(block) for block in blocks)
 
 
 def summaries(cases: list[Case], left_out: Mapping[str, Any]) -> list[str]:
@@ -169,8 +133,8 @@ def fits() -> list[str | list[str]]:
     ]
 
 
-def bands(cases: list[Case], left_out: Mapping[str, Any]) -> list[str | list[str]]:
-    """How wide bands are, and how many measured peaks lie inside."""
+def bands(cases: list[Case]) -> list[str | list[str]]:
+    """How wide bands are."""
     ratio = statistics.median(case.answer["high_gib"] / case.answer["low_gib"] for case in cases)
     below, above = band(())
     widths = [
@@ -182,10 +146,6 @@ def bands(cases: list[Case], left_out: Mapping[str, Any]) -> list[str | list[str
         for doubt in WIDTHS
         for low, high in [band(() if doubt == KNOWN else (doubt,))]
     ]
-    groups = (
-        ("counter", grouped(cases, counter_of), left_out["counters"]),
-        ("method", grouped(cases, method_of), left_out["methods"]),
-    )
     return [
         (
             "`low_gib` to `high_gib` is meant to hold nine in ten runs of a source that nobody"
@@ -195,76 +155,50 @@ def bands(cases: list[Case], left_out: Mapping[str, Any]) -> list[str | list[str
             f" their squares counts. High divided by low is {ratio:.2f} in the median."
         ),
         grid(["", "Width below (log)", "Width above (log)", "Band with it alone"], widths),
-        "Measured peaks inside the band:",
-        grid(
-            ["", "Runs", "in sample", "source left out", "its trainer unknown, too"],
-            [
-                [
-                    f"{kind} {name}",
-                    str(len(rows)),
-                    f"{statistics.mean(map(is_inside_printed, rows)):.0%}",
-                    f"{shares[name]['inside']:.0%}",
-                    f"{shares[name]['unnamed_inside']:.0%}",
-                ]
-                for kind, found, shares in groups
-                for name, rows in found.items()
-            ],
-        ),
     ]
 
 
-def sources_left_out(shares: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
-    """What each source shows that was left out, and left out with its trainer unknown."""
+def groups(cases: list[Case], sources: Mapping[str, Any], left_out: Mapping[str, Any]) -> list[str]:
+    """A line for each source, method and counter; of a source that was left out, its errors too."""
+    titles = {name: link(source) for name, source in sources.items()}
+    found = (
+        *(
+            (titles.get(name, OTHERS), rows, left_out["sources"][name])
+            for name, rows in by_source(cases).items()
+        ),
+        *(
+            (name, rows, left_out["methods"][name])
+            for name, rows in grouped(cases, method_of).items()
+        ),
+        *(
+            (f"counter: {name}", rows, left_out["counters"][name])
+            for name, rows in grouped(cases, counter_of).items()
+        ),
+    )
     return grid(
         [
-            "",
-            "Median error",
-            "inside the band",
-            "Median error, trainer unknown",
-            "inside the band",
-            "Ratio of errors",
+            "", "Runs", "Predicted / measured, median", "Median error", "left out",
+            "trainer unknown", "Within 20 %", "More than 10 % too low", "Inside the band",
+            "left out", "trainer unknown",
         ],
         [
             [
-                titles.get(name, OTHERS),
-                f"{row['error']:.1%}",
-                f"{row['inside']:.0%}",
-                f"{row['unnamed_error']:.1%}",
-                f"{row['unnamed_inside']:.0%}",
-                f"{row['unnamed_error'] / row['error']:.1f}" if row["error"] else "-",
+                title,
+                str(len(rows)),
+                f"{statistics.median(case.ratio for case in rows):.2f}",
+                f"{median_error(rows):.1%}",
+                *(f"{out[key]:.1%}" if key in out else "" for key in ("error", "unnamed_error")),
+                f"{share(rows, near):.0%}",
+                f"{share(rows, too_low):.0%}",
+                f"{statistics.mean(map(is_inside_printed, rows)):.0%}",
+                *(f"{out[key]:.0%}" for key in ("inside", "unnamed_inside")),
             ]
-            for name, row in shares.items()
+            for title, rows, out in found
         ],
-    )
+    )  # fmt: skip
 
 
 def link(source: dict[str, str]) -> str:
     """A source's title, linked to the commit that was read."""
     commit = source["commit"].replace("^", "%5E")
     return f"[{source['title']}](https://github.com/{source['repository']}/tree/{commit})"
-
-
-def table(groups: dict[str, list[Case]], title: Callable[[str], str]) -> list[str]:
-    """One line a group."""
-    rows = [
-        [
-            title(name),
-            str(len(rows)),
-            f"{statistics.median(case.ratio for case in rows):.2f}",
-            f"{median_error(rows):.1%}",
-            f"{share(rows, near):.0%}",
-            f"{share(rows, too_low):.0%}",
-        ]
-        for name, rows in groups.items()
-    ]
-    return grid(
-        [
-            "",
-            "Runs",
-            "Predicted / measured, median",
-            "Median error",
-            "Within 20 %",
-            "More than 10 % too low",
-        ],
-        rows,
-    )

@@ -176,7 +176,6 @@ def part() -> str:
         "inside the band": lambda one: f"{_inside(one):.0%}",
     }
     rows = [[name, measure(cases), measure(out)] for name, measure in measures.items()]
-    outside = by(out, source_of)
     blocks = [
         (
             f"{len(cases)} training speeds that other people measured and published, from"
@@ -190,39 +189,27 @@ def part() -> str:
             " the other sources. The rest is counted: floating-point operations, bytes that each"
             " operation reads and writes, kernels that the host starts, what moves between GPUs."
         ),
-        "### By source",
         grid(
             [
-                "Source", "Runs", "estimated / measured speed", "median factor", "source left out",
-                "inside the band",
+                "", "Runs", "estimated / measured speed", "median factor", "source left out",
+                "inside the band, left out",
             ],
             [
                 [
-                    _link(sources[name]),
+                    title,
                     str(len(group)),
                     f"{statistics.median(one.longer for one in group):.2f}",
                     f"{median_factor(group):.2f}",
-                    f"{median_factor(outside[name]):.2f}",
-                    f"{_inside(outside[name]):.0%}",
+                    f"{median_factor(outside):.2f}",
+                    f"{_inside(outside):.0%}",
                 ]
-                for name, group in by(cases, source_of).items()
+                for key in (source_of, lambda run: run.method)
+                for name, group in by(cases, key).items()
+                for outside in [by(out, key)[name]]
+                for title in [_link(sources[name]) if name in sources else name]
             ],
         ),
-        "### By method",
-        grid(
-            ["Method", "Runs", "median factor", "source left out", "inside the band"],
-            [
-                [
-                    name,
-                    str(len(group)),
-                    f"{median_factor(group):.2f}",
-                    f"{median_factor(by(out, lambda run: run.method)[name]):.2f}",
-                    f"{_inside(by(out, lambda run: run.method)[name]):.0%}",
-                ]
-                for name, group in by(cases, lambda run: run.method).items()
-            ],
-        ),
-        "### Furthest off",
+        "Furthest off:",
         grid(
             ["Run", "estimated / measured speed"],
             [
@@ -231,11 +218,6 @@ def part() -> str:
             ],
         ),
         *section("speed", older(cases)),
-        (
-            "Not covered by these speeds: generating answers, GPUs of AMD and Apple, and rows"
-            " whose lengths are not stated. A dry run (`advise run PLAN --dry-run`) measures a step"
-            " on the machine itself."
-        ),
     ]  # fmt: skip
     return (
         "\n\n".join(block if isinstance(block, str) else "\n".join(block) for block in blocks)

@@ -21,7 +21,7 @@ from advisor.ruleset.model import Ruleset
 from advisor.situation.build import situation_of
 
 MODELS = ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B")
-CARDS = ("RTX 4090", "H100 SXM5 80GB", "H200 SXM")
+CARDS = ("RTX 4090", "H100 SXM5 80GB")
 SCHEMES = ("full", "lora", "qlora")
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 IN_A_MACHINE = 8

@@ -23,9 +23,9 @@ from tools.generate.scale_estimates import (
 )
 
 ENGINES = "other-engines.yaml"
-WORDS = {"full": "all weights (full)", "lora": "LoRA", "qlora": "QLoRA"}
+WORDS = {"full": "all weights", "lora": "LoRA", "qlora": "QLoRA"}
 HEADINGS = (
-    "GPU", "GPUs", "how", "rows a step", "need of each GPU, GiB", "hours", "tokens/s",
+    "model", "GPU", "GPUs", "how", "rows a step", "need of each GPU, GiB", "hours", "tokens/s",
     "times as fast", "US dollars",
 )  # fmt: skip
 HOST_HEADINGS = ("model", "method", "GPUs", "how", "loading", "training", "checkpoint", "saving")
@@ -34,7 +34,7 @@ HOST_HEADINGS = ("model", "method", "GPUs", "how", "loading", "training", "check
 def parts() -> dict[str, str]:
     """Name -> what is between the marks."""
     return {
-        "scale": "\n\n".join(("\n".join(_assumed()), *_tables())),
+        "scale": "\n".join((*_assumed(), "", *grid(HEADINGS, _rows()))),
         "host memory": "\n".join(_host()),
         "engines": "\n".join(_engines()),
     }
@@ -53,19 +53,15 @@ def _assumed() -> Iterator[str]:
     yield from _prices()
 
 
-def _tables() -> Iterator[str]:
+def _rows() -> Iterator[list[str]]:
     for model in MODELS:
         for scheme in SCHEMES:
-            yield f"### {model.partition('/')[2]}, {WORDS[scheme]}"
-            yield "\n".join(grid(HEADINGS, _rows(model, scheme)))
-
-
-def _rows(model: str, scheme: str) -> Iterator[list[str]]:
-    for card in CARDS:
-        found = lines(model, card, scheme)
-        first = next((line for line in found if line.fits), None)
-        for _, same in groupby(found, key=lambda line: _group(line, found)):
-            yield [card, *_cells(list(same), first)]
+            for card in CARDS:
+                found = lines(model, card, scheme)
+                first = next((line for line in found if line.fits), None)
+                for _, same in groupby(found, key=lambda line: _group(line, found)):
+                    what = f"{model.rpartition('-')[2]}, {WORDS[scheme]}"
+                    yield [what, card, *_cells(list(same), first)]
 
 
 def _group(line: Line, found: Sequence[Line]) -> object:
@@ -137,7 +133,7 @@ def _host() -> list[str]:
                 cells = [
                     _gib(moments[name]) if name in moments else "" for name in HOST_HEADINGS[4:]
                 ]
-                name = model.partition("/")[2]
+                name = model.rpartition("-")[2]
                 rows.append([name, WORDS[scheme], str(line.count), line.strategy, *cells])
     return grid(HOST_HEADINGS, rows)
 
