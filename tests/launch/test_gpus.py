@@ -96,6 +96,13 @@ def test_cuda_runs_get_memory_segments_that_grow(shop, monkeypatch):
     assert (cpu["CUDA_VISIBLE_DEVICES"], cpu.get("PYTORCH_ALLOC_CONF")) == ("", None)
 
 
+def test_a_trainer_is_told_in_one_word_that_nothing_is_learned(shop, monkeypatch):
+    """However a person has said so; a file of their own stays as it is."""
+    for said, told in (("OFF", "off"), ("no", "off"), ("own.jsonl", "own.jsonl")):
+        monkeypatch.setenv("ADVISE_RUNS", said)
+        assert starter({}, device="cpu")._environment()["ADVISE_RUNS"] == told
+
+
 def preflight(planned, hardware, **keys):
     planned(**keys)
     return run_checks(call_of(hardware=hardware))

@@ -93,14 +93,15 @@ class TextEvaluator:
 
     def evaluate_base(self) -> None:
         known, key = kept_value(self.cache, self.fingerprint), self._key()
-        path = cache_folder() / "base" / f"{key[:32]}.json"
-        if known is None and key and (of_cache := kept_value(path, key)):
+        # Without a home folder there is no cache, and no key.
+        path = cache_folder() / "base" / f"{key[:32]}.json" if key else None
+        if known is None and path is not None and (of_cache := kept_value(path, key)):
             known, found = of_cache, convert(of_cache["kept"], KeptBase)
             tell(self.job, f"base: {found.sentence} (ADVISE_RUNS=off measures it)")
         if known is None:
             self.base = self._measure()
             # Fewer answers than there are prompts would make the next verdict weaker, too.
-            if key and len(self.base.samples) == len(self.prompts):
+            if path is not None and len(self.base.samples) == len(self.prompts):
                 kept = replace(self.base, seconds=0.0, kept=self._measured_with())
                 with suppress(MachineNotReady):  # it would save time, and no more
                     keep_value(path, key, asdict(kept))
