@@ -322,6 +322,8 @@ const showAnswer = () => {
 const showFigures = (estimate, way) => {
   const { need_gib: need, need_low_gib: low, need_high_gib: high, limit_gib } = estimate;
   if (need === null) return fill($("figures"));
+  // Where nothing fits, the first screen speaks of other things.
+  way.screen.Memory ??= [`${gib(need)} GiB (${gib(low ?? need)} to ${gib(high ?? need)} GiB)`];
   const cells = FIGURES.map((name) => {
     const [value, more] = figure(way, name);
     return make("div", {}, make("dt", {}, name), make("dd", {}, value, small(more)));
@@ -411,11 +413,8 @@ const showStrips = async (mine) => {
     if (there) open.push([there, show]);
     return make("li", {}, card);
   };
-  fill(
-    $("cards"),
-    cardOf(count > 1 ? `${count} × ${gpu}` : gpu),
-    gpus.map((one) => cardOf(one, { ...answers, gpu: { name: one } })),
-  );
+  const mineAs = cardOf(count > 1 ? `${count} × ${gpu}` : gpu);
+  fill($("cards"), mineAs, ...gpus.map((one) => cardOf(one, { ...answers, gpu: { name: one } })));
   const sizes = models.map(({ model, isMine }) => {
     const there = { ...answers, model, model_params_b: undefined };
     return cardOf(model.replace(/^.*\//, ""), isMine ? null : there);
@@ -456,15 +455,15 @@ const showCompared = () => {
 // ------------------------------------------------------------------ the way on
 
 const showWay = (way) => {
-  const steps = way.steps.map((one) => [
-    make("p", {}, one.text),
-    one.commands.map((text) => lines(text)),
-  ]);
-  fill($("steps"), steps);
+  const stepOf = ({ text, commands }) => [make("p", {}, text), commands.map((one) => lines(one))];
+  fill($("steps"), ...way.steps.map(stepOf));
   const where = isServed ? "name it under “Where are your examples?”" : "write its path into it";
-  const lacks = way.missing.join(", ").replace("data.path", `your data file (${where})`);
+  const parts = { "data.path": `your data file (${where})`, model: "a model whose size is known" };
+  const lacks = way.missing.map((key) => parts[key] ?? key).join(", ");
   const needs = lacks ? `It still needs ${lacks}.` : "Complete; every value has its reason.";
-  $("plan-hint").textContent = way.plan ? needs : sentence(way.no_plan || `It needs ${lacks}.`);
+  const none = way.no_plan || (lacks ? needs : "nothing fits, so there is no plan");
+  $("plan-hint").textContent = way.plan ? needs : sentence(none);
+  $("bundle").parentElement.hidden = !way.plan;
   $("download").hidden = !way.plan;
   $("download").href = `data:text/yaml;charset=utf-8,${encodeURIComponent(way.plan ?? "")}`;
   $("write").disabled = !way.plan || way.missing.length > 0;

@@ -416,18 +416,36 @@ def test_every_kind_of_answer_goes_through_the_form(ui, page, tmp_path):
     files = {name: str(tmp_path / f"{name}.jsonl") for name in ("legal", "sales")}
     answers = {"task": "multi_department", "tasks": files, "budget": {"usd": 20, "hours": 3},
                "gpu": {"name": "RTX 4090", "count": 2}, "depth": "style", "model": "Qwen/Qwen3-1.7B",
-               "signals": {"prompting_tried": True, "latency_critical": False}, "model_params_b": 2}  # fmt: skip
+               "signals": {"prompting_tried": True, "latency_critical": False}, "model_params_b": 2,
+               "data": {"mapping": {"question": "prompt", "answer": "completion"}}}  # fmt: skip
     page.goto("about:blank")
     page.goto(linked(ui, json.dumps(answers)))
     page.wait_for_selector("#reasons h3")
     assert page.inner_text("#headline") == ui.ask("plan", answers)[1]["headline"]
-    assert "model_params_b is 2. Forget it" in page.inner_text("#kept")
+    assert page.input_value("#model_params_b") == "2"
+    assert 'data.mapping is {"question":"prompt","answer":"completion"}.' in page.inner_text(
+        "#kept"
+    )
     page.click("#kept button")
     page.wait_for_selector("#kept", state="hidden")
     page.wait_for_selector("#answer:not([aria-busy])")
-    del answers["model_params_b"]
+    del answers["data"]
     said = page.evaluate("document.querySelector('#command').textContent")
     assert sorted(shlex.split(said)) == sorted(shlex.split(ui.ask("plan", answers)[1]["command"]))
+
+
+@in_browser
+def test_where_nothing_fits_the_page_says_what_it_would_need(ui, page):
+    """Its memory against the GPU, no plan and no line that would fail, and what would fit."""
+    page.goto("about:blank")
+    page.goto(
+        linked(ui, '{"task": "qa", "model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "T4"}')
+    )
+    page.wait_for_selector("#reasons h3:has-text('What would fit')")
+    assert page.inner_text("#verdict") == "Does not fit"
+    assert "GiB" in page.get_attribute(".bar.no", "aria-label")
+    assert page.inner_text("#plan-hint") == "Nothing fits, so there is no plan"
+    assert (page.is_hidden("#bundle"), page.is_hidden("#cards")) == (True, False)
 
 
 WRONG = ["{", "[]", "3", "null", "", "%%%", "\0", '{"task": "x"}', '{"tusk": "qa"}', '{"task": ["qa"]}',

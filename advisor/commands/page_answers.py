@@ -180,7 +180,7 @@ def _plan(main: Main, body: str) -> Found:
     matter, folded = _questions(advice, ruleset)
     return 0 if advice.fits else 3, {
         "schema_version": SCHEMA_VERSION,
-        "headline": screen.answer,
+        "headline": without_flags(screen.answer),
         "screen": {
             label: [without_flags(item.text) for item in items]
             for label, items in screen.labelled.items()

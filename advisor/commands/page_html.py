@@ -22,7 +22,12 @@ from advisor.wizard.walk import questions, short_question
 
 LISTS = {"model": "model-list", "teacher_model": "model-list", "gpu": "gpu-list"}  # by fact
 DONT_KNOW = "I don\N{RIGHT SINGLE QUOTATION MARK}t know"
-WITH_PARTS = {"gpu": "Several GPUs, or another size", "budget": "A limit in dollars or hours"}
+WITH_PARTS = {
+    "model": "A model that is not in the list: its size",
+    "gpu": "Several GPUs, or another size",
+    "budget": "A limit in dollars or hours",
+    "data_rows": "How long they are",
+}
 FILES = ("path", "map")  # types of answers that name files, which the static page cannot read
 CHOSEN = ("choice", "flag")
 YES_NO = {"true": ("Yes", ""), "false": ("No", "")}
@@ -52,8 +57,7 @@ def site_folder() -> Path:
 @cache
 def content() -> Mapping[str, Any]:
     """site/page.json: the example that the page opens with, the GPUs of its strip, its verdicts."""
-    found: dict[str, Any] = json.loads(text_of(site_folder() / "page.json"))
-    return found
+    return dict(json.loads(text_of(site_folder() / "page.json")))
 
 
 def page_html(home: str, opening: Mapping[str, Any], head: str = "") -> str:
@@ -139,15 +143,16 @@ def _input(fact: Fact, empty: str, hint: str = "") -> Html:
 
 
 def _parts(fact: Fact) -> list[Html]:
-    """The numbers that belong to a question: how many of the GPU, dollars and hours."""
+    """The numbers that belong to a question: how many of the GPU, dollars and hours, a size."""
     if fact.id not in WITH_PARTS:
         return []
-    head = f"{str(fact.answer).partition('.')[0]}."
+    head = str(fact.answer).partition(".")[0]
+    numbers = (one for one in load_facts().values() if one.order is None and one.type == "number")
     parts = [
         tag("div", tag("label", _as_sentence(one.name), for_=one.id), _input(one, DONT_KNOW),
             **_data(one))
-        for one in load_facts().values()
-        if one.order is None and one.type == "number" and (one.answer or "").startswith(head)
+        for one in numbers
+        if str(one.answer).startswith((f"{head}.", f"{head}_"))
     ]  # fmt: skip
     return [tag("details", tag("summary", WITH_PARTS[fact.id]), tag("div", *parts))]
 

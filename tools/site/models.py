@@ -29,9 +29,8 @@ CELLS = (
     " fits. The GPU opens its answer."
 )
 ROWS = (
-    "One GPU, the settings that the advisor would choose, and the price of renting that GPU from"
-    " the cheapest provider on record. Several GPUs, other data and other tasks: change the"
-    " situation."
+    "One GPU, the settings that the advisor would choose, and the lowest price on record to rent"
+    " that GPU. Several GPUs, other data and other tasks: change the situation."
 )
 
 Cell = tuple[Html, str, str]  # what is shown of a method on a card, its need, and whether it fits
@@ -41,9 +40,7 @@ NOT_OFFERED: Cell = (tag("td", "not offered"), "", "")
 @cache
 def chosen() -> Mapping[str, Sequence[str]]:
     """The cards of a page, and the models that get one."""
-    text = Path(__file__).with_suffix(".json").read_text("utf-8")
-    found: dict[str, list[str]] = json.loads(text)
-    return found
+    return dict(json.loads(Path(__file__).with_suffix(".json").read_text("utf-8")))
 
 
 def pages(models: Sequence[str], picture: str = "") -> Iterator[tuple[str, str]]:
