@@ -72,6 +72,11 @@ PLANS: Mapping[str, tuple[str, Sequence[str], str]] = {
         [f"{LORA}, weights_dtype: bfloat16, precision: pure, max_steps: 8"],
         "processes: 2, strategy: fsdp",
     ),
+    "fsdp, nf4": (
+        "chats",
+        [f"{LORA}, quantization: nf4, precision: pure, max_steps: 8"],
+        "processes: 2, strategy: fsdp",
+    ),
     "fsdp, fp32": (
         "chats",
         [f"{FULL}, weights_dtype: float32, precision: pure, max_steps: 8"],

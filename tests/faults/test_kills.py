@@ -41,6 +41,17 @@ def test_a_run_killed_in_a_save_and_stopped_in_a_step_ends_the_same(project, tmp
     assert kills.try_damage(scene, ("torn", tear_and_move, RESUMES), tmp_path / "other").wrong == []
 
 
+def test_a_divided_4_bit_base_ends_the_same(project):
+    """One of two killed while they load, both stopped in a step, all killed behind the last step."""
+    struck = [
+        Kill(signal.SIGKILL, kills.WORKER, kills.LOADING),
+        Kill(signal.SIGTERM, PARENT, TRAINING, share=0),
+        Kill(signal.SIGKILL, BOTH, kills.JUDGING, share=0),
+    ]
+    rows = kills.survive(kills.make_scene(project, "fsdp, nf4"), "killed", struck)
+    assert [row.wrong for row in rows] == [[]] * 3
+
+
 def test_ppo_resumes_from_its_own_checkpoint(project):
     """SIGKILL of all processes behind the first checkpoint of PPO."""
     scene = kills.make_scene(project, "ppo")

@@ -341,6 +341,9 @@ def _run_steps(built: BuiltStage, resume: Checkpoint | None) -> None:
     )
     try:
         if place is not None and is_trained and not itself:
+            if is_sharded(built.job) and built.job.stage.divides_base:  # a part alone is no model
+                both = trainer.model, trainer.create_optimizer()
+                trainer.model, trainer.optimizer = trainer.accelerator.prepare(*both)
             load_weights(trainer, place)
         else:
             if place is not None and not itself:
