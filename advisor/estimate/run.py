@@ -28,8 +28,11 @@ DIVIDES: Mapping[str, tuple[str, ...]] = {
     "gradients": ("fsdp", "zero3", "zero2"),
     "states": ("fsdp", "zero3", "zero2", "zero1"),
 }
-# Mixtures whose code in transformers (5.24) runs its experts itself.
-OWN_EXPERTS = ("llama4", "llama-4", "llama 4", "dbrx", "jetmoe", "longcat")
+# Mixtures whose code in transformers (5.24) sends every token through every expert, times a score
+# that is zero for most (Llama4TextMoe.forward), and all that run their experts themselves. By their
+# names where no config.json is at hand.
+ALL_EXPERTS = ("llama4", "llama-4", "llama 4")
+OWN_EXPERTS = (*ALL_EXPERTS, "dbrx", "jetmoe", "longcat")
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 STAGE_KEYS = frozenset(Stage.__struct_fields__)
 
@@ -447,15 +450,15 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
     @derived
     def packs_experts(self) -> bool:
         """Whether the bundled trainers keep the experts in 4 bits and run one after the other
-        (trainers/start/packed_experts.py): on a base that is not divided, of a model whose code in
-        transformers lets its experts be run so.
+        (trainers/start/packed_experts.py): on a base that is not divided, or while it loads, of a
+        model whose code in transformers lets its experts be run so.
         """
         name = f"{self.model.architecture or ''} {self.model.id}".lower()
         return (
             self.is_ours
             and self.stage.quantization == "nf4"
             and self.dims.experts > 1
-            and not self.is_fsdp
+            and (self.stage.divides_base or not self.is_fsdp)
             and not any(word in name for word in OWN_EXPERTS)
         )
 

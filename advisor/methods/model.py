@@ -14,6 +14,7 @@ from advisor.methods.keys import Key, Refusal
 
 DATA_KINDS = ("paired", "raw_text", "preference", "unpaired_feedback", "prompts_with_verifier")
 QUANTIZATIONS = ("nf4", "int8")
+NF4_BLOCK = 64  # weights under one scale
 SERVERS = ("transformers", "vllm", "ollama")  # the values of `serve_with` that load one form or not
 
 

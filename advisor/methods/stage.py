@@ -242,6 +242,14 @@ class Stage(Struct, frozen=True, kw_only=True):
         """Rows per optimizer step on one device."""
         return self.micro_batch_size * self.grad_accum
 
+    @property
+    def divides_base(self) -> bool:
+        """Whether processes that share a model divide its 4-bit base while it loads, and compute
+        nothing with it before. A prefix starts from what it computes, DoRA from its columns.
+        """
+        computes = self.update == "prefix" or self.peft.get("use_dora")
+        return self.quantization == "nf4" and not computes
+
 
 @cache
 def stage_keys() -> Mapping[str, Key]:

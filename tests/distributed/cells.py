@@ -85,6 +85,7 @@ class Setting:
 
 
 HALF = {"weights_dtype": "bfloat16"}
+WITH_EXPERTS = {"model": MIXTURE, "target_modules": "with-experts"}
 SETTINGS: Mapping[str, Setting] = {
     **{name: Setting({"optimizer": name}, "full") for name in ("adamw_fused", "sgd", "adafactor")},
     "adamw_8bit": Setting({"optimizer": "adamw_8bit"}, "full", rounded=True),  # its states
@@ -112,9 +113,8 @@ SETTINGS: Mapping[str, Setting] = {
     "three epochs": Setting({"max_steps": None, "epochs": 3.0}, "full", long=True),
     "mixture of experts": Setting({"model": MIXTURE}, "full"),
     "mixture of experts, module": Setting({"model": MIXTURE}, "lora"),
-    "mixture of experts, with-experts": Setting(
-        {"model": MIXTURE, "target_modules": "with-experts"}
-    ),
+    "mixture of experts, with-experts": Setting(WITH_EXPERTS),
+    "mixture of experts, nf4, with-experts": Setting(WITH_EXPERTS, "lora, nf4"),
     "an encoder with classes": Setting({"model": ENCODER}, "full", "sft, classes"),
     "an encoder with classes, module": Setting({"model": ENCODER}, "lora", "sft, classes"),
     "untied output": Setting({"model": UNTIED}, "full"),

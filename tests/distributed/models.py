@@ -75,7 +75,12 @@ def fill(folder: Path) -> None:
     models = {
         TEACHER: teacher,
         MIXTURE: tiny_mixture(
-            "qwen3_moe", max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id, **pad
+            "qwen3_moe",
+            max_position_embeddings=512,
+            eos_token_id=tokenizer.eos_token_id,
+            hidden_size=64,
+            moe_intermediate_size=64,
+            **pad,  # widths that a block of NF4 divides
         ),
         ENCODER: hf.BertModel(encoder),
         UNTIED: hf.LlamaForCausalLM(untied),

@@ -218,6 +218,7 @@ def wrong(results: Iterable[Result]) -> list[str]:
 
 LARGE, LAYERS = "large", 8
 SIZE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": LAYERS}
+SIZE_OF_EXPERTS = {"moe_intermediate_size": 768, "num_experts": 16}
 MOST = 0.1  # of the estimate that may be wrong
 OTHERS = 0.5  # of the base that the others may hold beyond their parts: buffers, and gaps in malloc
 WHAT = {
@@ -264,14 +265,14 @@ def memory_cells(processes: int) -> list[Cell]:
     ]
 
 
-def save_large(folder: Path) -> None:
+def save_large(folder: Path, like: str = MODEL) -> None:
     """The tiny model's tokenizer with a model that is large beside what a process needs anyway."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shutil.copytree(folder / MODEL, folder / LARGE)
-    config = AutoConfig.from_pretrained(folder / MODEL)
-    config.update(SIZE)
+    shutil.copytree(folder / like, folder / LARGE)
+    config = AutoConfig.from_pretrained(folder / like)
+    config.update(SIZE if like == MODEL else SIZE | SIZE_OF_EXPERTS)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / LARGE)
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("trl")
 
 from advisor.estimate.memory import static
 from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, PURE, WORLD, Cell, write_plan
-from tests.distributed.models import fill
+from tests.distributed.models import MIXTURE, MODEL, fill
 from tests.distributed.results import (
     LARGE,
     LAYERS,
@@ -58,10 +58,12 @@ def test_processes_hold_what_is_estimated(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_a_4_bit_base_is_divided_while_it_loads(processes, tmp_path):
-    """A process holds a part of each packed matrix, before and after the model is divided."""
+@pytest.mark.parametrize("like", [MODEL, MIXTURE])
+def test_a_4_bit_base_is_divided_while_it_loads(like, processes, tmp_path):
+    """A process holds a part of each packed matrix, of a mixture some of each layer's experts,
+    before and after the model is divided."""
     fill(tmp_path)
-    save_large(tmp_path)
+    save_large(tmp_path, like)
     keys = {"model": LARGE, "max_steps": 1, "micro_batch_size": 1}
     cell = Cell(FSDP, "lora, nf4", precision=PURE, processes=processes, keys=keys)
     plan = write_plan(tmp_path, cell)
@@ -70,8 +72,10 @@ def test_a_4_bit_base_is_divided_while_it_loads(processes, tmp_path):
     run = run_on_gpus(tmp_path, plan)
     *kept, matrix = static.base_while_loading(run)
     parts = sum(term.size_bytes for term in kept)
-    packed_matrix = matrix.size_bytes / 5  # of its 2.5 bytes a weight
+    packed_matrix = matrix.size_bytes / (
+        5 if like == MODEL else 10
+    )  # of its 2.5 or 5 bytes a weight
     on_the_host = run.weight_bytes * run.dims.embedding_params * (1 - 1 / processes)
     for one in outcome["held"]:
         assert one["loaded"] == pytest.approx(parts + packed_matrix + on_the_host, rel=0.03)
-        assert one["weights"] < parts < run.dims.linear_params / 2
+        assert one["weights"] < parts < run.quantisable / 2

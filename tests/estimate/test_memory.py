@@ -640,15 +640,22 @@ LEFT, ONE_LAYER = "experts left unquantised", "backward pass through one layer"
 @pytest.mark.parametrize("name", MIXTURES)
 def test_nf4_packs_experts_and_int8_leaves_them_in_16_bit(name):
     """Layers x experts x three matrices (and routers, below a hundredth): half a byte each, or two;
-    two also where the base is divided."""
+    of a divided base a part, but two where it is divided only once it has loaded. While it loads,
+    gate and up of all experts of a layer come besides."""
     layers, hidden, experts, width, _ = MIXTURES[name]
     matrices = 3 * layers * experts * hidden * width
     eight, packed = (terms(RunSpec(quantization=word), name) for word in ("int8", "nf4"))
     assert 2 * matrices < eight[LEFT] <= 2.02 * matrices
     assert LEFT not in packed
     assert matrices / 2 < packed["weights"] < matrices / 2 + GIB
-    divided = RunSpec(quantization="nf4", gpus=2, sharding="fsdp")
-    assert matrices < terms(divided, name)[LEFT] <= 1.01 * matrices
+    shared = {"quantization": "nf4", "gpus": 2, "sharding": "fsdp"}
+    divided, late = (terms(RunSpec(**shared, **more), name) for more in ({}, {"update": "prefix"}))
+    assert (divided["weights"], LEFT in divided) == (packed["weights"] / 2, False)
+    assert matrices < late[LEFT] <= 1.01 * matrices
+    loading = terms(RunSpec(quantization="nf4"), name, "loading")
+    # MXFP4 in 16 bit and packed twice; of other files 16 bit twice besides.
+    each = 2 if "gpt-oss" in name else 5
+    assert loading["one matrix on its way"] == each * 2 * matrices / layers / 3
 
 
 @pytest.mark.parametrize(

@@ -221,10 +221,20 @@ def test_two_gpus_train_like_one(tmp_path: Path, tiny_model: Path, chats: Path) 
 
 
 @pytest.mark.two_gpus
+@pytest.mark.parametrize("has_experts", [False, True])
 def test_two_gpus_divide_a_4_bit_base_while_it_loads(
-    tmp_path: Path, smollm: Path, chats: Path
+    tmp_path: Path, smollm: Path, chats: Path, has_experts: bool
 ) -> None:
     """No GPU holds more than was expected, which counts a part of the packed base on each."""
+    if has_experts:
+        from transformers import AutoTokenizer
+
+        from tests.trainers.test_packed_experts import wide_mixture
+
+        tokenizer, smollm = AutoTokenizer.from_pretrained(smollm), tmp_path / "mixture"
+        sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 2048}
+        wide_mixture("qwen3_moe", **sizes).save_pretrained(smollm)
+        tokenizer.save_pretrained(smollm)
     two = "processes: 2, strategy: fsdp"
     (stage,) = run(tmp_path, smollm, chats, f"{SFT}, {KEYS['qlora']}", two).stages
     assert stage.status == "done"

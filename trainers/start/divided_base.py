@@ -3,7 +3,8 @@
 Each process reads every matrix, quantises it on its device and keeps its own rows of the packed
 result: at no time is there more than that part, one matrix and its packed form. Until the model is
 divided, the parameter shows one memory that all of them share, at the right shape, so it must not
-be computed with; FSDP2 splits a parameter by `torch.chunk`, which then gives it the part.
+be computed with; FSDP2 splits a parameter by `torch.chunk`, which then gives it the part. The
+packed experts of a layer (packed_experts.py) are such a parameter, too, divided by experts.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from typing import Any
 import bitsandbytes
 import torch
 from torch import distributed
-from transformers import BitsAndBytesConfig
 from transformers.core_model_loading import ConversionOps
-from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
-from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
+
+from trainers.start.packed_experts import PACKED, Nf4Config, Nf4Quantizer, Pack, parts_of
 
 METHOD = "nf4_divided"
 
@@ -50,18 +50,18 @@ def is_end(model: Any, name: str) -> bool:
 
 
 @register_quantization_config(METHOD)
-class DividedConfig(BitsAndBytesConfig):
-    """bitsandbytes' config for NF4."""
+class DividedConfig(Nf4Config):
+    """The config of NF4 with packed experts."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(load_in_4bit=True, bnb_4bit_quant_type="nf4", **options)
+        super().__init__(**options)
         self.quant_method = METHOD
 
 
 @register_quantizer(METHOD)
-class DividedQuantizer(Bnb4BitHfQuantizer):
-    """bitsandbytes' own, which keeps a part of each matrix. Embeddings and output, which stay in 16
-    bits, are on the host until FSDP2 divides them, one after the other.
+class DividedQuantizer(Nf4Quantizer):
+    """NF4 of which a part of each matrix is kept. Embeddings and output, which stay in 16 bits, are
+    on the host until FSDP2 divides them, one after the other.
     """
 
     shown: torch.Tensor | None = None  # by all matrices in the place of their own numbers
@@ -77,18 +77,29 @@ class DividedQuantizer(Bnb4BitHfQuantizer):
     def show(self, like: torch.Tensor, model: Any) -> torch.Tensor:
         """Memory of the packed matrix's shape, which is the same for all."""
         if self.shown is None:
-            sizes = (
+            sizes = [
                 one.in_features * one.out_features
                 for one in model.modules()
                 if isinstance(one, bitsandbytes.nn.Linear4bit)
-            )
+            ]
+            sizes += [
+                getattr(one, part).numel() for one in model.modules() for part in parts_of(one)
+            ]
             length = math.ceil(max(sizes) / 2 / like.element_size())
             self.shown = torch.zeros(length, dtype=like.dtype, device=like.device)
         return self.shown[: like.numel()].view(like.shape)
 
+    def keep_part(self, whole: torch.Tensor, model: Any, **attributes: Any) -> Params4bit:
+        """The parameter that has this process's part of a packed matrix."""
+        parts = torch.chunk(whole, distributed.get_world_size())
+        mine = distributed.get_rank()
+        kept = Params4bit(self.show(whole, model), requires_grad=False, **attributes)
+        kept.part = (parts[mine] if mine < len(parts) else whole[:0]).clone()
+        return kept
 
-class KeepPart(Bnb4bitQuantize):
-    """bitsandbytes' packed matrix, of which a part is kept."""
+
+class KeepPart(Pack):
+    """Packed matrices and experts, of which a part is kept."""
 
     def convert(
         self, input_dict: dict[str, Any], *, model: Any = None, **kwargs: Any
@@ -98,11 +109,13 @@ class KeepPart(Bnb4bitQuantize):
             one = given[0] if isinstance(given, list) else given
             return {name: torch.nn.Parameter(one.cpu(), requires_grad=False)}
         done = super().convert(input_dict, model=model, **kwargs)
+        keep, config = self.hf_quantizer.keep_part, self.hf_quantizer.quantization_config
         for name, whole in done.items():
-            parts = torch.chunk(whole.data, distributed.get_world_size())
-            mine = distributed.get_rank()
-            empty = whole.data[:0]
-            kept = Params4bit(self.hf_quantizer.show(whole.data, model), **vars(whole))
-            kept.part = (parts[mine] if mine < len(parts) else empty).clone()
-            done[name] = kept
+            module, part = get_module_from_name(model, name)
+            if part in parts_of(module):
+                packed = f"{part}_{PACKED}"
+                stored = module._buffers.pop(packed).view(config.bnb_4bit_quant_storage)
+                module.register_parameter(packed, keep(stored, model, bnb_quantized=True))
+            else:
+                done[name] = keep(whole.data, model, **vars(whole))
         return done

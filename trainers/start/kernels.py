@@ -31,7 +31,7 @@ from trainers.rows.packing import check_packing
 from trainers.rows.sequences import lengths
 from trainers.say.progress import tell
 from trainers.start.model_files import model_config
-from trainers.step.sharding import divides_while_loading, reads_once
+from trainers.step.sharding import is_sharded, reads_once
 
 
 def why_no_triton() -> str:
@@ -521,7 +521,7 @@ def tried_on(model: Model, job: Job, device: Device) -> Any:
     divided, one with its first layers on the device. Their weights are random: whether rows see
     each other depends on the architecture.
     """
-    if not reads_once(job) and not divides_while_loading(job):
+    if not reads_once(job) and not (is_sharded(job) and job.stage.divides_base):
         return model
     import torch
     from transformers import AutoModelForCausalLM

@@ -32,13 +32,7 @@ from trainers.start.model_files import (
     reading,
 )
 from trainers.step.settings import autocast_dtype
-from trainers.step.sharding import (
-    divides_while_loading,
-    is_sharded,
-    one_reads_for_all,
-    reads_once,
-    unread,
-)
+from trainers.step.sharding import is_sharded, one_reads_for_all, reads_once, unread
 from trainers.step.trained_dtype import dither
 from trainers.updates import Update
 from trainers.updates.experts import find_experts, is_mixture, packed_size, silence_routers
@@ -130,7 +124,7 @@ def quantization_config(job: Job, config: Any, *, is_trained: bool) -> Any | Non
     """How bitsandbytes quantises the frozen base; None if it does not.
 
     The other weights keep `weights_dtype`, which is also the dtype of computation. Routed experts
-    are packed, too, but not where processes divide a model: only parameters can be divided.
+    are packed, too, but not where a model is divided only after it has loaded.
     """
     import torch
     from transformers import BitsAndBytesConfig
@@ -141,14 +135,15 @@ def quantization_config(job: Job, config: Any, *, is_trained: bool) -> Any | Non
             "bnb_4bit_use_double_quant": stage.double_quantization is not False,
             "bnb_4bit_compute_dtype": getattr(torch, stage.weights_dtype),
         }
+        stored = stored_format(config)
         if is_sharded(job):
             # Only packed weights that are stored as floats can be divided among processes.
             options["bnb_4bit_quant_storage"] = stage.weights_dtype
-            if is_trained and divides_while_loading(job):
+            if is_trained and stage.divides_base:
                 from trainers.start.divided_base import DividedConfig
 
-                return DividedConfig(**options)
-        elif is_mixture(config) and (stored := stored_format(config)) in (None, "mxfp4"):
+                return DividedConfig(stored=stored, **options)
+        elif is_mixture(config) and stored in (None, "mxfp4"):
             from trainers.start.packed_experts import Nf4Config
 
             return Nf4Config(stored=stored, **options)
@@ -246,7 +241,9 @@ def load_base(
     quantized = quantization_config(job, config, is_trained=is_trained)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
-        if getattr(quantized, "stored", None):  # else transformers would heed the files' own format
+        if (
+            getattr(quantized, "stored", None) == "mxfp4"
+        ):  # else transformers would heed the files' own format
             del config.quantization_config
             options["config"] = config
             for name in extra.keys() & set(dir(config)):

@@ -11,7 +11,7 @@ the rows, and saved as PEFT saves those of a 16-bit base.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import bitsandbytes
@@ -28,9 +28,9 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from advisor.ground.errors import InputError
+from advisor.methods.model import NF4_BLOCK as BLOCK
 
 METHOD = FORWARD = "nf4_with_experts"
-BLOCK = 64  # weights under one scale
 PARTS = ("gate_up_proj", "up_proj", "down_proj")
 PACKED, SCALES, OFFSETS, NESTED = "packed", "scales", "offsets", "scales_of_scales"
 
@@ -54,10 +54,13 @@ class Nf4Quantizer(Bnb4BitHfQuantizer):
 
     def _process_model_before_weight_loading(self, model: Any, *args: Any, **kwargs: Any) -> None:
         super()._process_model_before_weight_loading(model, *args, **kwargs)
-        for name, module in model.named_modules():
-            for part in parts_of(module):
-                check_width(f"{name}.{part}", getattr(module, part), module.is_transposed)
-        model.set_experts_implementation(FORWARD)
+        experts = [
+            (name, one, part) for name, one in model.named_modules() for part in parts_of(one)
+        ]
+        for name, module, part in experts:
+            check_width(f"{name}.{part}", getattr(module, part), module.is_transposed)
+        if experts:
+            model.set_experts_implementation(FORWARD)
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         module, part = get_module_from_name(model, param_name)
@@ -78,13 +81,20 @@ class Nf4Quantizer(Bnb4BitHfQuantizer):
 
 
 class WriteOut(Mxfp4Dequantize):
-    """MXFP4 written out. What is quantised while loading is cast to the model's dtype when it is
-    read; bytes up to 255 stand that in each of them (bfloat16 has 8 bits before the point).
+    """MXFP4 written out, one expert as it is asked for: the library's way needs ten times as much.
+    What is quantised while loading is cast to the model's dtype when it is read; bytes up to 255
+    stand that in each of them (bfloat16 has 8 bits before the point).
     """
 
-    def convert(self, input_dict: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+    def convert(self, input_dict: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         values = {key: one[0] if isinstance(one, list) else one for key, one in input_dict.items()}
-        return super().convert({key: one.to(torch.uint8) for key, one in values.items()}, **kwargs)
+        return {kwargs["full_layer_name"]: self.matrices(values, **kwargs)}
+
+    def matrices(self, values: dict[str, torch.Tensor], **kwargs: Any) -> Iterator[torch.Tensor]:
+        for number in range(len(next(iter(values.values())))):
+            of_one = {key: one[number, None].to(torch.uint8) for key, one in values.items()}
+            (matrix,) = super().convert(of_one, **kwargs).values()
+            yield matrix[0].detach()  # it is a parameter: a graph would keep it
 
 
 class Pack(Bnb4bitQuantize):
@@ -97,10 +107,10 @@ class Pack(Bnb4bitQuantize):
         for name, value in input_dict.items():
             module, part = get_module_from_name(model, name)
             if part in parts_of(module):
-                tensor = value[0] if isinstance(value, list) else value
+                matrices = value[0] if isinstance(value, list) else value
                 config = self.hf_quantizer.quantization_config
-                pack(module, part, tensor, nested=config.bnb_4bit_use_double_quant)
-                done[name] = stand_in(tensor)
+                pack(module, part, matrices, nested=config.bnb_4bit_use_double_quant)
+                done[name] = stand_in(module, part)
             else:
                 done |= super().convert({name: value}, model=model, **kwargs)
         return done
@@ -129,22 +139,23 @@ def check_width(name: str, tensor: torch.Tensor, is_transposed: bool) -> None:
         )
 
 
-def stand_in(tensor: torch.Tensor) -> torch.nn.Parameter:
-    """One number, seen at the shape of the tensor."""
-    one = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
-    return torch.nn.Parameter(one.expand(tensor.shape), requires_grad=False)
+def stand_in(module: torch.nn.Module, part: str) -> torch.nn.Parameter:
+    """One number on the device of the packed tensor, seen at the shape that it had."""
+    whole = module.get_parameter(part)
+    one = torch.zeros((), dtype=whole.dtype, device=module.get_buffer(f"{part}_{SCALES}").device)
+    return torch.nn.Parameter(one.expand(whole.shape), requires_grad=False)
 
 
-def pack(module: Any, part: str, tensor: torch.Tensor, *, nested: bool) -> None:
-    """Put a tensor of experts into buffers of its module, one expert after the other.
+def pack(module: Any, part: str, matrices: Iterable[torch.Tensor], *, nested: bool) -> None:
+    """Put the matrices of all experts into buffers of their module, one after the other.
 
     Args:
-        tensor: (experts, out, in), or (experts, in, out) if the module is transposed.
+        matrices: (out, in) each, or (in, out) if the module is transposed.
         nested: Whether the scales are quantised, too.
     """
     kept: dict[str, list[torch.Tensor]] = {PACKED: [], SCALES: [], OFFSETS: [], NESTED: []}
     states: list[QuantState] = []
-    for matrix in tensor:
+    for matrix in matrices:
         rows = (matrix.t() if module.is_transposed else matrix).contiguous()
         packed, state = quantize_4bit(
             rows, blocksize=BLOCK, compress_statistics=nested, quant_type="nf4"

@@ -53,14 +53,6 @@ def reads_once(job: Job) -> bool:
     return is_sharded(job) and job.stage.quantization is None
 
 
-def divides_while_loading(job: Job) -> bool:
-    """Whether a 4-bit base is divided while it loads, so that nothing can be computed with it
-    before. A prefix starts from what the model computes, and DoRA from the lengths of its columns.
-    """
-    starts_alone = job.stage.update != "prefix" and not job.stage.peft.get("use_dora")
-    return is_sharded(job) and job.stage.quantization == "nf4" and starts_alone
-
-
 def unread() -> dict[str, Any]:
     """Arguments of `from_pretrained` with which all processes of a machine but the first read no
     weights.
@@ -188,6 +180,9 @@ def make_divisible(model: Any, *, mixed: bool) -> None:
             where="launch.strategy",
             allowed="strategy: ddp, or train_embeddings: true, which trains both as one",
         )
+    for module in model.modules():  # what stands for packed experts has no numbers to divide
+        for part in getattr(module, "nf4_states", ()):
+            module.register_buffer(part, module._parameters.pop(part).detach(), persistent=False)
     _give_memory(model, mixed=mixed)
     _keep_ties(model)
 

@@ -89,7 +89,7 @@ def is_mixture(config: Any) -> bool:
 def packed_size(model: Any) -> int:
     """Parameters of experts that are held in 4 bits (trainers/start/packed_experts.py)."""
     return sum(
-        module.get_parameter(part).numel()
+        getattr(module, part).numel()
         for module in model.modules()
         for part in getattr(module, "nf4_states", ())
     )

@@ -232,7 +232,7 @@ def _refused_if_impossible(
             model.stored,
             trains_all=not case.is_module,
             quantization=quantization,
-            divided=case.strategy.name == FSDP,
+            divided=case.strategy.name == FSDP and case.composition.update == "prefix",
         ) or why_not_in_16_bit(model.stored, quantization=quantization)
     refused = refused or why_not_under_strategy(case, settings, cost)
     if refused:

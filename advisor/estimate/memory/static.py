@@ -76,19 +76,17 @@ def _base_weights(run: Run) -> Iterator[Term]:
 
 
 def base_while_loading(run: Run) -> list[Term]:
-    """A quantised base on each GPU while the bundled trainers load it, before it is divided: its
-    part of the packed matrices, one matrix, and experts whole; embeddings and output are on the
-    host (trainers/start/divided_base.py). Nothing if a base is read in parts, and for other
-    trainers.
+    """A quantised base on each GPU while the bundled trainers load it: its part of what is packed,
+    and one matrix, or all experts of a layer (trainers/start/packed_experts.py). Before it is
+    divided, embeddings and output are on the host (divided_base.py), and experts that are not
+    packed are whole. Nothing if it is never above what is held later, and for other trainers.
     """
     share = run.sharing("weights")
-    if share < 2 or run.stage.quantization is None or not run.is_ours or run.device.is_cpu:
+    if run.stage.quantization is None or not run.is_ours or run.device.is_cpu:
         return []
-    divided = (
-        run.stage.quantization == "nf4"
-        and run.stage.update != "prefix"
-        and not run.stage.peft.get("use_dora")
-    )
+    if share < 2 and not run.packs_experts:
+        return []
+    divided = run.stage.divides_base or share < 2
     kept = ("weights", CONSTANTS, UNQUANTISED) if divided else (CONSTANTS,)
     because = "whole on each GPU until the model is divided"
     terms = [
@@ -99,9 +97,13 @@ def base_while_loading(run: Run) -> list[Term]:
     ]
     if divided:
         d = run.dims
-        packed, plain = 2.5 * d.hidden * max(d.width, d.q_size), run.weight_bytes * d.head_params
+        packed = 2.5 * d.hidden * max(d.width, d.q_size)
+        plain = run.weight_bytes * d.head_params if share > 1 else 0  # on its way to the host
+        # Packed one by one and as one; in 16 bit so, too, or a byte of MXFP4 in 16 bit.
+        each = (2.0 if run.model.stored == "mxfp4" else 5.0) if run.packs_experts else 0.0
+        routed = each * 2 * d.experts * d.hidden * d.expert_width
         why = "the largest: read in 16 bit and packed, or of the output"
-        terms.append(term_of("one matrix on its way", max(packed, plain), why, src.QLORA))
+        terms.append(term_of("one matrix on its way", max(packed, plain, routed), why, src.QLORA))
     return terms
 
 

@@ -246,7 +246,7 @@ def why_not_loadable(
         stored: How the checkpoint is stored if it is quantised: "mxfp4", "gptq".
         trains_all: Whether its weights are trained, not a module beside them.
         quantization: What the plan asks for.
-        divided: Whether several GPUs hold the model together.
+        divided: Whether several GPUs hold the model together, and load it whole before.
     """
     if stored is None or (stored == "mxfp4" and quantization == "nf4" and not divided):
         return ""  # MXFP4 is written out layer by layer (trainers/start/packed_experts.py)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from advisor.estimate.model.dims import Dims
-from advisor.estimate.run import Run
+from advisor.estimate.run import ALL_EXPERTS, Run
 
 # Of a row that goes to an expert, for each element of the hidden state, beside the above: gathered
 # (4 bytes), read by the first product (2), written by the last (2), weighed (4), put back in order
@@ -22,10 +22,6 @@ FUSED_DISPATCH_FORWARD, FUSED_DISPATCH_BACKWARD = 10.0, 16.0
 # Rows of a tile of grouped products (PyTorch, GroupMM.cu; CUTLASS): the last tile of each expert is
 # half full in the mean.
 TILE_ROWS = 128
-# Models whose code in transformers sends every token through every expert, times a score that is
-# zero for most: https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/
-# llama4/modeling_llama4.py, Llama4TextMoe.forward. By their name where no config.json is at hand.
-ALL_EXPERTS = ("llama4", "llama-4", "llama 4")
 
 
 def dispatch_bytes(d: Dims, forwards: int, *, fused: bool) -> float:

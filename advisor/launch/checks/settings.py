@@ -11,12 +11,12 @@ from advisor.ground.extras import Checked
 from advisor.ground.types import FSDP, ModelShape
 from advisor.launch.call import Call, lacks_bfloat16
 from advisor.methods import update
+from advisor.methods.model import NF4_BLOCK
 from advisor.plan.checks import launch_faults, optimizer_faults
 from advisor.plan.model import Stage
 from advisor.record.smaller import key_path
 
 PHASE = "plan"
-NF4_BLOCK = 64  # weights under one scale (trainers/start/packed_experts.py)
 
 
 def check(call: Call) -> Checked:
@@ -63,7 +63,7 @@ def _loading_faults(
         shape.stored,
         trains_all=not update(stage.update).is_module,
         quantization=stage.quantization,
-        divided=divided,
+        divided=divided and not stage.divides_base,
     )
     if reason:
         wanted = f"quantization {stage.quantization}" if stage.quantization else stage.update
@@ -78,7 +78,7 @@ def _loading_faults(
     if (
         stage.quantization == "nf4"
         and shape.is_mixture
-        and not divided  # which keeps experts in 16 bit
+        and (stage.divides_base or not divided)  # else experts stay in 16 bit
         and any(one and one % NF4_BLOCK for one in widths)
     ):
         what = (
