@@ -32,7 +32,13 @@ CASES = [  # model, card, number of cards
     ("Qwen/Qwen3-30B-A3B", "RTX 4090", 1),
     ("Qwen/Qwen3-Next-80B-A3B-Instruct", "H100", 1),
     ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "H100", 1),
-    ("meta-llama/Llama-3.3-70B-Instruct", "RTX 3090", 2),
+    # As QLoRA is published for: gpt-oss-20b in 14 GB and -120b in 65 GB (Unsloth, August 2025),
+    # Mixtral on one card of 48 GB, 70B on two and on four of 24 GB (Answer.AI, March 2024).
+    ("openai/gpt-oss-20b", "RTX 4060 Ti 16GB", 1),
+    ("openai/gpt-oss-120b", "RTX A6000", 2),
+    ("mistralai/Mixtral-8x7B-Instruct-v0.1", "RTX A6000", 1),
+    ("mistralai/Mixtral-8x7B-Instruct-v0.1", "RTX 4090", 2),
+    *(("meta-llama/Llama-3.3-70B-Instruct", "RTX 3090", count) for count in (2, 4)),
     ("Qwen/Qwen3-32B", "Apple M3", 1),
     # A device that is not ours gets its method and its engine.
     *(("Qwen/Qwen3-8B", gpu, 1) for gpu in ("TPU v5e", "Ascend 910B", "Arc A770", "Tesla K80")),
@@ -245,6 +251,9 @@ RUNS = {
     ("Qwen/Qwen3-30B-A3B", "A100 80GB"): "sft+lora",
     ("openai/gpt-oss-20b", "A100 80GB"): "sft+lora",
     ("mistralai/Mixtral-8x7B-Instruct-v0.1", "RTX 4060 Ti 16GB"): "smaller_model",
+    # It is 16 and 23 GiB in 4 bits, and a layer's experts in 16 bits come on top while it loads.
+    ("Qwen/Qwen3-30B-A3B", "RTX 4060 Ti 16GB"): "smaller_model",
+    ("mistralai/Mixtral-8x7B-Instruct-v0.1", "RTX 4090"): "smaller_model",
 }
 
 
@@ -272,7 +281,7 @@ def test_experts_are_held_in_4_bits(model, experts, gpu, room, answers):
     assert (str(found.composition), found.engine) == (wanted, None)
     four_bit = found if wanted == "sft+qlora" else candidate(advice, "sft+qlora")
     need = four_bit.estimate.memory.need_bytes
-    assert experts * 0.516 / 2 < need < experts * 0.516 / 2 + 6 * GIB
+    assert experts * 0.516 / 2 < need < experts * 0.516 / 2 + 7 * GIB
     if wanted == "smaller_model":
         assert f"needs {need / GIB:.1f} GiB" in four_bit.because[0].text
     elif wanted == "sft+lora":
