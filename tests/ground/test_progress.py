@@ -186,7 +186,7 @@ def test_a_large_file_shows_how_far_it_is_read(board, heard, tmp_path, monkeypat
     """By its place in the file, also of one that is compressed; the wait goes with the file."""
     monkeypatch.setattr(reading, "LARGE_BYTES", 1000)
     monkeypatch.setattr(reading, "PIECE_BYTES", 4096)
-    content = "".join(f'{{"text": "{number} {hash(number * 7)}"}}\n' for number in range(9000))
+    content = "".join(f'{{"text": "{number} {hash(number * 7)}"}}\n' for number in range(40_000))
     path = tmp_path / f"rows.jsonl{'.gz' if packed else ''}"
     path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
     rows = read_rows(path)
@@ -198,7 +198,7 @@ def test_a_large_file_shows_how_far_it_is_read(board, heard, tmp_path, monkeypat
     rows.close()
     assert board.waits == [inner]
     board.close(inner)
-    assert (sum(1 for _ in read_rows(path)), heard[-1], board.waits) == (9000, (size, size), [])
+    assert (sum(1 for _ in read_rows(path)), heard[-1], board.waits) == (40_000, (size, size), [])
 
 
 def test_a_small_file_is_no_wait(board, tmp_path):
