@@ -32,6 +32,7 @@ from advisor.advice.why import (
     sizes_of_pair,
 )
 from advisor.advice.why_not import LosingOutcome
+from advisor.estimate.memory.peak import ON_PROCESSOR
 from advisor.estimate.types import Assumed, Estimate
 from advisor.ground.errors import refuse
 from advisor.ground.types import Answer, AnswerSet
@@ -236,14 +237,13 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         model, why = situation.suggestion.model, situation.suggestion.because
         warnings.append(f"{NO_MODEL}: {model} is a suggestion ({why})")
     if situation.free_gpus:
+        free = f"GPUs that cost nothing: {situation.free_gpus}"
         if not any(situation.answers.value(name) for name in ("gpu", "gpu_memory_gib")):
-            warnings.append(
-                "no GPU was stated, and none was found here: the answer is for this machine's CPU;"
-                " --gpu says which one will be used, --gpu unknown leaves it open"
+            free = (  # in place of ON_PROCESSOR alone
+                f"no GPU was stated, and none was found here: {ON_PROCESSOR} ({free}); --gpu says"
+                " which one will be used, --gpu unknown leaves it open"
             )
-        warnings.append(
-            f"a GPU is many times faster than a CPU, and some cost nothing: {situation.free_gpus}"
-        )
+        warnings.append(free)
     if _unread_examples(situation, ">".join(candidate.composition.chain)):
         assert situation.examples is not None
         both = f"sft>{'>'.join(candidate.composition.chain)}"
@@ -341,8 +341,8 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
         if tokens / rows > length:
             found.append(
                 f"{method_words(method.id)}: rows of {tokens / rows:,.0f} tokens on average"
-                f" are longer than the {length:,} that are read: time and cost count no"
-                " more, and a run stops at such rows unless `truncation` says drop or truncate"
+                f" are longer than the {length:,} that are read: a run stops at them unless"
+                " `truncation` says drop or truncate; time and cost count what is read"
             )
     return found
 

@@ -182,7 +182,7 @@ def edges_near(case: Case, decision: Decision) -> tuple[str, ...]:
                     for value in (int(cut) - 1, int(cut))
                 )
                 if below != above:
-                    found.append(f"from {number_words(cut)} {fact.unit} on the answer is another")
+                    found.append(f"the answer changes at {number_words(cut)} {fact.unit}")
     return tuple(found)
 
 

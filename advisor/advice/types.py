@@ -40,6 +40,7 @@ class Reason(Struct, frozen=True, kw_only=True):
     """One sentence of an explanation, with its rule and, for a limit, the two numbers."""
 
     text: str
+    short: str = ""  # the same where lines are short, if it can be
     rule: str | None = None
     source: str | None = None
     facts: tuple[KnownFact, ...] = ()  # what the rule saw, and where each fact came from

@@ -83,6 +83,7 @@ def facts_seen_by(
 
 DEFAULT_TIER = "default"  # a rule of no higher one says what holds where nothing else decides
 NAMED, LED_BY = 2, 4  # facts that the first reason names at least, and at most
+SHOWN = 207  # characters of a reason that the first screen shows whole: three of its lines
 GENERAL = ("task", "depth")  # are named where the rules looked at nothing else
 
 
@@ -118,14 +119,22 @@ def reasons_of(
 
 
 def _led_by(facts: Sequence[KnownFact], reason: Reason) -> Reason:
-    """The reason behind what it rests on: 'You have 900 examples, and LoRA fits in 24 GiB. ...'."""
-    of_it = {one.fact for one in reason.facts}
-    kept = sorted(facts, key=lambda one: one.fact not in of_it)[:LED_BY]
-    said = {one.fact: one.text for one in facts if one in kept}
-    if "data_kind" in said and "data_rows" in said:
-        said["data_kind"] += f" ({said.pop('data_rows').removeprefix('you have ')})"
-    led = clauses(said.values())
-    return replace(reason, text=f"{led[:1].upper()}{led[1:]}. {reason.text}") if led else reason
+    """The reason behind what it rests on: 'You have 900 examples, and LoRA fits in 24 GiB. ...';
+    where lines are short behind fewer facts.
+    """
+    of_it, shown = {one.fact for one in reason.facts}, reason.text.rpartition(". (")[0]
+    texts, short = list[str](), ""
+    kept = sorted(facts, key=lambda one: (one.fact not in of_it, one.fact == "device"))[:LED_BY]
+    while kept:
+        said = {one.fact: one.text for one in facts if one in kept}
+        if "data_kind" in said and "data_rows" in said:
+            said["data_kind"] += f" ({said.pop('data_rows').removeprefix('you have ')})"
+        led = clauses(said.values())
+        texts.append(f"{led[:1].upper()}{led[1:]}. {reason.text}")
+        if not short and len(led) + len(shown or reason.text) < SHOWN - 2:
+            short = texts[-1]
+        kept.pop()
+    return replace(reason, text=texts[0], short=short) if texts else reason
 
 
 def _size_of(decision: Decision, ruleset: Ruleset, sizes: Sizes) -> tuple[KnownFact, ...]:
@@ -287,9 +296,11 @@ def certainty_of(
         "no GPU was stated, and no rule is about your task": facts["task"] == "other"
         and decision.trains
         and facts.get("device") in (None, UNKNOWN),
-        "you have tried it": any(
-            facts.get(tried) for tried in map(TRIED.get, ours.remedies) if tried
-        ),
+        **{
+            says(ruleset.facts[tried], True): facts.get(tried)
+            for tried in map(TRIED.get, ours.remedies)
+            if tried
+        },
         "the model loses more than usual in 4 bit": facts.get("avoid_4_bit") and ours.quantization,
         "every weight may give more, since quality and money come first": decision.trains
         and ours.update != "full"

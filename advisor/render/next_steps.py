@@ -200,8 +200,9 @@ def _lacking(advice: Advice) -> Iterator[tuple[str, str]]:
 
     situation, chain = advice.situation, advice.recommendation.composition.chain
     answers = situation.answers
-    # Once there are rows, they are what a stated teacher teaches with.
-    has_teacher = answers.value("teacher") == "model" and not answers.value("data_path")
+    # Rows of a kind that nobody has stated are what a stated teacher teaches with.
+    is_open = answers.value("data_kind") in (None, "none") and not answers.value("data_path")
+    has_teacher = answers.value("teacher") == "model" and is_open
     if ("distill" in chain or has_teacher) and not answers.value("teacher_model"):
         yield "teacher_model", "the larger model (--teacher-model)"
     if lacks_scores(situation, chain):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from advisor.advice.types import Advice, Candidate, Infeasible
-from advisor.advice.why import unknown_words
+from advisor.advice.why import SHOWN, unknown_words
 from advisor.estimate.types import Estimate
 from advisor.ground.units import format_count, format_gib
 from advisor.methods import methods, remedies, remedy, schemes
@@ -20,7 +20,7 @@ from advisor.ruleset.phrases import joined
 MANY = 1_000_000  # rows from which on their number is rounded
 GOOD_ANSWERS = "examples of requests and good answers"
 TOKENS_UNKNOWN = "the number of tokens is not known"  # as the estimate says it
-TWO_LINES, THREE_LINES = 138, 207  # characters of the first screen, beside its labels
+TWO_LINES, THREE_LINES = 138, SHOWN  # characters of the first screen, beside its labels
 WORTH_SAYING = 40  # characters: what is shorter says too little alone
 HARDLY_LESS = 0.98  # of what is planned: a least that is no other number on the page
 

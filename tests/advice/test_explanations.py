@@ -61,6 +61,10 @@ def test_the_first_reason_names_the_fact_that_decided(change):
     )
     assert "LoRA fits in 24.0 GiB" in usual.because[0].text
     assert usual.because[0].rule == "evidence/lora-where-it-fits"  # not what any answer would say
+    for one in (usual, other):  # nor on the first screen, where lines are short
+        named = [fact.text for fact in one.because[0].facts]
+        short = (one.because[0].short or one.because[0].text).lower()
+        assert any(text and text.lower() in short for text in named), short
 
 
 def test_what_ifs_are_few_and_of_this_person():
@@ -87,7 +91,7 @@ def test_what_ifs_are_few_and_of_this_person():
         ({"task": "other", "gpu": None}, "no rule is about your task"),
         ({"model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "RTX 4060 8GB"}, "another tool"),
         ({"task": "qa", "data_kind": "raw_text", "data_rows": None, "depth": "domain_knowledge",
-          "signals": ["facts_change_often", "rag_tried"]}, "you have tried it"),
+          "signals": ["facts_change_often", "rag_tried"]}, "you have tried looking things up"),
         ({"model": "gpt-4o"}, "can be done in other ways"),
         ({"model": "Llama 3"}, "nothing is known of the model"),
         ({"model": "google/flan-t5-large"}, "experts disagree here"),

@@ -78,7 +78,7 @@ def faults(advice):
     text, first = printed(advice), first_screen(advice)
     lines = text.rstrip("\n").split("\n")
     commands = [one for step in first.steps for one in step.commands]
-    found = [f"{len(lines)} lines"] if len(lines) > 40 else []
+    found = [f"{len(lines)} lines"] if len(lines) > 36 else []
     found += [f"wide: {line}" for line in lines if len(line) > 80 and line.strip() not in commands]
     plain = text
     for one in commands:
@@ -121,14 +121,18 @@ def test_the_check_finds_what_it_is_for():
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_every_answer_has_a_first_screen(batch):
-    """At most 40 lines of 80 columns, and nine in ten trainings that people asked about 25."""
-    lengths = []
+    """At most 36 lines of 80 columns; 25 of nine in ten trainings that people asked about, and of
+    three in four that nobody would, each with the most warnings and the longest commands.
+    """
+    lengths = {True: [], False: []}
     for place, advice in enumerate(answers(batch)):
         assert not faults(advice), advice.situation.answers
         is_public = place < len(PUBLIC[batch::BATCHES])
-        if is_public and advice.recommendation.composition.chain and advice.fits:
-            lengths.append(printed(advice).count("\n"))
-    assert sum(length > 25 for length in lengths) <= 1 + 0.1 * len(lengths)
+        if advice.recommendation.composition.chain and advice.fits:
+            lengths[is_public].append(printed(advice).count("\n"))
+    for is_public, share in ((True, 0.1), (False, 0.25)):
+        long = [length for length in lengths[is_public] if length > 25]
+        assert len(long) <= 1 + share * len(lengths[is_public])
 
 
 @pytest.mark.parametrize("gpu", ["RTX 4090", "A100 80GB", "RTX 4060 8GB"])
@@ -194,7 +198,7 @@ def test_the_reason_that_decides_is_told_where_room_is_short():
     """Why every weight of a small model is trained, and not only that it is small."""
     model = {"model": "Qwen/Qwen3-0.6B", "gpu": "none"}
     advice = advised(task="customer_service", data_kind="paired", data_rows=2000, **model)
-    assert first_screen(advice).labelled["Why"][0].text.startswith("Training every weight of a mo")
+    assert "Training every weight of a model" in first_screen(advice).labelled["Why"][0].text
 
 
 def test_every_remedy_alone_is_said_in_daily_words():

@@ -14,7 +14,7 @@ from advisor.ground.types import DDP, Hardware
 from advisor.ground.units import format_duration, format_gib
 from advisor.methods.links import link_speeds
 from advisor.methods.strategies import refused_by, strategies
-from advisor.ruleset.phrases import inside_sentence
+from advisor.ruleset.phrases import inside_sentence, joined
 
 # From the best to the worst; what may fit counts as too big once the estimate itself is above.
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "may_fit", "too_big")
@@ -144,15 +144,18 @@ def speeds(ways: Sequence[Fitted]) -> str:
     chosen, *others = ways
     hours = chosen.cost.duration_s
     parts = [chosen.name if hours is None else f"{chosen.name} {format_duration(hours)}"]
+    too_big = [way.name for way in others if not way.cost.is_likely]
     for way in others:
         if not way.cost.is_likely:
-            parts.append(f"{way.name} does not fit")
+            continue
         elif way.cost.duration_s is not None:
             # Why it was not taken, though faster.
             only = " (may fit)" if way.cost.fits == "may_fit" != chosen.cost.fits else ""
             parts.append(f"{way.name} {format_duration(way.cost.duration_s)}{only}")
         elif way.pace_s is not None:
             parts.append(f"{way.name} {way.pace_s / (chosen.pace_s or 1.0):.2g} times as long")
+    if too_big:
+        parts.append(f"{joined(too_big)} {'does' if len(too_big) == 1 else 'do'} not fit")
     return ", ".join(parts)
 
 

@@ -42,6 +42,7 @@ from advisor.estimate.run import Run
 from advisor.estimate.types import CACHE_TERMS, MemoryEstimate, Moment, Term, term_of
 from advisor.ground.units import GIB
 
+ON_PROCESSOR = "without a GPU the processor trains, in slow steps and in RAM"
 # Counters that show blocks which the allocator holds and no tensor does.
 HOLDS_CACHE = ("reserved", "unknown", "nvidia-smi")
 
@@ -175,7 +176,7 @@ def memory_estimate(run: Run) -> MemoryEstimate | None:
     if run.dims.encoder and run.stage.objective != "sft":
         warnings.append("an encoder: estimated as a classifier")
     if cpu:
-        warnings.append("without a GPU the processor trains: steps are slow, and the memory is RAM")
+        warnings.append(ON_PROCESSOR)
     return MemoryEstimate(
         moments=tuple([found.moment for found in moments]),
         low_bytes=low,

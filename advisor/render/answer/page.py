@@ -190,6 +190,7 @@ ADDED = (
 )
 OVER = 2  # lines more than these: what changes what one should do takes them, nothing else
 SPARED = ("What if", "Unsure")  # left to the whole answer where the screen has too few lines
+STAYS = "; the model itself stays as it is"  # of the answer, where lines are short
 FLAG = re.compile(r" \(--[a-z-]+\)")
 WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, the easiest first
 # Of 'You have rows, you chose a low budget, and LoRA fits' without its end.
@@ -235,8 +236,8 @@ def first_screen(
     columns = max(columns, COLUMNS)
     most = {label: items for label, texts in _texts(advice) if (items := _items(label, texts))}
     kept = {label: items[:1] if label in dict(ADDED) else items for label, items in most.items()}
+    serious = tuple(one for one in most.get(WARNING, ()) if not HINTS.search(one.text))
     if WARNING in most:  # what changes what one should do is never left to the whole answer
-        serious = tuple(one for one in most[WARNING] if not HINTS.search(one.text))
         kept[WARNING] = serious or most[WARNING][:1]
     steps = first_steps(advice, plan_path=plan_path) if with_steps else ()
     first = FirstScreen(answer=_answer(advice), labelled=kept, steps=steps)
@@ -256,6 +257,13 @@ def first_screen(
         first = replace(first, steps=first.steps[:1])
     if first.lines(columns) > lines + OVER and {TAKEN, WARNING} <= kept.keys():
         kept.pop(TAKEN)  # the whole answer says what was assumed
+    if first.lines(columns) > lines + OVER:
+        first = replace(first, answer=first.answer.replace(STAYS, ""))
+    if first.lines(columns) > lines + OVER:
+        kept.pop("What if", None)
+        if WARNING in most and not serious:  # a hint
+            kept.pop(WARNING)
+        kept |= dict(_in_short(advice, kept))
     for label, count in ADDED:
         if label in kept and len(most[label]) >= count == len(kept[label]) + 1:
             longer = replace(first, labelled=kept | {label: most[label][:count]})
@@ -263,6 +271,19 @@ def first_screen(
                 kept, first = longer.labelled, longer
     hidden = sum(len(most.get(each, ())) - len(kept.get(each, ())) for each in (TAKEN, WARNING))
     return replace(first, more_warnings=hidden)
+
+
+def _in_short(
+    advice: Advice, kept: dict[str, tuple[Item, ...]]
+) -> Iterator[tuple[str, tuple[Item, ...]]]:
+    """What takes fewer lines, and is whole in the whole answer: who disagrees, other ways."""
+    if "Unsure" in kept:
+        yield "Unsure", _items("Unsure", [_doubts(advice, briefly=True)])
+    if "Rent" in kept:  # two ways, what keeps the limits, and what is paid besides
+        ways = len(advice.rent or ())
+        yield "Rent", (*kept["Rent"][: min(2, ways)], *kept["Rent"][ways:])
+    if "GPUs" in kept:
+        yield "GPUs", _items("GPUs", [speeds(advice.recommendation.ways[:1])])
 
 
 def _items(label: str, texts: Iterable[str]) -> tuple[Item, ...]:
@@ -301,7 +322,7 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
         yield "Memory", [memory_line(advice)]
         parts = dict.fromkeys(stage.part for stage in ours.stages if stage.part)
         whole = "All of it would take {0.whole}; your limit is {0.limit}."
-        yield "Data", map(whole.format, parts)
+        yield "Data", dict.fromkeys(map(whole.format, parts))
         time, cost = time_and_cost(advice)
         if not advice.rent or ours.estimate.duration_s is not None:
             yield "Time", [time]
@@ -326,7 +347,9 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
 
 def telling_reasons(advice: Advice) -> Iterable[str]:
     """The reasons that decided, the most telling first."""
-    ordered = (GUIDE_ROW.sub(".", reason_text(one)) for one in advice.recommendation.because)
+    ordered = (
+        GUIDE_ROW.sub(".", one.short or reason_text(one)) for one in advice.recommendation.because
+    )
     return dict.fromkeys(sentence(LAST_CLAUSE.sub(", and ", _brief(one))) for one in ordered)
 
 
@@ -338,13 +361,14 @@ def _brief(text: str) -> str:
     return because if because and ". " not in short and rows[0] <= rows[1] else short
 
 
-def _doubts(advice: Advice) -> str:
+def _doubts(advice: Advice, *, briefly: bool = False) -> str:
     # That it may not fit, or fits barely, stands beside the memory.
     doubts = [doubt for doubt in advice.certainty.doubts if not doubt.startswith("it ")]
     if DISAGREE in doubts:  # about what is told last, since it takes a line or two
         about = "; ".join(one.text for one in advice.certainty.conflicts)
         doubts.remove(DISAGREE)
-        doubts.append(f"experts disagree: {shortened(about, '; ', least=TWO_LINES)}")
+        say = "" if briefly else f": {shortened(about, '; ', least=TWO_LINES)}"
+        doubts.append(f"experts disagree{say}")
     said = sentence("; ".join(doubts).replace("`", ""))
     # What each is called on a command line stands in the whole answer.
     return said if len(said) <= TWO_LINES else FLAG.sub("", said)

@@ -13,7 +13,14 @@ from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.answer.why import reason_text
 from advisor.render.blocks import PageTable, Paragraph, Section, listed
-from advisor.render.words import is_chosen, less_than_planned, shortened, whole_seconds, whole_usd
+from advisor.render.words import (
+    TWO_LINES,
+    is_chosen,
+    less_than_planned,
+    shortened,
+    whole_seconds,
+    whole_usd,
+)
 from advisor.ruleset.phrases import inside_sentence, method_words
 
 SAME_METHOD = {"rlhf": "ppo"}  # the guide's name -> its objective
@@ -116,8 +123,14 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
     else:
         text = text.removeprefix(f"{scheme} ")
         if not is_same and candidate.verdict != "ranked_lower":
-            text = f"{_verdict(candidate)}: {inside_sentence(text)}"
+            verdict = _verdict(candidate).removeprefix("is ")
+            it = "it " if text.startswith("needs ") else ""
+            text = f"{verdict}, since {it}{inside_sentence(text)}"
         text = inside_sentence(text)
+    is_cut = " is not known" in text and len(f"{scheme}: {pair}; {text}") > TWO_LINES
+    is_smaller = _needs_less(candidate, advice.recommendation) and "would" not in text
+    if is_cut or is_smaller:  # what decided is not the numbers
+        pair = ""
     name, text = (
         scheme if is_same else str(other),
         "; ".join(filter(None, (pair, text.rstrip(".")))),
@@ -125,6 +138,11 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
     if not text:
         return ""
     return shortened(f"{name}: {HERE.sub('; ', GUIDE_ROW.sub('', text))}", "; ", " (")
+
+
+def _needs_less(one: Candidate, other: Candidate) -> bool:
+    memory, ours = one.estimate.memory, other.estimate.memory
+    return bool(memory and ours and memory.need_bytes < ours.need_bytes)
 
 
 # --------------------------------------------------------------------------- the whole answer
