@@ -510,7 +510,7 @@ def test_a_run_goes_through_by_clicks(chromium, tiny_model, tmp_path):
     page.goto(linked(ui, json.dumps(TRAINED | {"model": str(tiny_model)})))
     page.click("#write:not([disabled])")
     page.click("#run:not([disabled])")
-    page.wait_for_selector("#runs progress", timeout=120_000)
+    page.wait_for_selector("#runs progress", timeout=240_000)
     page.click("#runs button:has-text('Stop')")
     page.wait_for_selector("#runs b:has-text('stopped')", timeout=120_000)
     page.close()
