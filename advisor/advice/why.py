@@ -119,9 +119,7 @@ def reasons_of(
 
 
 def _led_by(facts: Sequence[KnownFact], reason: Reason) -> Reason:
-    """The reason behind what it rests on: 'You have 900 examples, and LoRA fits in 24 GiB. ...';
-    where lines are short behind fewer facts.
-    """
+    """The reason behind what it rests on: 'You have 900 examples, and LoRA fits in 24 GiB. ...'."""
     of_it, shown = {one.fact for one in reason.facts}, reason.text.rpartition(". (")[0]
     texts, short = list[str](), ""
     kept = sorted(facts, key=lambda one: (one.fact not in of_it, one.fact == "device"))[:LED_BY]
@@ -297,9 +295,8 @@ def certainty_of(
         and decision.trains
         and facts.get("device") in (None, UNKNOWN),
         **{
-            says(ruleset.facts[tried], True): facts.get(tried)
-            for tried in map(TRIED.get, ours.remedies)
-            if tried
+            says(ruleset.facts[one], True): facts.get(one)
+            for one in filter(None, map(TRIED.get, ours.remedies))
         },
         "the model loses more than usual in 4 bit": facts.get("avoid_4_bit") and ours.quantization,
         "every weight may give more, since quality and money come first": decision.trains

@@ -144,17 +144,14 @@ def speeds(ways: Sequence[Fitted]) -> str:
     chosen, *others = ways
     hours = chosen.cost.duration_s
     parts = [chosen.name if hours is None else f"{chosen.name} {format_duration(hours)}"]
-    too_big = [way.name for way in others if not way.cost.is_likely]
-    for way in others:
-        if not way.cost.is_likely:
-            continue
-        elif way.cost.duration_s is not None:
+    for way in (way for way in others if way.cost.is_likely):
+        if way.cost.duration_s is not None:
             # Why it was not taken, though faster.
             only = " (may fit)" if way.cost.fits == "may_fit" != chosen.cost.fits else ""
             parts.append(f"{way.name} {format_duration(way.cost.duration_s)}{only}")
         elif way.pace_s is not None:
             parts.append(f"{way.name} {way.pace_s / (chosen.pace_s or 1.0):.2g} times as long")
-    if too_big:
+    if too_big := [way.name for way in others if not way.cost.is_likely]:
         parts.append(f"{joined(too_big)} {'does' if len(too_big) == 1 else 'do'} not fit")
     return ", ".join(parts)
 
