@@ -46,7 +46,7 @@ def test_a_divided_4_bit_base_ends_the_same(project):
     struck = [
         Kill(signal.SIGKILL, kills.WORKER, kills.LOADING),
         Kill(signal.SIGTERM, PARENT, TRAINING, share=0),
-        Kill(signal.SIGKILL, BOTH, kills.JUDGING, share=0),
+        Kill(signal.SIGKILL, BOTH, kills.LOADING, nth=2, share=0),  # by who judges
     ]
     rows = kills.survive(kills.make_scene(project, "fsdp, nf4"), "killed", struck)
     assert [row.wrong for row in rows] == [[]] * 3
