@@ -26,7 +26,7 @@ from tests.trainers.runs import losses, same, trained, weights, whole_and_broken
 from trainers.job.machine import held_bytes
 from trainers.start import packed_experts
 from trainers.start.loading import keep_weights_unpacked, load_base
-from trainers.start.packed_experts import BLOCK, PACKED, Nf4Config, is_packed
+from trainers.start.packed_experts import BLOCK, PACKED, Nf4Config, is_packed, written
 from trainers.updates.experts import packed_size
 
 THREE = ("qwen3_moe", "mixtral", "gpt_oss")
@@ -56,17 +56,6 @@ def packed_model(folder, *, nested=True, dtype=torch.float32, device="cpu"):
         folder, quantization_config=wanted, dtype=dtype, device_map={"": device}
     )
     return keep_weights_unpacked(model)
-
-
-def written(module, part):
-    """The weights of all experts that the packed ones stand for, at their own shape."""
-    packed = getattr(module, f"{part}_{PACKED}")
-    several = [
-        dequantize_4bit(packed[number].view(-1, 1), state)
-        for number, state in enumerate(module.nf4_states[part])
-    ]
-    stacked = torch.stack(several)
-    return stacked.transpose(1, 2) if module.is_transposed else stacked
 
 
 def written_out(folder, model):
@@ -109,7 +98,8 @@ def saved_bytes(model):
 @pytest.mark.parametrize("nested", [True, False])
 def test_packed_experts_are_the_model_of_their_weights(family, nested, folders, tmp_path):
     """Outputs and gradients of LoRA on attention and on experts, against the weights that the packed
-    ones stand for; the module is saved, and plain PEFT loads it on those weights."""
+    ones stand for; the module is saved, and plain PEFT loads it on those weights, which the model
+    can be written out as."""
     model = packed_model(folders[family], nested=nested)
     plain = written_out(folders[family], model)
     before = plain(IDS).logits
@@ -133,6 +123,7 @@ def test_packed_experts_are_the_model_of_their_weights(family, nested, folders, 
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
     with tuned.disable_adapter():
         torch.testing.assert_close(tuned(IDS).logits, before)
+    torch.testing.assert_close(tuned.unload().dequantize()(IDS).logits, before)
 
 
 @pytest.mark.parametrize("family", THREE)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import bitsandbytes
 import torch
-from bitsandbytes.functional import QuantState, quantize_4bit
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
 from peft.tuners.lora import ParamWrapper
 from transformers import BitsAndBytesConfig
 from transformers.core_model_loading import ConversionOps, WeightConverter
@@ -70,6 +70,17 @@ class Nf4Quantizer(Bnb4BitHfQuantizer):
 
     def get_quantize_ops(self) -> ConversionOps:
         return Pack(self)
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        model = super()._dequantize(model, dtype=dtype)
+        for module in filter(is_packed, model.modules()):
+            for part in module.nf4_states:
+                whole = written(module, part).to(dtype)
+                setattr(module, part, torch.nn.Parameter(whole, requires_grad=False))
+                for name in (PACKED, SCALES, OFFSETS, NESTED):
+                    module._buffers.pop(f"{part}_{name}", None)
+            del module.nf4_states
+        return model
 
     def get_weight_conversions(self) -> list[WeightConverter]:
         if self.quantization_config.stored != "mxfp4":
@@ -178,6 +189,17 @@ def pack(module: Any, part: str, matrices: Iterable[torch.Tensor], *, nested: bo
     if not is_packed(module):
         module.nf4_states, module.nf4_corrections = {}, {}
     module.nf4_states[part] = states
+
+
+def written(module: Any, part: str) -> torch.Tensor:
+    """The weights of all experts that the packed ones stand for, at their own shape."""
+    packed = getattr(module, f"{part}_{PACKED}")
+    matrices = [
+        dequantize_4bit(packed[number].view(-1, 1), state)
+        for number, state in enumerate(module.nf4_states[part])
+    ]
+    stacked = torch.stack(matrices)
+    return stacked.transpose(1, 2).contiguous() if module.is_transposed else stacked
 
 
 def run(
