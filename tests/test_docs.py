@@ -10,6 +10,7 @@ from advisor.cli import COMMANDS, advise
 from advisor.ground.version import __version__
 from tests.conftest import ROOT
 from tests.test_layers import ORDER
+from tools.site.documents import BACK, write_documents
 
 
 def page_text(name):
@@ -200,3 +201,24 @@ def test_every_key_of_a_plan_has_a_meaning():
     rows = re.findall(r"^\| (`.+) \|$", page_text("docs/plan.md"), re.MULTILINE)
     assert len(rows) > 40
     assert [row for row in rows if not row.rpartition("|")[2].strip()] == []
+
+
+def test_the_documents_as_a_site(tmp_path):
+    """Built strictly: every link leads to a page, a file or a heading, and no other host is asked."""
+    pytest.importorskip("zensical")
+    assert write_documents(tmp_path / "docs", BACK)
+    (tmp_path / "index.html").touch()  # the live page
+    made = {path: path.read_text("utf-8") for path in (tmp_path / "docs").glob("*.html")}
+    asked = r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="((?:https?:)?//[^"]+)'
+    assert [one for text in made.values() for one in re.findall(asked, text)] == []
+    ids = {path: {"", *re.findall(r'\bid="?([^"\s>]+)', text)} for path, text in made.items()}
+    dead, pages = [], set(made) - {tmp_path / "docs" / "404.html"}  # which has no place of its own
+    for page in pages:
+        for link in re.findall(r'\b(?:href|src)="([^":]+)"', made[page]):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists() or anchor not in ids.get(target, {anchor}):
+                dead.append(f"{page.name}: {link}")
+    assert len(pages) == len(list((ROOT / "docs").glob("*.md")))
+    assert dead == []

@@ -114,20 +114,28 @@ def page(found: Mapping[Cell, Result]) -> str:
             ]
             for name in LESSONS
         ]
-        parts.append(table([strategy, *UPDATES], rows))
+        parts.append(table([strategy, *UPDATES], merged(rows)))
     rows = [
         [name, cells[0].objective, cells[0].update, *shared(cells)]
         for name, group in groupby(setting_cells(), lambda cell: cell.setting)
         for cells in [list(group)]
     ]
-    parts.append(table(["setting", "objective", "update", DDP, FSDP], rows))
+    parts.append(table(["setting", "objective", "update", DDP, FSDP], merged(rows)))
     worlds = sorted(world_cells(), key=lambda cell: cell.update)
     half = len(worlds) // 2
     pairs = list(zip(worlds[:half], worlds[half:], strict=True))[1:]  # all but one process
     rows = [[full.world, shown(full), shown(lora)] for full, lora in pairs]
-    parts.append(table(["processes", "full", "lora"], rows))
+    parts.append(table(["processes", "full", "lora"], merged(rows)))
     told = [f"{number}. {text}" for text, number in reasons.items()]
     return "\n".join([*parts, "Refused:\n", *told])
+
+
+def merged(rows: Iterable[list[str]]) -> list[list[str]]:
+    """Rows whose cells are alike but for the first, as one."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for first, *cells in rows:
+        found.setdefault(tuple(cells), []).append(first)
+    return [["; ".join(names), *cells] for cells, names in found.items()]
 
 
 def _shown(one: Result, reasons: dict[str, int]) -> str:

@@ -321,11 +321,11 @@ def estimated(folder: Path, plan: Path) -> dict[str, int]:
 
 def section(measured: list[Measured]) -> str:
     """The part about memory of docs/scale.md."""
-    rows = [
-        [one.name, str(one.cell.count)]
-        + [f"{one.found[part] / 1e6:.1f} ({one.said[part] / 1e6:.1f})" for part in WHAT]
-        for one in measured
-    ]
+    cells: dict[str, list[list[str]]] = {}
+    for one in measured:
+        told = (f"{one.found[part] / 1e6:.1f} ({one.said[part] / 1e6:.1f})" for part in WHAT)
+        cells.setdefault(one.name, []).append([str(one.cell.count), *told])
+    rows = [[name, *map("; ".join, zip(*told, strict=True))] for name, told in cells.items()]
     params = measured[0].said["weights"] * measured[0].cell.count / 2e6
     header = ["trained, micro-batches a step", "processes", *WHAT.values()]
     about = f"A model of {params:.0f} million weights; both may differ by {MOST:.0%}.\n"

@@ -42,8 +42,8 @@ def parts() -> dict[str, dict[str, str]]:
     """Page of docs/ -> name -> each part of it that is generated."""
     return {
         "estimates.md": {"memory": accuracy_page.part(), "time": accuracy_time.part()},
-        "gpu.md": {"optimizers": optimizers_page.what(), "states": optimizers_page.states()},
-        "plan.md": {"keys": plan_page.part()},
+        "gpu.md": {"optimizers": optimizers_page.part()},
+        "plan.md": plan_page.parts(),
         "programs.md": {
             "answers": answers_page.part(),
             "exit codes": exit_codes_page.part(),

@@ -30,7 +30,7 @@ from tools.generate.markdown import grid
 from tools.generate.recent import older_memory, section
 
 OTHERS = "others (fewer than three runs each)"
-FURTHEST = 6
+FURTHEST = 4
 
 
 def part() -> str:

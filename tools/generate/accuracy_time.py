@@ -214,7 +214,7 @@ def part() -> str:
             ["Run", "estimated / measured speed"],
             [
                 [str(one.run.facts["id"]), f"{one.longer:.2f}"]
-                for one in sorted(cases, key=lambda one: -one.factor)[:6]
+                for one in sorted(cases, key=lambda one: -one.factor)[:4]
             ],
         ),
         *section("speed", older(cases)),

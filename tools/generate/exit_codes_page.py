@@ -6,6 +6,19 @@ from advisor.ground import errors
 from advisor.ground.errors import AdviseError
 from tools.generate.markdown import grid
 
+DOCUMENTS = {
+    "0": "the answer",
+    "2": (
+        "`error`; beside it the answer if there is one all the same: advice whose plan lacks data,"
+        " data that can train nothing, rules with faults"
+    ),
+    "3": (
+        "the answer, complete: nothing fits (`nothing_fits` names the ways out), or `missing` says"
+        " why there is no plan"
+    ),
+    "6": "run.json, complete; `error` beside it names each benchmark that lost too much",
+}
+
 
 def kinds() -> Iterator[type[AdviseError]]:
     """Each kind of understood failure, by its code."""
@@ -19,11 +32,16 @@ def kinds() -> Iterator[type[AdviseError]]:
 
 def part() -> str:
     """The table of codes."""
-    rows = [["0", "", "done"]]
-    rows += [[str(kind.exit_code), f"`{kind.__name__}`", summary(kind)] for kind in kinds()]
-    bug = [str(AdviseError.exit_code), "", "a bug in advise; the message names a file with details"]
+    rows = [["0", "", "done", DOCUMENTS["0"]]]
+    rows += [
+        [code, f"`{kind.__name__}`", summary(kind), DOCUMENTS.get(code, "`error`")]
+        for kind in kinds()
+        for code in [str(kind.exit_code)]
+    ]
+    said = "a bug in advise; the message names a file with details"
+    bug = [str(AdviseError.exit_code), "", said, "`error`"]
     rows = sorted([*rows, bug], key=lambda row: int(row[0]))
-    return "\n".join(grid(["code", "raised as", "means"], rows))
+    return "\n".join(grid(["code", "raised as", "means", "with `--json`"], rows))
 
 
 def summary(kind: type[AdviseError]) -> str:

@@ -25,7 +25,7 @@ def with_parts(page: str, parts: Mapping[str, str]) -> str:
     """
     for name, text in parts.items():
         marks = rf"(?<=<!-- generated: {name} -->\n).*?(?=<!-- end of {name} -->)"
-        page, found = re.subn(marks, lambda _, text=text: f"\n{text.strip()}\n\n", page, flags=re.S)  # type: ignore[misc]
+        page, found = re.subn(marks, lambda _, text=text: f"{text.strip()}\n", page, flags=re.S)  # type: ignore[misc]
         if found != 1:
             raise ValueError(f"{found} places for the part {name}")
     return page

@@ -1,27 +1,19 @@
-"""Parts of docs/gpu.md: what every optimizer keeps and needs, from rules/optimizers.yaml."""
+"""Part of docs/gpu.md: what every optimizer keeps and needs, from rules/optimizers.yaml."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from advisor.methods.optimizers import OPTIMIZERS, Optimizer
 from tools.generate.markdown import grid
 from tools.generate.words import cell
 
 
-def what() -> str:
-    """What each is, and where it runs."""
-    headings = ["name", "transformers'", "what it is", "needs", "runs on", "trains"]
-    return _table(headings, map(_what, OPTIMIZERS.values()))
-
-
-def states() -> str:
-    """What each keeps, and its arguments."""
-    headings = ["name", "keeps for each weight", "while it steps", "arguments and defaults"]
-    return _table(headings, ([*_state(one), _arguments(one)] for one in OPTIMIZERS.values()))
-
-
-def _table(headings: list[str], rows: Iterable[list[str]]) -> str:
+def part() -> str:
+    """What each is, where it runs, what it keeps, and its arguments."""
+    headings = [
+        "name", "transformers'", "what it is", "needs", "runs on", "trains",
+        "keeps for each weight", "while it steps", "arguments and defaults",
+    ]  # fmt: skip
+    rows = ([*_what(one), *_state(one), _arguments(one)] for one in OPTIMIZERS.values())
     return "\n".join(grid(headings, rows))
 
 
@@ -55,7 +47,7 @@ def _state(one: Optimizer) -> list[str]:
         kept += "; of 4 B for embeddings"
     if one.is_paged:
         kept += "; may move to the host"
-    return [f"`{one.name}`", cell(kept), one.holds]
+    return [cell(kept), one.holds]
 
 
 def _arguments(one: Optimizer) -> str:

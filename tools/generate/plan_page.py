@@ -1,4 +1,4 @@
-"""Part of docs/plan.md: every key of plan.yaml that does not belong to one method, from the
+"""Parts of docs/plan.md: every key of plan.yaml that does not belong to one method, from the
 types that read it; and docs/rules/methods.md: the keys of the methods, which is not committed,
 since a new method would change it.
 """
@@ -12,12 +12,11 @@ from typing import Any, get_args, get_type_hints
 from msgspec import NODEFAULT, Struct
 
 from advisor.ground.annotated import defaults_of, shape_of
-from advisor.ground.extras import extras
 from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods import methods
 from advisor.methods.keys import Key
 from advisor.methods.model import Method
-from advisor.methods.stage import EVERY_STAGE, stage_keys
+from advisor.methods.stage import stage_keys
 from advisor.plan.keys import EXTRAS, with_keys
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Task, VLLMServer
 from tools.generate.markdown import grid
@@ -30,33 +29,22 @@ METHODS_MARK = (
 HEADINGS = ("key", "value", "default", "meaning")
 REQUIRED = ("name", "objective", "update")  # of a stage; the learning rate has defaults by method
 # Where the keys of each part of the file are.
-PARTS: Mapping[str, tuple[type, str]] = {
-    "The file": (Plan, ""),
-    "`data`": (PlanData, "The rows of all stages, unless a stage or a task names its own."),
-    "`tasks`": (Task, "A list: one module per task on one base that is loaded once."),
-    "`launch`": (Launch, "How the stages are started."),
-    "`vllm`": (VLLMServer, "Of `launch`: the server of stages with `rollouts: vllm`."),
-    "`origin`": (Origin, "Where the plan came from. Read by people; changes no run."),
-}
+PARTS: Mapping[str, type] = {
+    "": Plan, "data.": PlanData, "tasks[].": Task, "launch.": Launch, "launch.vllm.": VLLMServer,
+    "origin.": Origin,
+}  # fmt: skip
 
 
-def part() -> str:
-    """The keys of each part of the file."""
-    blocks: list[str] = []
-    for title, (kind, about) in PARTS.items():
-        blocks += [f"## {title}", about, table(part_rows(kind))]
-        if kind is Plan:
-            blocks += ["## `stages`", STAGES, table(map(key_row, stage_keys().values()))]
+def parts() -> dict[str, str]:
+    """Name -> table: the keys of the file, and those of every stage."""
+    rows = [row for before, kind in PARTS.items() for row in part_rows(kind, before)]
     for _, keys in with_keys(beside=True):
-        blocks += [
-            block
-            for name in shape_of(keys).keys
-            if (inner := struct_in(keys, name)) is not None
-            for block in (f"## `{name}`", str(inner.__doc__), table(part_rows(inner)))
-        ]
+        for name in shape_of(keys).keys:
+            if (inner := struct_in(keys, name)) is not None:
+                rows += part_rows(inner, f"{name}.")
     for name, keys in with_keys(beside=False):
-        blocks += [f"## `extras: {name}`", f"{extras()[name].HELP}.", table(part_rows(keys))]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+        rows += part_rows(keys, f"extras.{name}.")
+    return {"file": table(rows), "stages": table(map(key_row, stage_keys().values()))}
 
 
 def methods_page() -> str:
@@ -68,17 +56,6 @@ def methods_page() -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-STAGES = """\
-A list: the stages of the run in order. Beside the keys of every stage, which follow, a stage has
-those of its objective and of its update: [rules/objectives/](../rules/objectives/) and
-[rules/updates/](../rules/updates/) declare them, one file each, and `advise rules dpo` or
-`advise rules lora` shows them with their defaults. `python -m tools.generate` lists those of all
-methods in docs/rules/methods.md.
-
-What follows from the keys (rows of an optimizer step, steps in all) and what a run does without
-one (checkpoints, evaluation, chat template) stands in comments above each stage that `advise`
-writes. A key as another tool calls it (`gradient_accumulation_steps`, `lora_r`, `load_in_4bit`)
-is answered with ours: [rules/tools/other_keys.yaml](../rules/tools/other_keys.yaml)."""
 METHODS = """\
 The keys that a stage of a plan may have for its update and its objective, beside those of every
 stage ([plan.yaml](../plan.md))."""
@@ -88,14 +65,14 @@ def table(rows: Iterable[list[str]]) -> str:
     return "\n".join(grid(HEADINGS, rows))
 
 
-def part_rows(kind: type) -> Iterable[list[str]]:
+def part_rows(kind: type, before: str = "") -> Iterable[list[str]]:
     """One row for each key of a part of the file."""
     shapes = shape_of(kind).keys
     for name, default in defaults_of(kind).items():
         if kind is Plan and name == EXTRAS:
             for _, keys in with_keys(beside=True):
                 yield from part_rows(keys)
-        yield row(name, shapes[name], default, shapes[name].help)
+        yield row(f"{before}{name}", shapes[name], default, shapes[name].help)
 
 
 def struct_in(keys: type, name: str) -> type | None:
@@ -107,11 +84,11 @@ def struct_in(keys: type, name: str) -> type | None:
 def key_row(key: Key) -> list[str]:
     required = key.default is None and key.name in REQUIRED
     default = NODEFAULT if required else key.default
-    return row(key.name, key.shape, default, key.help, linked=key.owner == EVERY_STAGE)
+    return row(key.name, key.shape, default, key.help)
 
 
-def row(name: str, shape: Shape, default: Any, help_: str, *, linked: bool = True) -> list[str]:
-    what = words(name, shape, linked=linked)
+def row(name: str, shape: Shape, default: Any, help_: str) -> list[str]:
+    what = words(shape)
     return [f"`{name}`", what, cell(default_words(default)), cell(help_)]
 
 
@@ -125,14 +102,12 @@ def entry_blocks(keys: Iterable[Key]) -> Iterable[str]:
             )
 
 
-def words(name: str, shape: Shape, *, linked: bool = True) -> str:
-    """What may be written; a part of the file is a link to its keys."""
-    if not linked and isinstance(shape, ListOf) and isinstance(shape.of, Keys):
-        return "a list of maps"
+def words(shape: Shape) -> str:
+    """What may be written."""
     if isinstance(shape, Keys):
-        return f"[a map](#{name})"
+        return "a map"
     if isinstance(shape, ListOf) and isinstance(shape.of, Keys):
-        return f"[a list](#{name})"
+        return "a list of maps"
     return cell(shape.words()) + (", or null" if shape.null else "")
 
 

@@ -23,7 +23,7 @@ from advisor.situation.build import situation_of
 MODELS = ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B")
 CARDS = ("RTX 4090", "H100 SXM5 80GB")
 SCHEMES = ("full", "lora", "qlora")
-COUNTS = (1, 2, 4, 8, 16, 32, 64)
+COUNTS = (1, 4, 8, 16, 64)
 IN_A_MACHINE = 8
 ROWS, TOKENS = 50_000, 50_000_000
 

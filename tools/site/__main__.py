@@ -17,6 +17,7 @@ import click
 from advisor.commands.page_html import content, page_html, site_folder, tag
 from advisor.ground.errors import AdviseError, InputError
 from tools.site.core import write_python
+from tools.site.documents import BACK, write_documents
 from tools.site.models import chosen, pages
 
 # Answers in the page are those of a machine where nobody has trained or set anything.
@@ -41,7 +42,10 @@ def build(out: Path, pyodide: Path | None, models: int | None, address: str) -> 
         (made / "models").mkdir(parents=True)
         shutil.copytree(site_folder(), made / "static", ignore=IGNORED)
         opening = write_python(made / "static", pyodide, content()["example"])
-        (made / "index.html").write_text(page_html("static", opening, head), "utf-8")
+        page = page_html("static", opening, head)
+        if write_documents(made / "docs", BACK):
+            page = page.replace("</footer>", '<a href="docs/index.html">Documents</a></footer>')
+        (made / "index.html").write_text(page, "utf-8")
         for name, text in pages(chosen()["models"][:models], picture):
             (made / "models" / name).write_text(text, "utf-8")
         made.chmod(0o755)
@@ -65,6 +69,8 @@ def main(out: Path, pyodide: Path | None, address: str, models: int | None) -> N
     listed = [size for path, size in sizes.items() if path.parent.name == "models"]
     print(f"{len(listed)} pages of models, at most {max(listed):,} bytes")
     print(f"{sum(sizes.values()) / 1e6:.1f} MB  {out}")
+    if not (out / "docs").is_dir():
+        print("no documents: they need pip install zensical==0.0.50")
     if not address:
         print("no preview picture: it needs an absolute address, --address https://...")
 
