@@ -215,8 +215,10 @@ def all_cells() -> Iterator[Cell]:
         yield Cell(strategy, update, objective, precision)
     yield from setting_cells()
     yield from world_cells()
-    two, four = (Cell(FSDP, "lora, nf4", setting=WORLD, processes=count) for count in (2, 4))
-    yield from (two, four, replace(four, after=two), replace(two, after=four))
+    for keys in ({}, WITH_EXPERTS):
+        one = Cell(ONE, "lora, nf4", setting=WORLD, keys=keys)
+        two, four = (replace(one, strategy=FSDP, processes=count) for count in (2, 4))
+        yield from (one, two, four, replace(four, after=two), replace(two, after=four))
 
 
 def setting_cells() -> Iterator[Cell]:
