@@ -46,7 +46,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def past_readers(rows: Sequence[Row]) -> str:
     """How many fuzzed inputs got past the readers, as a sentence; empty if none was tried."""
-    fuzzed = [row for row in rows if row.past is not None]
+    fuzzed = [row for row in rows if row.fault == "fuzzed input"]
     tried, past = sum(row.count for row in fuzzed), sum(row.past or 0 for row in fuzzed)
     share = f"{past:,} of {tried:,} fuzzed inputs ({past / max(tried, 1):.0%}) were taken by their"
     return f"{share} readers: exit code 0 or 3.\n" if fuzzed else ""
