@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from tests.faults import kills, load
-from tests.faults.table import Row, as_markdown, made_with, past_readers, rows_of
+from tests.faults.table import Row, as_markdown, by_phase, made_with, past_readers, rows_of
 
 Job = Callable[[], Iterable[Row]]
 DAMAGED = {"sft": 6, "ppo": 6, "rm": 6}  # plan -> the step behind which it is stopped
@@ -37,7 +37,7 @@ def main() -> int:
         rows = run_all(jobs(given, folder), until, given.lanes, given.log)
     if not given.no_load:  # by itself: a hundred processes at once slow all others down
         rows += run_all([load.rows], until, 1, given.log)
-    table, minutes = as_markdown(rows), (time.monotonic() - began) / 60
+    table, minutes = by_phase(rows) + as_markdown(rows), (time.monotonic() - began) / 60
     print(f"{table}\n{past_readers(rows)}{minutes:.1f} minutes, seed {given.seed}")
     bad = [row for row in rows if row.wrong]
     for row in bad:

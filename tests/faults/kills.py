@@ -210,17 +210,17 @@ def phase_of(run: Path) -> str:
         kept = [path for path in doing.parent.glob("checkpoints/checkpoint-*") if path.is_dir()]
         if any(not (path / "complete.json").exists() for path in kept):
             return SAVING
+        measured = [*doing.parent.glob("before.json"), *doing.parent.glob("*.safetensors")]
+        if found == JUDGING and not measured:
+            return MEASURING
     return found
 
 
 def phases(run: Path, command: Command) -> Iterator[tuple[str, float]]:
     """(phase, when it began) of a run as it goes, until it ends."""
-    before, is_trained = None, False
+    before = None
     while command.process.poll() is None:
         now = phase_of(run)
-        is_trained = now in (TRAINING, SAVING) or (is_trained and now != LOADING)
-        if now == JUDGING and not is_trained:
-            now = MEASURING
         if now != before:
             before = now
             yield now, time.monotonic()

@@ -44,6 +44,21 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return table(HEADER, lines)
 
 
+def by_phase(rows: Sequence[Row]) -> str:
+    """The kills of each plan by the phase in which they struck: so many survived of so many."""
+    kills = [row for row in rows if row.fault.startswith("SIG")]
+    moments = sorted({row.moment for row in kills})
+
+    def cell(plan: str, moment: str) -> str:
+        all_of_it = [one for one in kills if plan in ("all", one.where) and one.moment == moment]
+        survived = sum(not one.wrong for one in all_of_it)
+        return f"{survived} of {len(all_of_it)}" if all_of_it else ""
+
+    plans = [*dict.fromkeys(row.where for row in kills), "all"]
+    lines = ([plan, *(cell(plan, moment) for moment in moments)] for plan in plans)
+    return table(("kills survived", *moments), lines) + "\n" if kills else ""
+
+
 def past_readers(rows: Sequence[Row]) -> str:
     """How many fuzzed inputs got past the readers, as a sentence; empty if none was tried."""
     fuzzed = [row for row in rows if row.fault == "fuzzed input"]
