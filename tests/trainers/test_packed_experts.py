@@ -335,4 +335,5 @@ def test_the_host_never_holds_16_bits_of_all_layers(family, make, tmp_path):
         {"objective": "sft", "update": "lora", "quantization": "nf4"}, model_shape(str(tmp_path))[0]
     )
     on_the_way = static.base_while_loading(run)[-1].size_bytes
-    assert most < held_bytes(model) + 1.25 * on_the_way < 8 * 16 * 3 * 1024 * 768 * 2
+    # The CPU needs several float32 copies of one matrix besides, and reads the next tensor ahead.
+    assert most < held_bytes(model) + 2.25 * on_the_way < 8 * 16 * 3 * 1024 * 768 * 2
