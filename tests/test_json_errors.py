@@ -328,7 +328,10 @@ def test_a_damaged_record_is_named(tmp_path, content, told):
 
 @pytest.mark.parametrize(
     ("make", "told"),
-    [(lambda path: path.symlink_to("/dev/zero"), "not a regular"), (os.mkfifo, "not a regular")],
+    [
+        (lambda path: path.symlink_to("/dev/zero"), "a link to /dev/zero"),
+        (os.mkfifo, "not a regular"),
+    ],
     ids=["endless", "pipe"],
 )
 def test_a_record_that_never_ends_is_not_read(tmp_path, monkeypatch, make, told):

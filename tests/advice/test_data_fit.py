@@ -265,7 +265,7 @@ def test_a_teacher_to_run_leads_to_a_plan_with_it(tmp_path):
     assert (stage["teacher"], stage["on_policy"], stage["beta"]) == (LARGE, 1.0, 1.0)
     (held,) = [one["gib"] for one in recommended["estimate"]["terms"] if one["name"] == "teacher"]
     assert held == pytest.approx(8_190_735_360 * 2 / 2**30, rel=0.01)
-    assert any("forbid training other models on its answers" in text for text in found["warnings"])
+    assert any("allow training on its answers" in text for text in found["warnings"])
 
 
 def test_requests_alone_are_enough_for_a_teacher_to_run(tmp_path):

@@ -654,4 +654,6 @@ def test_evaluation_computes_in_the_precision_of_the_training(make, monkeypatch)
         ))  # fmt: skip
     trained(make(precision="mixed", max_steps=4))
     assert seen["log_prob_sums"] == [True] * 4  # held-out rows and general prompts, twice
-    assert seen["generate_batch"] == [True] * 2
+    # Before and after, and one question on the way as often as there is time for.
+    assert len(seen["generate_batch"]) >= 2
+    assert all(seen["generate_batch"])

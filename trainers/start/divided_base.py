@@ -114,7 +114,8 @@ class KeepPart(Pack):
             module, part = get_module_from_name(model, name)
             if part in parts_of(module):
                 packed = f"{part}_{PACKED}"
-                stored = module._buffers.pop(packed).view(config.bnb_4bit_quant_storage)
+                stored = getattr(module, packed).view(config.bnb_4bit_quant_storage)
+                delattr(module, packed)
                 module.register_parameter(packed, keep(stored, model, bnb_quantized=True))
             else:
                 done[name] = keep(whole.data, model, **vars(whole))

@@ -78,7 +78,8 @@ class Nf4Quantizer(Bnb4BitHfQuantizer):
                 whole = written(module, part).to(dtype)
                 setattr(module, part, torch.nn.Parameter(whole, requires_grad=False))
                 for name in (PACKED, SCALES, OFFSETS, NESTED):
-                    module._buffers.pop(f"{part}_{name}", None)
+                    if hasattr(module, f"{part}_{name}"):
+                        delattr(module, f"{part}_{name}")
             del module.nf4_states
         return model
 

@@ -182,7 +182,9 @@ def make_divisible(model: Any, *, mixed: bool) -> None:
         )
     for module in model.modules():  # what stands for packed experts has no numbers to divide
         for part in getattr(module, "nf4_states", ()):
-            module.register_buffer(part, module._parameters.pop(part).detach(), persistent=False)
+            stand_in = getattr(module, part).detach()
+            delattr(module, part)
+            module.register_buffer(part, stand_in, persistent=False)
     _give_memory(model, mixed=mixed)
     _keep_ties(model)
 
@@ -263,7 +265,7 @@ def divided_copy(model: Any, config: Any) -> Any:
     set_model_state_dict(frozen, model.state_dict() if is_main_process() else {}, options=whole)
     for name, value in buffers.items():
         place, _, own = name.rpartition(".")
-        frozen.get_submodule(place)._buffers[own] = value.to(config.device)
+        setattr(frozen.get_submodule(place), own, value.to(config.device))
     return frozen.eval()
 
 
