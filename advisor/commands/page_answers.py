@@ -130,7 +130,7 @@ def _check(main: Main, body: str) -> Found:
 
 
 LOOKS = (  # of a pasted text -> the name that it is checked under; the first that fits counts
-    (r'\A[{\[][\s\S]*"cell_type"', "notebook.ipynb"),
+    (r'\A\{[\s\S]*"cells"\s*:\s*\[[\s\S]*"cell_type"', "notebook.ipynb"),
     (r"\A[{\[][\s\S]*\}\s*\n\s*\{", "pasted.jsonl"),
     (r"\A[{\[]", "pasted.json"),
     (r"out of memory|OutOfMemoryError|Traceback \(most recent", "error.txt"),
@@ -149,7 +149,10 @@ LOOKS = (  # of a pasted text -> the name that it is checked under; the first th
 def pasted_name(text: str) -> str:
     """The name of a file that a pasted text is checked as."""
     start = text.lstrip()[:200_000]
-    return next(name for look, name in LOOKS if re.search(look, start))
+    for look, name in LOOKS:  # that of a command may take the square of what it looks at
+        if re.search(look, start[:4000] if name == "command.sh" else start):
+            return name
+    raise AssertionError("the last one fits everything")
 
 
 # --------------------------------------------------------------------------- the way on

@@ -128,11 +128,16 @@ class Handler(BaseHTTPRequestHandler):
     def _refuse(self) -> None:
         self.send_error(HTTPStatus.FORBIDDEN, "refused: open the address that `advise ui` printed")
 
+    def end_headers(self) -> None:
+        for name, value in HEADERS.items():  # of refusals, too
+            self.send_header(name, value)
+        super().end_headers()
+
     def _send(self, content: bytes, kind: str, policy: str = SHUT, code: int | None = None) -> None:
         self.send_response(HTTPStatus.OK)
         told = {} if code is None else {"X-Advise-Exit": str(code)}
         told |= {"Content-Type": kind, "Content-Length": str(len(content))}
-        for name, value in {**HEADERS, "Content-Security-Policy": policy, **told}.items():
+        for name, value in {"Content-Security-Policy": policy, **told}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

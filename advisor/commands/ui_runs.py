@@ -19,7 +19,7 @@ from typing import Any
 from advisor.commands.output import SCHEMA_VERSION, with_error
 from advisor.commands.page_answers import Answering, Found, object_in
 from advisor.commands.typed import Main
-from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.ground.errors import AdviseError, Fault, InputError, TrainingFailed
 from advisor.ground.files import read_at_most, shown_path
 from advisor.ground.resources import PACKAGE
 from advisor.launch.folder import is_locked, process_of, read_live
@@ -55,9 +55,11 @@ def run(main: Main, body: str) -> Found:
         )
         while (code := process.poll()) is None and read_live(folder) is None:
             time.sleep(LOOK_S)
-        printed.seek(0)
-        if code and (said := printed.read()):
-            return code, said
+        if code:
+            printed.seek(0)
+            if said := printed.read():
+                return code, said
+            raise TrainingFailed(f"`advise run` ended with exit code {code}")
     return 0, _told(folder)
 
 

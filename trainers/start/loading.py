@@ -241,9 +241,8 @@ def load_base(
     quantized = quantization_config(job, config, is_trained=is_trained)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
-        if (
-            getattr(quantized, "stored", None) == "mxfp4"
-        ):  # else transformers would heed the files' own format
+        # Else transformers would heed the files' own format.
+        if getattr(quantized, "stored", None) == "mxfp4":
             del config.quantization_config
             options["config"] = config
             for name in extra.keys() & set(dir(config)):
