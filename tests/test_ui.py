@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from advisor.commands.page_answers import pasted_name
 from advisor.ground.resources import cache_folder
 from advisor.situation.answers import answers_document
 from tests.advice.situations import random_answers
@@ -112,6 +113,22 @@ def test_who_has_no_business_here_is_refused(ui, case):
     sent = {name: value.format(token=ui.token) for name, value in headers.items()}
     status, told, _ = ui.raw(method, path, b"{}" if method == "POST" else None, **sent)
     assert (status, "X-Advise-Exit" in told) == (403, False)
+    assert told["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"prompt": "x", "cell_type": "T cell"}\n{"prompt": "y"}', "pasted.jsonl"),
+        ('{"cells": [{"cell_type": "code", "source": []}], "nbformat": 4}', "notebook.ipynb"),
+        ("CUDA_VISIBLE_DEVICES=0 python train.py --lr 1", "command.sh"),
+        ("a=b " * 50_000, "pasted.txt"),  # would take minutes if all of it were looked at
+    ],
+    ids=["data", "notebook", "command", "long"],
+)
+def test_a_pasted_text_is_known_by_its_look(text, name):
+    """Data that name a cell type are no notebook; a long text is no reason to wait."""
+    assert pasted_name(text) == name
 
 
 @pytest.mark.parametrize(
