@@ -70,34 +70,36 @@ def scaled(count: int) -> int:
 # --------------------------------------------------------------------------- optional features
 
 
-def hide(name: str) -> None:
-    """Make advisor.extras a folder of links to all extras but one."""
+def hide(names: list[str]) -> None:
+    """Make advisor.extras a folder of links to all extras but these."""
     package = import_module("advisor.extras")
     links = Path(tempfile.mkdtemp(prefix="extras-"))
     for path in Path(package.__path__[0]).iterdir():
-        if path.name != name:
+        if path.name not in names:
             (links / path.name).symlink_to(path)
     package.__path__ = [str(links)]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--hide-extra=NAME: the suite as if advisor/extras/NAME were not there, without its tests."""
-    parser.addoption("--hide-extra", metavar="NAME", help="test without this folder of extras")
+    about = "test without this folder of extras; repeatable"
+    parser.addoption("--hide-extra", metavar="NAME", action="append", default=[], help=about)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the extra before anything of the product lists them."""
-    if name := config.getoption("--hide-extra"):
-        hide(name)
+    """Hide the extras before anything of the product lists them."""
+    if names := config.getoption("--hide-extra"):
+        hide(names)
 
 
-def is_about(path: Path, hidden: str | None) -> bool:
-    """True for a file that lies with the hidden extra, names it, or compares all extras' pages."""
-    if hidden is None or path.suffix != ".py":
+def is_about(path: Path, hidden: list[str]) -> bool:
+    """True for a file that lies with a hidden extra, names it, or compares all extras' pages."""
+    if not hidden or path.suffix != ".py":
         return False
-    own = ROOT / "tests" / "extras" / hidden
-    generated = path.name == "test_generated.py"
-    return path.is_relative_to(own) or generated or f"extras.{hidden}" in path.read_text("utf-8")
+    if path.name == "test_generated.py":
+        return True
+    extras, text = ROOT / "tests" / "extras", path.read_text("utf-8")
+    return any(path.is_relative_to(extras / name) or f"extras.{name}" in text for name in hidden)
 
 
 # --------------------------------------------------------------------------- markers
