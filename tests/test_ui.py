@@ -122,12 +122,18 @@ def test_who_has_no_business_here_is_refused(ui, case):
         ('{"prompt": "x", "cell_type": "T cell"}\n{"prompt": "y"}', "pasted.jsonl"),
         ('{"cells": [{"cell_type": "code", "source": []}], "nbformat": 4}', "notebook.ipynb"),
         ("CUDA_VISIBLE_DEVICES=0 python train.py --lr 1", "command.sh"),
+        (
+            'import torch\ntry:\n  run()\nexcept torch.OutOfMemoryError:\n  print("out")',
+            "script.py",
+        ),
+        ('{"prompt": "At step 5 the loss 2.3 rose"}\n{"prompt": "b"}', "pasted.jsonl"),
+        ("ValueError: no such column", "error.txt"),
         ("a=b " * 50_000, "pasted.txt"),  # would take minutes if all of it were looked at
     ],
-    ids=["data", "notebook", "command", "long"],
+    ids=["data", "notebook", "command", "script", "data of logs", "error", "long"],
 )
 def test_a_pasted_text_is_known_by_its_look(text, name):
-    """Data that name a cell type are no notebook; a long text is no reason to wait."""
+    """Data that name a cell type are no notebook, and a script that names an error is none; a long text is no reason to wait."""
     assert pasted_name(text) == name
 
 

@@ -131,9 +131,17 @@ def _check(main: Main, body: str) -> Found:
 
 LOOKS = (  # of a pasted text -> the name that it is checked under; the first that fits counts
     (r'\A\{[\s\S]*"cells"\s*:\s*\[[\s\S]*"cell_type"', "notebook.ipynb"),
+    (r"\A(#.*\n|\s)*(from [\w.]+ )?import \w", "script.py"),
+    (
+        r"(?m)^[^{\n]{0,400}\{ ?['\"](eval_)?(loss|reward|current_steps)['\"]: ['\"]?[-\dni]",
+        "error.txt",
+    ),
+    (r"(?mi)^\W*step *[|\t] *training loss\b", "error.txt"),
+    (r"(?mi)^[^{[\"\n]{0,200}\b(step|iter)\W{1,3}\d.{0,200}\bloss\W{1,3}\d", "error.txt"),
+    (r"(?m)^\W*[\w.]*(Error|Exception): |^.{0,200}Traceback \(most recent", "error.txt"),
     (r"\A[{\[][\s\S]*\}\s*\n\s*\{", "pasted.jsonl"),
     (r"\A[{\[]", "pasted.json"),
-    (r"out of memory|OutOfMemoryError|Traceback \(most recent", "error.txt"),
+    (r"out of memory|OutOfMemoryError", "error.txt"),
     (r"(?m)^\s*(from [\w.]+ import |import \w|\w+\s*=\s*\w+\()", "script.py"),
     (r"\A(#.*\n\s*|---\s*\n)*[\w.-]+:(\s|$)", "config.yaml"),
     (r"\A#!", "command.sh"),  # or a program with a flag, a file or a pair behind it

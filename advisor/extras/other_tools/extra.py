@@ -42,11 +42,10 @@ class OtherTools(Extra):
 
             return check_run
         ending = Path(path).suffix.lower()
-        if ending in (".txt", ".log", ".out", ".err"):
-            from advisor.extras.other_tools import out_of_memory
+        from advisor.extras.other_tools.printed_log import is_output
 
-            is_error = out_of_memory.looks_like_memory_error(Path(path))
-            return out_of_memory.check_memory_error if is_error else None
+        if is_output(Path(path)):
+            return _of_output(path)
         if ending in DATA:
             return None
         from advisor.extras.other_tools.file import looks_like_configuration
@@ -77,6 +76,21 @@ class OtherTools(Extra):
             Catalogue("findings", FINDINGS_FILE, [partial(shipped_rules, one) for one in RULES]),
             Catalogue("scripts", SCRIPTS_FILE, [table]),
         ]
+
+
+def _of_output(path: str) -> Callable[..., int] | None:
+    """What checks the output of a program; None: a text is data."""
+    from advisor.extras.other_tools import out_of_memory
+    from advisor.extras.other_tools.printed_log import last_error, printed, printed_state
+
+    if out_of_memory.looks_like_memory_error(Path(path)):
+        return out_of_memory.check_memory_error
+    text = printed(Path(path))
+    if printed_state(text)[0]:
+        from advisor.extras.other_tools.run_page import check_run
+
+        return check_run
+    return out_of_memory.check_other_error if last_error(text) else None
 
 
 EXTRA = OtherTools()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from msgspec.structs import asdict
 
 from advisor.commands.check_options import CheckOptions
 from advisor.commands.output import print_json, put
-from advisor.ground.errors import AdviseError, InputError
+from advisor.extras.other_tools.printed_log import MOST_LOG, last_error, printed
+from advisor.ground.errors import InputError
 from advisor.ground.files import read_at_most
 from advisor.ground.memory_errors import MemoryRanOut, memory_error
 from advisor.ground.wrap import on_lines
 
-TEXTS = (".txt", ".log", ".out", ".err")
-MOST_TEXT, MOST_LOG = 200_000, 4_000_000  # bytes: a longer .txt is data
 # What a program writes at the start of a line, not what somebody tells of it.
 OF_AN_ERROR = re.compile(
     r"(?m)^.{0,200}?(?:\w*Error\b ?:|Exception:|Traceback \(most|ERROR\b|exit ?code)"
@@ -80,18 +78,10 @@ SMALL = 0.05  # of the GPU's memory: what others hold is worth a word above it
 
 def looks_like_memory_error(path: Path) -> bool:
     """Whether a file is the output of a training that ran out of memory. Without errors."""
-    ending = path.suffix.lower()
-    if ending not in TEXTS or not path.is_file():
-        return False
-    most = MOST_TEXT if ending == ".txt" else MOST_LOG
-    with suppress(OSError, AdviseError):
-        if path.stat().st_size > most:
-            return False
-        text = read_at_most(path, most).decode("utf-8", "replace")
-        return memory_error(text) is not None and (
-            ending != ".txt" or OF_AN_ERROR.search(text) is not None
-        )
-    return False
+    text = printed(path)
+    return memory_error(text) is not None and (
+        path.suffix.lower() != ".txt" or OF_AN_ERROR.search(text) is not None
+    )
 
 
 def read_memory_error(path: str) -> MemoryRanOut:
@@ -182,20 +172,32 @@ def check_memory_error(path: str, options: CheckOptions) -> int:
     options.refuse(ABOUT_A_FILE, "an error text alone", hint)
     found = read_memory_error(path)
     told = document_of(found)
+    _say(path, told["words"], options, told)
+    return 0
+
+
+def check_other_error(path: str, options: CheckOptions) -> int:
+    """Say of an error that is not about memory what it is, and what is explained here."""
+    options.refuse(ABOUT_A_FILE, "an error text alone", "check the script or the configuration")
+    what = f"An error that is not about memory: {last_error(printed(Path(path)))}"
+    why = "Only errors about memory are explained. Check the script, the configuration or the data"
+    _say(path, (what, f"{why} that it came from."), options, None)
+    return 0
+
+
+def _say(path: str, words: Sequence[str], options: CheckOptions, told: Any) -> None:
     if options.as_json:
-        print_json(
-            {
-                "schema_version": 1, "checked": "script", "path": path, "verdict": "unknown",
-                "summary": told["words"][0], "found": {}, "unknown": [], "findings": [],
-                "changes": {}, "diff": [], "out_of_memory": told,
-            }
-        )  # fmt: skip
-        return 0
-    for line in told["words"]:
+        document = {
+            "schema_version": 1, "checked": "script", "path": path, "verdict": "unknown",
+            "summary": words[0], "found": {}, "unknown": [], "findings": [], "changes": {},
+            "diff": [], "out_of_memory": told,
+        }  # fmt: skip
+        return print_json(document if told else {**document, "notes": list(words[1:])})
+    for line in words:
         put(on_lines(line))
     put("")
-    put(f"Judge the training, too:  advise check train.py {shlex.quote(path)}")
-    return 0
+    beside = f" {shlex.quote(path)}" if told else ""
+    return put(f"Judge the training, too:  advise check train.py{beside}")
 
 
 ABOUT_A_FILE = {"--plan": "plan_file", "--fix": "fix_to", "--gpu": "gpu"}

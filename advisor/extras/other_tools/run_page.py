@@ -120,10 +120,11 @@ def _other(path: str) -> tuple[dict[str, Any], list[Line]]:
         "overfits_from_step": signs["eval.overfits"],
         "best_step": step,
         "best_checkpoint": None if folder is None else shown_path(folder),
-        "steps": {name: signs[f"steps.{fact}"] for name, fact in STEPS.items()},
+        "steps": {name: signs[f"steps.{fact}"] or None for name, fact in STEPS.items()},
         "findings": [*_findings(signs)],
     }
-    numbers["Steps"] = _progress(learned["steps"])
+    if learned["steps"]["done"]:
+        numbers["Steps"] = _progress(learned["steps"])
     if step is not None:
         where = learned["best_checkpoint"] or "its checkpoint is not here"
         numbers["Best"] = f"step {step} by {signs['best.by']}: {where}"

@@ -1,5 +1,5 @@
 """What a run of transformers' Trainer, or of a trainer built on it, has logged: its
-trainer_state.json, or the newest of a folder with checkpoints.
+trainer_state.json, the newest of a folder with checkpoints, or what it printed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from advisor.extras.other_tools.printed_log import is_output, printed, printed_state
 from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.files import MOST_CONFIG_BYTES, read_at_most
 from advisor.record.run import RECORD
@@ -120,7 +121,10 @@ def read_log(name: str) -> RunLog:
         raise InputError(what, where=name, hint="copy the checkpoints with it")
     states, notes, faults = list[tuple[str, dict[str, Any]]](), list[str](), list[Fault]()
     for file in files[:MOST_READ]:
-        data = _json_of(file, faults)
+        data, said = (
+            printed_state(printed(file)) if is_output(file) else (_json_of(file, faults), [])
+        )
+        notes += said
         states += [(file.parent.name, data)] if data is not None else []
         if len(states) > 1 and _first(states[0][1]) <= _every(states[0][1]):
             break  # the newest is whole

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from advisor.commands.page_answers import pasted_name
 from advisor.extras.other_tools.findings import shipped_rules
 from advisor.methods.stage import Stage
 from advisor.plan.keys import key_specs
@@ -342,3 +343,41 @@ def test_real_runs_are_judged(tiny_model, check, capsys, settings, verdict, foun
     document = check(path="out")
     assert document["learned"]["verdict"] == verdict
     assert found <= ids(document)
+
+
+ENTRIES = [f"{{'loss': {one:.4f}, 'learning_rate': 2e-4, 'epoch': 0.1}}" for one in FALLING]
+PRINTED = {  # what is printed -> how far it went, None: it does not say
+    "dictionaries": ("\n".join(ENTRIES), None),
+    "values in quotes": ("\n".join(ENTRIES).replace(": ", ": '").replace(",", "',").replace("}", "'}"), None),
+    "a progress bar": (
+        "".join(
+            f"\r {at:2}%|█  | {at * 10}/400 [00:10<03:20, 1.9it/s]{one}\n\r100%|██| 7/7 [00:01<00:00, 7.0it/s]\n"
+            for at, one in enumerate(ENTRIES, start=1)
+        ),
+        400,
+    ),
+    "a table of a notebook": (
+        "Step\tTraining Loss\n" + "\n".join(f"{at * 10}\t{one}" for at, one in enumerate(FALLING, 1)),
+        400,
+    ),
+    "a loop of one's own": ("\n".join(f"step {at * 10}: loss {one}, lr 2e-4" for at, one in enumerate(FALLING, 1)), 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PRINTED)
+def test_what_a_trainer_printed_is_a_run(check, call, tmp_path, case):
+    """Its losses count as those of trainer_state.json do, and the error that it ended with is named."""
+    text, done = PRINTED[case]
+    assert pasted_name(text) == "error.txt"
+    error = "Traceback (most recent call last):\n  ...\nRuntimeError: device-side assert"
+    for name, ending in {"train.log": "", "error.txt": f"\n{error}\n"}.items():
+        (tmp_path / name).write_text(text + ending)
+        found = check(path=str(tmp_path / name))
+        assert found["learned"]["verdict"] == "better"
+        assert found["learned"]["steps"]["done"] == done
+        assert ("few-steps" in ids(found)) is False
+        assert any("RuntimeError" in one for one in found["notes"]) is bool(ending)
+    (tmp_path / "error.txt").write_text(error)
+    assert "RuntimeError: device-side assert" in check(path=str(tmp_path / "error.txt"))["summary"]
+    (tmp_path / "text.txt").write_text(error + "\nHow to read it.\n" * 999)  # it is about errors
+    assert check(path=str(tmp_path / "text.txt"))["checked"] == "data"
