@@ -113,8 +113,9 @@ def what_to_do(advice: Advice) -> str:
 def _nothing_fits(advice: Advice, stuck: Infeasible) -> str:
     would = []
     for change in (way.change for way in stuck.ways_out):
-        other = "another GPU" if "gpu" in change else "more money or time"
-        would.append(f"a smaller model ({change['model']})" if "model" in change else other)
+        words = {"model": f"a smaller model ({change.get('model')})", "gpu": "another GPU",
+                 "budget": "more money or time"}  # fmt: skip
+        would.append(joined([one for name, one in words.items() if name in change], "with"))
     way_out = f"; {joined(would, 'or')} would help" if would else ""
     where = f"on {device_name(advice)}"
     limits = f"stays within the budget {where}"

@@ -334,6 +334,21 @@ def test_nothing_fits_still_answers(approved):
         assert again == way["to"]
 
 
+def test_where_no_single_change_is_enough_several_together_are_tried():
+    """What loses least comes first, with the memory and the money that it takes."""
+    flags = "--task qa --data-kind paired --data-rows 100000 --data-tokens 30000000"
+    model = "Qwen/Qwen3-235B-A22B"
+    gpu, budget = "--gpu 'RTX 4090'", "--budget usd=0.01"
+    stuck = answer(f"{flags} --model {model} {gpu} {budget}", code=3)["nothing_fits"]
+    ways = stuck["ways_out"]
+    assert [sorted(way["change"]) for way in ways] == [["budget", "gpu"], ["budget", "model"]]
+    for way in ways:
+        asked = {"gpu": "RTX 4090", "model": model} | way["change"]
+        again = answer(flags, "--gpu", asked["gpu"], "--model", asked["model"])["recommendation"]
+        assert again["composition"] == way["to"]
+        assert f"needs {again['estimate']['need_gib']:.3g} GiB and costs about $" in way["text"]
+
+
 def test_without_hardware_and_model_nothing_is_ruled_out():
     """Fit is unknown, which forbids no method."""
     document = answer("--task qa --gpu unknown")
