@@ -126,9 +126,8 @@ def _other_changes(stage: Stage, *kinds: str) -> list[Change]:
     if not stage.gradient_checkpointing:
         why = "recomputes activations instead of keeping them"
         found["recompute"] = Change({"gradient_checkpointing": True}, why)
-    if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
-        why = "halves the length (`truncation` says what happens to longer rows)"
-        found["shorter"] = Change({"seq_len": stage.seq_len // 2}, why)
+    if shorter := _shorter(stage):
+        found["shorter"] = shorter[0]
     if not is_module:
         why = "trains a small module instead of every weight"
         found["module"] = Change({"update": "lora", "learning_rate": None}, why)
@@ -157,13 +156,43 @@ def combine(some: Sequence[Change]) -> Change:
     return Change(values, "; ".join(dict.fromkeys(one.why for one in some)))
 
 
-def costly_changes(stage: Stage) -> Iterator[Change]:
-    """Changes of what is learned, the smallest first, then with those of another kind."""
-    quantized, shorter = (_other_changes(stage, kind) for kind in ("quantize", "shorter"))
-    yield from (*quantized, *_other_changes(stage, "optimizer"), *shorter)
-    yield from (combine(pair) for pair in product(quantized, shorter))
+def costly_changes(stage: Stage) -> list[Change]:
+    """Changes of what is learned, alone and together, those that lose least first."""
+    # What each kind loses, against the others: 4 bit or 8-bit moments little, every halving of the
+    # rows more, and a small module in place of every weight as much as one and a half of those.
+    kinds: list[list[tuple[int, Change]]] = [
+        [(2 * times, one) for times, one in enumerate(_shorter(stage), start=1)],
+        [(1, one) for one in _other_changes(stage, "quantize", "optimizer")],
+    ]
     for module in _other_changes(stage, "module"):
-        yield from (module, combine([module, QUANTIZED]))
+        kinds[1] += [(3, module), (4, combine([module, QUANTIZED]))]
+    sets = [
+        (sum(lost for lost, _ in some), combine([one for _, one in reversed(some)]))
+        for pick in product(*([None, *kind] for kind in kinds))
+        if (some := [one for one in pick if one is not None])
+    ]
+    return [change for _, change in sorted(sets, key=lambda one: one[0])]
+
+
+def _shorter(stage: Stage) -> list[Change]:
+    """Shorter rows, by half and half again."""
+    lengths, found = stage.seq_len // 2, list[Change]()
+    while lengths >= SHORTEST_SEQ_LEN:
+        why = f"{'halves the length' if not found else f'shortens rows to {lengths:,} tokens'}"
+        found.append(
+            Change({"seq_len": lengths}, f"{why} (`truncation` says what happens to longer rows)")
+        )
+        lengths //= 2
+    return found
+
+
+def least_hungry(stage: Stage) -> Change:
+    """All changes together, of each kind the one that saves most."""
+    shorter, others = _shorter(stage)[-1:], _other_changes(stage, "quantize", "optimizer")
+    module = [combine([one, QUANTIZED]) for one in _other_changes(stage, "module")]
+    change = combine([*(module or others), *shorter])
+    more = list(harmless_changes(change.applied(stage)))[-1:]
+    return combine([change, *more])
 
 
 def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | None:
@@ -171,6 +200,8 @@ def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | 
     for change in harmless_changes(stage):
         if fits(change.applied(stage)):
             return change
+    if not fits(least_hungry(stage).applied(stage)):
+        return None
     for change in costly_changes(stage):
         changed = change.applied(stage)
         if fits(changed):

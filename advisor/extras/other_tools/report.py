@@ -52,13 +52,13 @@ from advisor.extras.other_tools.tool import Context, deepspeed_offloads
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.memory_errors import MemoryRanOut
 from advisor.ground.types import Hardware, ModelShape
-from advisor.ground.units import GIB, format_count, format_duration, format_usd
+from advisor.ground.units import GIB, format_count, format_duration, format_gib, format_usd
 from advisor.methods import methods
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
-from advisor.record.smaller import Change, smallest_that_fits, yaml_value
+from advisor.record.smaller import Change, least_hungry, smallest_that_fits, yaml_value
 from advisor.situation.catalogue import is_instruct
 from advisor.situation.models import model_shape, usable_shape
 from advisor.situation.of_plan import evaluation_rows, plan_run
@@ -96,6 +96,8 @@ class Fitting(Struct, frozen=True, kw_only=True):
     change: Change | None = None  # of a plan's keys; None: it fits, or nothing does
     changed: Mapping[str, Any] | None = None  # the document with the change
     cards: tuple[str, ...] = ()  # cheapest cards that hold it as it is
+    least_bytes: int | None = None  # with every change together, if not even that fits
+    changed_card: str = ""  # the cheapest card that then holds it with a change
 
     @property
     def fits(self) -> str:
@@ -272,17 +274,20 @@ class ConfigurationReport:
         if document.get("fits") != "fits":  # the upper end of the band is held
             found = cheapest_cards(round(document["need_high_gib"] * GIB))
             cards = tuple(spec.name for spec in found[:SHOWN_CARDS])
-        if (
-            change is None and not gpus and document.get("fits") != "fits"
-        ):  # rather one that holds it with a change
-            machines = map(one_card, cheapest_cards(0))
-            cards = tuple(
-                one.gpus[0].name
-                for one in machines
-                if smallest_that_fits(stage, partial(holds, there=one)) is not None
-            )[:1]
+        least, changed_card = None, ""
+        if change is None and document.get("fits") != "fits":
+            least = memory_estimate(self._run(plan, least_hungry(stage).applied(stage), shape))
+            if not gpus or not cards:
+                machines = map(one_card, cheapest_cards(0))
+                holding = (
+                    one.gpus[0].name
+                    for one in machines
+                    if smallest_that_fits(stage, partial(holds, there=one)) is not None
+                )
+                changed_card = next(holding, "")
         return Fitting(
             document=document, cost_usd=cost, price=price, change=change, cards=cards,
+            least_bytes=None if least is None else least.need_bytes, changed_card=changed_card,
             changed=None if change is None else documented(change.applied(stage)),
         )  # fmt: skip
 
@@ -503,7 +508,7 @@ class ConfigurationReport:
             )
             return f"Whether it fits is not known: {reason or 'the model is not known'}"
         document = fit.document
-        need, limit = f"{document['need_gib']:.3g} GiB", document.get("limit_gib")
+        need, limit = f"{_short(document['need_gib'])} GiB", document.get("limit_gib")
         if limit is None:
             return (
                 f"It needs about {need}; whether it fits is not known, because this machine has no"
@@ -514,7 +519,7 @@ class ConfigurationReport:
             name = gpus[0].spec.name if gpus[0].spec is not None else gpus[0].name
             name = name if gpus[0].spec is not None else name.removeprefix("a ")
             device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
-        has, but = f"{device} has {limit:.3g}", ""
+        has, but = f"{device} has {_short(limit)}", ""
         if fit.fits == "unknown" and self.between:
             (least, low), (largest, high) = self.between
             ends = ["the values that need least", "those that need most"]
@@ -525,7 +530,7 @@ class ConfigurationReport:
                 ]
             return (
                 f"Whether it fits depends on what is not known: with {ends[0]} it needs about"
-                f" {low / GIB:.3g} GiB, with {ends[1]} {high / GIB:.3g}; {has}"
+                f" {_short(low / GIB)} GiB, with {ends[1]} {_short(high / GIB)}; {has}"
             )
         if refused := [one.text for one in self.findings if one.refused]:
             but = f"; but {self.file.about.name} refuses this file: {refused[0]}"
@@ -536,7 +541,7 @@ class ConfigurationReport:
             return f"Fits: it needs about {need}, {has}{tightly}{but}"
         if fit.should_fit:
             safe = f". To be safe: {self._change(fit)}" if change else ""
-            most = f"{document['need_high_gib']:.3g}"
+            most = f"{_short(document['need_high_gib'])}"
             return f"Should fit: it needs about {need} (at most {most}), {has}{but}{safe}"
         does = "May not fit" if fit.fits == "may_fit" else "Does not fit"
         if fit.changed is not None and change:
@@ -544,9 +549,12 @@ class ConfigurationReport:
             way_out = f"Smallest change that {surely}: {self._change(fit)}"
         else:
             cards = f" The cheapest GPUs that hold it: {', '.join(fit.cards)}." if fit.cards else ""
-            if fit.cards and not gpus:
-                cards = f" With changes it fits on one {fit.cards[0]} (--gpu)."
-            way_out = f"No change of its keys makes it fit.{cards}"
+            if fit.changed_card:
+                cards = f" With changes it fits on one {fit.changed_card} (--gpu)."
+            still = ""
+            if fit.least_bytes:
+                still = f": with all of them it still needs {format_gib(fit.least_bytes)}"
+            way_out = f"No change of its keys makes it fit{still}.{cards}"
         return f"{does}: it needs about {need}, {has}. {way_out}"
 
     def _change(self, fit: Fitting) -> str:
@@ -559,8 +567,8 @@ class ConfigurationReport:
             does = fit.change.why.replace("; ", ", ")
             said = f"one that {does} ({len(self.change)} keys, below)"
         after = fit.changed
-        most = "" if after["fits"] == "fits" else f", at most {after['need_high_gib']:.3g}"
-        return f"{said} (then {after['need_gib']:.3g} GiB{most})"
+        most = "" if after["fits"] == "fits" else f", at most {_short(after['need_high_gib'])}"
+        return f"{said} (then {_short(after['need_gib'])} GiB{most})"
 
     def _what(self) -> Iterator[str]:
         file, carried, ours = self.file, self.carried, self.reading.ours
@@ -593,10 +601,10 @@ class ConfigurationReport:
         if document.get("peak_gib") is None:
             return
         terms = sorted(document["terms"], key=lambda one: -one["gib"])[:SHOWN_TERMS]
-        parts = ", ".join(f"{one['name']} {one['gib']:.3g}" for one in terms)
-        band = f"between {document['need_low_gib']:.3g} and {document['need_high_gib']:.3g}"
+        parts = ", ".join(f"{one['name']} {_short(one['gib'])}" for one in terms)
+        band = f"between {_short(document['need_low_gib'])} and {_short(document['need_high_gib'])}"
         a_gpu = " a GPU" if len(self.hardware.gpus) > 1 else ""
-        yield f"Memory: about {document['need_gib']:.3g} GiB{a_gpu} ({band}); largest: {parts}"
+        yield f"Memory: about {_short(document['need_gib'])} GiB{a_gpu} ({band}); largest: {parts}"
         if (seconds := document.get("step_s")) is not None:
             speed = f"{seconds:.2g} s" if seconds < 100 else format_duration(seconds)
             if document.get("hours") is None:
@@ -625,6 +633,11 @@ def _reading(
         del found.carried["holdout"]
     found.lost += data.lost
     return found
+
+
+def _short(amount: float) -> str:
+    """Three digits, or all of a whole number that has more."""
+    return f"{amount:,.0f}" if amount >= 1000 else f"{amount:.3g}"
 
 
 def _about(amount: str) -> str:

@@ -432,7 +432,7 @@ def _ways_out(advice: Advice) -> tuple[Item, ...]:
     assert advice.nothing_fits is not None
     ways = advice.nothing_fits.ways_out
     if not ways:
-        text = "No change that was tried makes it fit, nor several together. What each method needs:"
+        text = "No change makes it fit, alone or with others. What each method needs:"
         asked = command_line(advice.situation.answers, {}, command="advise")
         return (Item(text=text, commands=(f"{asked} --why",)),)
     return tuple(

@@ -97,6 +97,21 @@ def test_a_change_that_fits_does_fit(document):
     assert gone.isdisjoint(ids(after))
 
 
+def test_changes_are_taken_together_before_none_is_said_to_fit(document):
+    """4 bit, a module, fewer rows and as short ones as it takes; else what all of them leave."""
+    long = "model_name_or_path: Qwen/Qwen3-8B\ndataset_name: acme/x\nmax_length: 16384\n"
+    code, found = document(long, "RTX 3060")
+    changes = {"max_length", "use_peft", "load_in_4bit"}
+    assert (code, changes - found["change"].keys()) == (3, set())
+    code, after = document(yaml.safe_dump(yaml.safe_load(long) | found["changes"]), "RTX 3060")
+    assert (code, after["verdict"]) == (0, "fits")
+    code, none = document(long, "GTX 1650")
+    said = none["summary"].partition("No change of its keys makes it fit: ")[2]
+    assert re.fullmatch(
+        r"with all of them it still needs \S+ GiB\. With changes it fits on .*", said
+    )
+
+
 def test_rows_that_axolotl_pads_to_the_whole_length_count_so(call):
     """As a packed sequence of the length; without the key a row is as long as it is. The commands
     name the GPU that was named."""
