@@ -3,6 +3,7 @@
 `smoke`: they build it, which fetches Pyodide by npm the first time.
 """
 
+import ast
 import base64
 import json
 import re
@@ -25,6 +26,7 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import parse_yaml
 from tests.site.asking import BROKEN, ROOT, as_text, by_command, by_page, differences, situations
 from tests.test_ui import PATIENCE_MS, Ui, tab_to
+from tools.site.core import PACKAGES
 
 BROWSER = shutil.which("chromium")
 ROWS = 50_000
@@ -32,6 +34,7 @@ ADDRESS = "https://example.org/advise/"  # where the folder could be
 QA = {"task": "qa", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B"}
 PASTED = {
     "rows.jsonl": '{"question": "What is é?", "answer": "A letter, seen twice."}\n' * 60,
+    "phones.jsonl": '{"prompt": "Call me", "completion": "My number is +49 30 901820."}\n' * 60,
     "bad.jsonl": '{"question": "a", "answer": "b"}\n{"question": \n',
     "trl.yaml": "model_name_or_path: Qwen/Qwen3-8B\nuse_peft: true\nmax_length: 4096\nlerning: 1\n",
     "axolotl.yaml": "base_model: NousResearch/Llama-3.1-8B\nadapter: lora\nsequence_len: 8192\n",
@@ -85,6 +88,26 @@ def test_what_stands_in_the_way_is_said(tmp_path):
     code, _, error = build("--out", tmp_path / "used")
     assert (code, (tmp_path / "used" / "file").read_text()) == (2, "mine")
     assert not (tmp_path / "new").exists()
+
+
+NOT_ON_THE_PAGE = {  # what is imported for something that no request of the page reaches
+    "a terminal": {"rich", "questionary"},
+    "training, and a model's folder": {"torch", "transformers", "peft", "tokenizers", "jinja2", "markupsafe"},
+    "the network": {"huggingface_hub"},
+    "this machine": {"psutil", "pynvml"},
+    "a file that is no text in UTF-8": {"pyarrow", "openpyxl", "charset_normalizer"},
+}  # fmt: skip
+
+
+def test_the_page_has_every_package_that_it_imports():
+    """A package that the advisor begins to import is in the build, or has its reason not to be."""
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "advisor").rglob("*.py"))
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    named = [one.name for node in nodes if isinstance(node, ast.Import) for one in node.names]
+    named += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    imported = {name.partition(".")[0] for name in named} - sys.stdlib_module_names
+    elsewhere = set().union(*NOT_ON_THE_PAGE.values())
+    assert imported - {"advisor"} == {"msgspec", *PACKAGES} | elsewhere
 
 
 def test_every_rule_file_reads_the_same_without_libyaml(monkeypatch):

@@ -17,12 +17,10 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-import click
-import yaml
 
 from advisor.ground.errors import InputError
 from advisor.ground.resources import PACKAGE, cache_folder, rules_dir
@@ -44,6 +42,7 @@ BY_HAND = (
     f"on a machine with the network, in an empty folder: {' && '.join(COMMANDS.values())}; name"
     " that folder with --pyodide"
 )
+PACKAGES = ("yaml", "click", "phonenumbers")  # beside msgspec; tests/site knows what needs no other
 AS_IT_IS = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "pyodide-lock.json")
 LEFT_OUT = shutil.ignore_patterns(
     "peft_adapter", "_bundled", "__pycache__", "*.schema.json", "*.pyi", "*.so", "*.pyd", "_yaml*"
@@ -84,7 +83,8 @@ def write_python(out: Path, given: Path | None, example: Mapping[str, Any]) -> d
         shutil.unpack_archive(pyodide, stage, filter="data")  # it holds package/
         shutil.unpack_archive(package / "python_stdlib.zip", library)
         shutil.unpack_archive(wheel, core, "zip")
-        for one in (rules_dir(), PACKAGE, Path(yaml.__file__).parent, Path(click.__file__).parent):
+        packages = (Path(str(import_module(name).__file__)).parent for name in PACKAGES)
+        for one in (rules_dir(), PACKAGE, *packages):
             shutil.copytree(one, core / one.name, ignore=LEFT_OUT)
         shutil.copyfile(HERE / "page_entry.py", core / "page_entry.py")
         _run(["node", str(HERE / "prepare.mjs"), folder])
