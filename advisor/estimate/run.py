@@ -500,7 +500,12 @@ class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
             return "chunked" if liger else str(stated)
         if self.is_ours and (logits == "parts" or whole_on_cpu):
             return "parts"
-        return "full" if whole else "chunked"
+        return "full" if whole and not self.tiles_loss else "chunked"
+
+    @property
+    def tiles_loss(self) -> bool:
+        """Whether another trainer never makes whole logits for this objective."""
+        return self.stage.objective in self.trainer["tiled_loss"]
 
     @property
     def compiled_loss(self) -> bool:

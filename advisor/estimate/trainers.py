@@ -25,7 +25,7 @@ MID_YEAR = "-07"  # of a date that is a year alone
 # means.
 OUR_TRAITS: Mapping[str, Any] = {
     "fsdp": 2, "adam_copies": 1, "shifts_labels": True,
-    "answer_logits": True, "upcasts_trained": True,
+    "answer_logits": True, "upcasts_trained": True, "tiled_loss": (),
     "expandable_segments": True,  # advisor/launch/trainer_process.py
 }  # fmt: skip
 

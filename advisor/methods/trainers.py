@@ -68,6 +68,9 @@ TRAITS: Mapping[str, Shape] = {
         min=0,
         help="a chunked loss takes whole 16-bit logits, in so many chunks; 0: never whole logits",
     ),
+    "tiled_loss": ListOf(
+        of=Text(), help="objectives whose loss takes logits in tiles, whatever is asked for"
+    ),
     "answer_logits": Flag(
         help="answers that the model wrote have logits, their requests have none"
     ),

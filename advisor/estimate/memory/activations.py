@@ -175,7 +175,7 @@ def loss_memory(run: Run) -> list[Term]:
         because = f"16-bit logits of all tokens, the loss on one of {chunks} chunks at a time"
         return [term_of(LOGITS, tokens * d.vocab * (2 + chunk), because, src.LOSS)]
     if is_chunked:
-        whole = not run.is_module and run.is_ours
+        whole = not run.is_module and (run.is_ours or run.tiles_loss)
         size = _tile(run) * (CPU_TILE_BYTES if run.device.is_cpu else TILE_BYTES)
         size += 4 * d.head_params if whole else 0
         because = (

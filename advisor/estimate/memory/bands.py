@@ -68,7 +68,7 @@ def doubts_of(run: Run) -> tuple[str, ...]:
         unread and not run.trainer.is_recent,
         unread and run.trainer.is_recent,
         run.counter == "unknown",
-        run.stated.get("loss") is None and not run.is_ours and run.has_logits,
+        run.has_logits and not (run.is_ours or run.stated.get("loss") or run.tiles_loss),
         run.model.origin not in READ and not alike,
     )
     return tuple(key for key, is_so in zip(WORDS, holds, strict=True) if is_so)

@@ -35,6 +35,7 @@ CONFIGURATIONS = (".yaml", ".yml", ".json")
 MAX_BYTES = 256_000  # nobody writes more by hand
 CODE = {".py": 1_000_000, ".ipynb": 64_000_000}  # what may be read of it: notebooks hold images
 SCRIPTS = (".sh", ".bash", ".zsh", ".slurm", ".sbatch", ".toml", *CODE)
+PINNED = r"\b{}(?:\[[^\]]*\])?\s*==\s*(\d+(?:\.\d+)*)"  # trl[peft]==0.15.2
 OWN = 3  # what a key counts for that one tool alone has; one that several have counts once
 PROGRAMS = {
     "llamafactory-cli": "llamafactory", "lmf": "llamafactory", "trl": "trl", "axolotl": "axolotl",
@@ -215,6 +216,18 @@ class ToolFile(Struct, kw_only=True):
     def tool(self) -> str:
         """Its id."""
         return self.about.id
+
+    @property
+    def pinned(self) -> dict[str, str]:
+        """The release of the tool that the file asks for, or requirements.txt beside it; empty if
+        neither does.
+        """
+        beside = self.path.parent / "requirements.txt"
+        texts = [self.text]
+        with suppress(OSError, ValueError):
+            texts.append(read_at_most(beside, MAX_BYTES).decode("utf-8", "replace"))
+        found = re.search(PINNED.format(self.tool), "\n".join(texts))
+        return {} if found is None else {self.tool: found[1]}
 
     @property
     def is_command_line(self) -> bool:

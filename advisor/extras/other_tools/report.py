@@ -83,6 +83,7 @@ AND_YET = (
     "the estimate says that it fits, and the error text that it did not: that run had other values,"
     " other processes held memory, or its rows are longer than counted here"
 )
+PINNED = "{} {} is asked for: its way to make the loss is counted; all else is as said above"
 SHOWN_CARDS, SHOWN_TERMS, SHOWN_CHANGES, FEW = 3, 3, 5, 2
 QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
 
@@ -143,6 +144,7 @@ class ConfigurationReport:
         self.known = {**file.defaults, **file.values}
         self.reading = _reading(file, self.data)
         self.notes = [*said, *file.notes, file.command.assumed, *self.data.notes]
+        self.notes += [PINNED.format(name, release) for name, release in file.pinned.items()]
         self.why: list[str] = []  # there is no estimate
         tokens = self.profile.tokens if self.profile is not None else None
         device, tool = "cpu" if hardware.kind == "cpu" else "cuda", file.about.name
@@ -153,6 +155,8 @@ class ConfigurationReport:
         }
         longest = None if tokens is None else tokens.longest
         self.around, self.longest = around, longest
+        versions = {file.tool: file.about.release, **file.about.made_with, **file.pinned}
+        self.trainer = trainer_of(file.about.name, versions, None)
         try:
             self.carried = self._carried(self.reading)
         except InputError as error:
@@ -360,12 +364,10 @@ class ConfigurationReport:
         if (named := values.get("deepspeed")) is not None:
             offloads |= deepspeed_offloads(named, Context(folder=self.file.path.parent))
         divides = run.device.gpus > 1 and run.device.sharding in ("fsdp", "zero3")
-        versions = {self.file.tool: about.release, **about.made_with}
-        run = replace(
-            run,
-            trainer=trainer_of(about.name, versions, None),
-            stated={"loss": "fused" if stage.kernels == LIGER else "full", **self.file.stated},
-        )
+        run = replace(run, trainer=self.trainer)
+        whole = not run.tiles_loss or any(values.get(key) for key in about.whole_logits)
+        loss = {"loss": "fused" if stage.kernels == LIGER else "full"} if whole else {}
+        run = replace(run, stated={**loss, **self.file.stated})
         device = replace(run.device, counter=WHOLE_PROCESS, offloads=offloads and divides)
         return replace(run, device=device)
 
@@ -392,6 +394,7 @@ class ConfigurationReport:
             plan = self.carried.plan
             facts = facts_of(plan, self.profile, self.shape, self.hardware)
             facts |= template_facts(self.file.about, plan.model, self.known.get(TEMPLATE))
+            facts["plan.tiles_loss"] = plan.stages[0].objective in self.trainer["tiled_loss"]
         facts |= {COMMAND: self.file.judged_as or self.file.command.name, DATA_KIND: self.data.kind}
         facts |= generation_facts(self.file.tool, self.known, max(1, len(self.hardware.gpus)))
         if self.data.holds_out:

@@ -163,7 +163,8 @@ class ScriptFile(ToolFile, kw_only=True):
         """
         if self.asked.flags:
             return None
-        for is_literal in (True, False):  # where the value stands; or where the call takes it
+        # Where they stand, but for what follows from others; where all stand; where calls take them
+        for attempt in range(3):
             edits, more = list[Edit](), dict[ast.Call, list[str]]()
             for key, value in changes.items():
                 keyword, call = self._taker(key)
@@ -173,7 +174,9 @@ class ScriptFile(ToolFile, kw_only=True):
                     more.setdefault(call, []).append(f"{keyword}={value!r}")
                     continue
                 node = self.settings[key].node
-                if not is_literal:
+                if attempt == 0 and isinstance(node, ast.BinOp):
+                    continue
+                if attempt == 2:
                     node = next((one.value for one in call.keywords if one.arg == keyword), node)
                 is_format = isinstance(node, ast.Attribute) and value in FORMATS
                 edits.append(replaced(node, f"torch.{value}" if is_format else repr(value)))

@@ -329,6 +329,7 @@ TOOL_FILE = Keys(
             help="[name of a model with * and ?, its template there, what differs from the model's"
             " own]; the first that fits",
         ),
+        "whole_logits": ListOf(of=Text(), help="keys with which whole logits are made after all"),
         "offloads": ListOf(of=Text(), help="keys that, where true, hold weights in host memory"),
         "fills_up": MapOf(
             of=ListOf(of=Text()),

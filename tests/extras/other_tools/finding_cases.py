@@ -13,7 +13,7 @@ BASES = {
 # Facts that a case may hold beside keys.
 FACTS = (
     "command", "data_kind", "evaluates", "data.is_chat", "machine.gpus", "plan.model",
-    "model.instruct", "model.mixture", "model.params_b", "plan.learning_rate",
+    "model.instruct", "model.mixture", "model.params_b", "plan.learning_rate", "plan.tiles_loss",
 )  # fmt: skip
 
 
@@ -340,6 +340,10 @@ TRL = {
     "questions-not-masked": ({"data_kind": "chat", "completion_only_loss": True},
      {"completion_only_loss": True}),
     "public-upload": ({"push_to_hub": True}, {"push_to_hub": True, "hub_private_repo": True}),
+    "ligers-loss": ({"use_liger_kernel": True, "plan.tiles_loss": True,
+     "liger_kernel_config": {"fused_linear_cross_entropy": True}}, {"use_liger_kernel": True}),
+    "liger-deprecated": ({"use_liger_kernel": True, "plan.tiles_loss": True},
+     {"use_liger_kernel": True, "plan.tiles_loss": False}),
     "short-by-default": ({}, {"max_length": 2048}),
     "no-evaluation": ({"evaluates": False}, {"evaluates": True}),
     "hosted-tracker": ({"report_to": ["wandb"]}, {"report_to": "tensorboard"}),

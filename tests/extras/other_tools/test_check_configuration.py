@@ -112,6 +112,26 @@ def test_changes_are_taken_together_before_none_is_said_to_fit(document):
     )
 
 
+def test_the_release_that_is_asked_for_decides_how_trl_makes_its_loss(document):
+    """In the file or in requirements.txt: from 1.7 on no whole logits, whatever Liger is set to;
+    label smoothing needs them after all."""
+    told = document(TRL + "use_liger_kernel: true\n")[1]
+    assert "trl/liger-deprecated" in ids(told)
+    terms = {}
+    for name, text in (
+        ("1.16", ""),
+        ("1.6", "# trl==1.6\n"),
+        ("smooth", "label_smoothing_factor: 1\n"),
+    ):
+        found = document(TRL + text)[1]["memory"]["terms"]
+        terms[name] = sum(one["gib"] for one in found if one["name"] == "logits and loss")
+    Path("requirements.txt").write_text("trl[peft]==0.15.2\n")
+    old = document(TRL + "use_liger_kernel: true\n")[1]
+    assert "trl/liger-deprecated" not in ids(old)
+    assert terms["1.6"] == terms["smooth"] > 1 > terms["1.16"]
+    assert any("trl 0.15.2" in note for note in old["notes"])
+
+
 def test_rows_that_axolotl_pads_to_the_whole_length_count_so(call):
     """As a packed sequence of the length; without the key a row is as long as it is. The commands
     name the GPU that was named."""

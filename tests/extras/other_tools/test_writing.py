@@ -95,7 +95,7 @@ CHOICES = {
     "micro_batch_size": range(1, 17), "grad_accum": range(1, 17), "seq_len": [256, 1024, 4096],
     "group_by_length": [False, True], "gradient_checkpointing": [False, True],
     "attention": ["auto", "sdpa", "eager", "flash_attention_2"],
-    "kernels": ["none", "auto", "liger"], "compile": [False, True],
+    "kernels": ["none", "auto", "liger", "hub"], "compile": [False, True],
     "truncation": ["stop", "drop", "truncate"], "holdout": [0.1], "keep": ["best", "last"],
     "save_steps": [None, 50], "seed": range(100), "weights_dtype": ["float32", "bfloat16"],
     "precision": ["pure", "mixed"],
