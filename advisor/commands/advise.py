@@ -49,7 +49,7 @@ def answer(options: AdviceOptions) -> int:
     if nothing:
         missing = missing or [nothing]
     elif plan is None and plan_file is not None and advice.fits:
-        refusal = incomplete(missing)
+        refusal = incomplete(missing, advice)
     if plan_file is not None and plan is not None:
         try:
             write_plan_file(plan, comments, Path(plan_file), force=options.force)

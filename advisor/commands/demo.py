@@ -105,7 +105,7 @@ def demo(context: click.Context, /, **settings: Any) -> None:
     advice, ruleset = advise_on(stated, probed=hardware)
     plan, comments, missing = resolve_plan(advice, ruleset)
     if plan is None:
-        raise incomplete(missing)
+        raise incomplete(missing, advice)
     print_advice(advice, console(), read_in="run")
     say(f"\n3. Training exactly that plan, shortened for the demo ({', '.join(SHORTENED)})\n")
     settings["set_values"] = (*SHORTENED, *settings["set_values"])

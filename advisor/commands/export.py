@@ -180,11 +180,11 @@ def _plan(advice: Advice, ruleset: Ruleset) -> Plan:
     """
     candidate = advice.recommendation
     if not candidate.composition.chain:
-        raise incomplete([])
+        raise incomplete([], advice)
     ours = replace(candidate, stages=tuple(replace(one, engine=None) for one in candidate.stages))
     missing = [one for one in missing_for_plan(advice, ours) if one not in (ENGINE, "data.path")]
     if missing:
-        raise incomplete(missing)
+        raise incomplete(missing, advice)
     return make_plan(advice, candidate, ruleset)[0]
 
 

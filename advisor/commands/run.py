@@ -89,7 +89,7 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
         context.exit(3)
     made, comments, missing = resolve_plan(advice, ruleset)
     if made is None:
-        refusal = incomplete(missing)
+        refusal = incomplete(missing, advice)
         if given.as_json:  # the answer stands all the same
             document = advice_document(advice, plan=None, missing=missing)
             print_json(with_error(document, refusal.faults))

@@ -30,6 +30,7 @@ from advisor.ruleset.load import load_rules, only_layer
 from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import answers_from_document, answers_from_flags, merge_answers
 from advisor.situation.build import situation_of
+from advisor.situation.names import instead_of
 
 SHIPPED = ("document", "evidence")
 Warn = Callable[[str], object]
@@ -179,21 +180,19 @@ def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comment
     return *make_plan(advice, candidate, ruleset), []
 
 
-def incomplete(missing: Sequence[str]) -> InputError:
+def incomplete(missing: Sequence[str], advice: Advice) -> InputError:
     """The error of a plan that cannot be made, since it lacks these: one fault for each."""
     from advisor.commands.choosing import MISSING
 
-    return InputError(
-        faults=[
-            Fault(
-                where=key,
-                what=f"{key} is missing, and a plan needs it",
-                allowed=": ".join(MISSING.get(key, ())),
-            )
-            for key in missing
-        ]
-        or [Fault(what="the answer trains nothing: there is no plan")]
-    )
+    faults = []
+    for key in missing:
+        what, allowed = f"{key} is missing, and a plan needs it", ": ".join(MISSING.get(key, ()))
+        named = advice.situation.answers.value("model") if key == "model" else None
+        if named is not None:
+            what = f"the layers of {named} are not known, and a plan needs them"
+            allowed = "; ".join(filter(None, (instead_of(str(named)), allowed)))
+        faults.append(Fault(where=key, what=what, allowed=allowed))
+    return InputError(faults=faults or [Fault(what="the answer trains nothing: there is no plan")])
 
 
 def choose_candidate(

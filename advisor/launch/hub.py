@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,7 @@ from advisor.plan.entries import Entry
 from advisor.plan.read import PlanOnDisk
 from advisor.record.content import MODEL_FILES, PICKLED_FILES
 from advisor.situation.models import usable_shape
+from advisor.situation.names import instead_of
 
 HUB = "https://huggingface.co"
 MOST_ANSWER_BYTES = 16 << 20
@@ -164,7 +166,8 @@ def ask_hub(need: ModelNeed) -> ModelNeed:
     if is_offline():
         raise MachineNotReady(
             f"{need.what} is not in the hub cache, and HF_HUB_OFFLINE is set",
-            hint="unset HF_HUB_OFFLINE, or name a model folder",
+            instead_of(need.model),
+            f"unset HF_HUB_OFFLINE, or {_by_hand(need.model)}",
         )
     endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     if not endpoint.startswith(("https://", "http://")):
@@ -187,6 +190,11 @@ def ask_hub(need: ModelNeed) -> ModelNeed:
     return replace(need, is_gated=is_gated)
 
 
+def _by_hand(model: str) -> str:
+    fetch = f"`hf download {shlex.quote(model)} --local-dir DIR`"
+    return f"fetch it where there is one, {fetch}, and name the folder"
+
+
 def _answer(endpoint: str, need: ModelNeed) -> dict[str, Any]:
     """The hub's description of a model; empty from a mirror that answers in another way."""
     inner = f"/revision/{quote(need.revision, safe='')}" if need.revision else ""
@@ -206,6 +214,7 @@ def _answer(endpoint: str, need: ModelNeed) -> dict[str, Any]:
             raise InputError(
                 f"the hub has no such model{at} that you may read",
                 where=need.what,
+                allowed=instead_of(need.model),
                 hint="check the name; for a private or gated model: hf auth login",
             ) from None
         raise MachineNotReady(
@@ -217,7 +226,8 @@ def _answer(endpoint: str, need: ModelNeed) -> dict[str, Any]:
         reason = getattr(error, "reason", None) or error
         raise MachineNotReady(
             f"{need.what} is not in the hub cache, and the hub cannot be reached ({reason})",
-            hint="check the connection, or name a model folder",
+            instead_of(need.model),
+            f"check the connection, or {_by_hand(need.model)}",
         ) from None
     except (ValueError, RecursionError):
         return {}

