@@ -10,7 +10,6 @@ from advisor.commands.output import console, print_json, say, with_error
 from advisor.commands.session import (
     advise_on,
     choose_candidate,
-    incomplete,
     nothing_to_train,
     read_answers,
     resolve_plan,
@@ -49,6 +48,8 @@ def answer(options: AdviceOptions) -> int:
     if nothing:
         missing = missing or [nothing]
     elif plan is None and plan_file is not None and advice.fits:
+        from advisor.commands.choosing import incomplete  # few answers need it
+
         refusal = incomplete(missing, advice)
     if plan_file is not None and plan is not None:
         try:

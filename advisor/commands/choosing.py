@@ -5,17 +5,18 @@ it.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
 from advisor.advice.advise import candidate_of
 from advisor.advice.planning import missing_for_plan
 from advisor.advice.types import Advice, Candidate
-from advisor.ground.errors import InputError, did_you_mean
+from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.methods import objectives, remedies, schemes
 from advisor.methods.composition import ENCODER, PER_TASK, Composition, compose, parse_composition
 from advisor.ruleset.model import Ruleset
+from advisor.situation.instead import instead_of
 
 # What a plan may lack -> the option that gives it, with an example, and what that is.
 MISSING = {
@@ -34,6 +35,19 @@ MISSING = {
     ),
 }
 AT = "--choose"
+
+
+def incomplete(missing: Sequence[str], advice: Advice) -> InputError:
+    """The error of a plan that cannot be made, since it lacks these: one fault for each."""
+    faults = []
+    for key in missing:
+        what, allowed = f"{key} is missing, and a plan needs it", ": ".join(MISSING.get(key, ()))
+        named = advice.situation.answers.value("model") if key == "model" else None
+        if named is not None:
+            what = f"the layers of {named} are not known, and a plan needs them"
+            allowed = "; ".join(filter(None, (instead_of(str(named)), allowed)))
+        faults.append(Fault(where=key, what=what, allowed=allowed))
+    return InputError(faults=faults or [Fault(what="the answer trains nothing: there is no plan")])
 
 
 def chosen_candidate(advice: Advice, ruleset: Ruleset, choose: str, *, force: bool) -> Candidate:

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from advisor.commands.choosing import incomplete
 from advisor.commands.options import Sections, run_options
 from advisor.commands.output import console, put, run_tool, say
-from advisor.commands.session import Stated, advise_on, incomplete, resolve_plan
+from advisor.commands.session import Stated, advise_on, resolve_plan
 from advisor.commands.training import show_run, train
 from advisor.ground.errors import MachineNotReady, Stopped
 from advisor.ground.files import PLAN_FILE, cannot_write, shown_path, write_atomically

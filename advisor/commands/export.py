@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from advisor.advice.planning import ENGINE, make_plan, missing_for_plan
 from advisor.advice.types import Advice
+from advisor.commands.choosing import incomplete
 from advisor.commands.options import (
     AdviceOptions,
     Sections,
@@ -28,7 +29,7 @@ from advisor.commands.output import (
     say,
     with_error,
 )
-from advisor.commands.session import advise_on, choose_candidate, incomplete, read_answers
+from advisor.commands.session import advise_on, choose_candidate, read_answers
 from advisor.export.exporter import ExportRequest, Form, exporters
 from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.ground.extras import all_extras

@@ -22,7 +22,6 @@ from advisor.commands.output import console, print_json, say, with_error
 from advisor.commands.session import (
     advise_on,
     choose_candidate,
-    incomplete,
     nothing_to_train,
     read_answers,
     refuse_data,
@@ -89,6 +88,8 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
         context.exit(3)
     made, comments, missing = resolve_plan(advice, ruleset)
     if made is None:
+        from advisor.commands.choosing import incomplete
+
         refusal = incomplete(missing, advice)
         if given.as_json:  # the answer stands all the same
             document = advice_document(advice, plan=None, missing=missing)

@@ -30,7 +30,6 @@ from advisor.ruleset.load import load_rules, only_layer
 from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import answers_from_document, answers_from_flags, merge_answers
 from advisor.situation.build import situation_of
-from advisor.situation.names import instead_of
 
 SHIPPED = ("document", "evidence")
 Warn = Callable[[str], object]
@@ -178,21 +177,6 @@ def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comment
     if missing:
         return None, {}, missing
     return *make_plan(advice, candidate, ruleset), []
-
-
-def incomplete(missing: Sequence[str], advice: Advice) -> InputError:
-    """The error of a plan that cannot be made, since it lacks these: one fault for each."""
-    from advisor.commands.choosing import MISSING
-
-    faults = []
-    for key in missing:
-        what, allowed = f"{key} is missing, and a plan needs it", ": ".join(MISSING.get(key, ()))
-        named = advice.situation.answers.value("model") if key == "model" else None
-        if named is not None:
-            what = f"the layers of {named} are not known, and a plan needs them"
-            allowed = "; ".join(filter(None, (instead_of(str(named)), allowed)))
-        faults.append(Fault(where=key, what=what, allowed=allowed))
-    return InputError(faults=faults or [Fault(what="the answer trains nothing: there is no plan")])
 
 
 def choose_candidate(

@@ -37,8 +37,8 @@ from advisor.model_files.hub_cache import (
 from advisor.plan.entries import Entry
 from advisor.plan.read import PlanOnDisk
 from advisor.record.content import MODEL_FILES, PICKLED_FILES
+from advisor.situation.instead import instead_of
 from advisor.situation.models import usable_shape
-from advisor.situation.names import instead_of
 
 HUB = "https://huggingface.co"
 MOST_ANSWER_BYTES = 16 << 20

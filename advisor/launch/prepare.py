@@ -13,7 +13,7 @@ from advisor.ground.files import PLAN_FILE, shown_path, text_of
 from advisor.ground.terminal import print_message
 from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import parse_yaml
-from advisor.model_files.hub_cache import made_here
+from advisor.model_files.made import made_here
 from advisor.plan.comments import (
     borrowed_rate_warnings,
     comments_after,

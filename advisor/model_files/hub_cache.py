@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 from advisor.ground.files import text_of
-from advisor.ground.resources import cache_folder
 
 HUB_TIMEOUT_S = 5.0
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -51,34 +50,12 @@ def cached_config(hub_id: str) -> Path | None:
 
 
 def cached_models() -> tuple[str, ...]:
-    """The hub ids of the models in the cache, and of those that were made here."""
+    """The hub ids of the models in the cache."""
     try:
         folders = sorted(path.name for path in hub_cache().glob("models--*--*"))
     except OSError:
-        folders = []
-    ids = ("/".join(name.removeprefix("models--").split("--", 1)) for name in folders)
-    return tuple(dict.fromkeys((*ids, *_made_here())))
-
-
-def made_here(hub_id: str) -> Path | None:
-    """The folder of a model that was made on this machine from another source than the hub, as
-    `advise demo` does without one; None if there is none, or the hub's own is in its cache.
-    """
-    folder = _made_here().get(hub_id)
-    return None if folder is None or has_weights(hub_id) else folder
-
-
-MADE = "complete.json"  # what such a folder is, written last
-
-
-def _made_here() -> dict[str, Path]:
-    found = {}
-    for record in (cache_folder() / "models").glob(f"*/{MADE}"):
-        try:
-            found[str(json.loads(text_of(record))["model"])] = record.parent
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
+        return ()
+    return tuple("/".join(name.removeprefix("models--").split("--", 1)) for name in folders)
 
 
 def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:

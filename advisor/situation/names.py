@@ -26,13 +26,7 @@ from advisor.ground.types import Hardware, ModelShape
 from advisor.ground.units import format_count
 from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 from advisor.methods.families import DECODER, ENCODER, kind_of_type
-from advisor.model_files.hub_cache import (
-    cached_config,
-    cached_models,
-    has_weights,
-    is_offline,
-    made_here,
-)
+from advisor.model_files.hub_cache import cached_config, cached_models, is_offline
 from advisor.situation.catalogue import (
     ROUNDED,
     SHORTEST,
@@ -40,7 +34,6 @@ from advisor.situation.catalogue import (
     is_instruct,
     known_ids,
     named_models,
-    nearest,
     organisation_models,
     put_right,
     size_of,
@@ -485,8 +478,10 @@ def about(hub_id: str) -> str:
     """What a person chooses by: size, licence if it is known, whether access has to be asked for,
     whether it is a base model, whether it is here already.
     """
+    from advisor.model_files.made import is_here
+
     shape, _ = model_shape(hub_id)
-    words: list[str | None] = ["on this machine"] if _is_here(hub_id) else []
+    words: list[str | None] = ["on this machine"] if is_here(hub_id) else []
     if shape is not None and shape.origin != "size":
         licences = {row["model"]: row["license"] for row in suggested_models()["models"]}
         is_base = is_instruct(shape.id) is False and kind_of_type(shape.architecture) == DECODER
@@ -499,28 +494,6 @@ def about(hub_id: str) -> str:
             *words,
         ]
     return ", ".join(filter(None, words))
-
-
-def _is_here(hub_id: str) -> bool:
-    return has_weights(hub_id) or made_here(hub_id) is not None
-
-
-LISTED = 3
-
-
-def instead_of(hub_id: str) -> str:
-    """In words the models to take for one that cannot be downloaded: known ones with names like
-    it, and those that are here.
-    """
-    near: tuple[str | None, ...] = ()
-    if hub_id not in known_ids():
-        near = (nearest(hub_id), *(one.id for one in near_models(hub_id, most=LISTED)[0]))
-    here = [one for one in cached_models() if one != hub_id and _is_here(one)]
-    return "; ".join(
-        f"{what}: {', '.join(list(dict.fromkeys(filter(None, ids)))[:LISTED])}"
-        for what, ids in (("known names like it", near), ("on this machine", here))
-        if any(ids)
-    )
 
 
 _ADDED = re.compile("^meta-|-hf$")  # by the hub to names that people write without it

@@ -29,7 +29,8 @@ from advisor.launch.hub import ModelNeed, ask_hub
 from advisor.methods import objectives
 from advisor.model_files.config import config_faults
 from advisor.model_files.folder import INDEX, WEIGHTS, model_faults
-from advisor.model_files.hub_cache import MADE, has_weights, made_here
+from advisor.model_files.hub_cache import has_weights
+from advisor.model_files.made import MADE, made_here
 from advisor.plan.entries import entries
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan

@@ -25,7 +25,7 @@ from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import DISK, cannot_write
 from advisor.ground.progress import waiting
 from advisor.ground.resources import install_line
-from advisor.model_files.hub_cache import MADE
+from advisor.model_files.made import MADE
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.libraries import quiet_libraries
 from trainers.say.progress import say

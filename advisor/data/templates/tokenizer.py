@@ -46,7 +46,8 @@ from advisor.ground.errors import InputError
 from advisor.ground.files import bytes_of
 from advisor.ground.resources import install_line
 from advisor.ground.types import DataFinding
-from advisor.model_files.hub_cache import hub_model_folder, made_here
+from advisor.model_files.hub_cache import hub_model_folder
+from advisor.model_files.made import made_here
 
 REFUSED_SHARE = 0.05  # of the rows tried: more, and a run stops at them
 # What a template does to rows: how bad it is, and what is said of it after its name. Rows of an
