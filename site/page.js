@@ -116,8 +116,15 @@ const figure = ({ screen }, name) =>
 const FIGURES = ["Memory", "Time", "Cost"];
 const textOf = ({ text }) => text;
 const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}`;
+/** A text without flags, and without a line to type, for who has no terminal. */
+const TYPED = new RegExp(setup.typed, "g");
+const plain = (text) => text.replace(/(^|[;,.])[^;,.\n]*:\n {4}.*/gs, "").replace(TYPED, "");
 const faultText = ({ what, allowed, hint: next }) =>
-  [what, allowed && `Allowed: ${allowed}`, next].filter(Boolean).join(". ").replace(/`/g, "");
+  [what, allowed && `Allowed: ${allowed}`, next]
+    .map((text) => plain(text ?? ""))
+    .filter(Boolean)
+    .join(". ")
+    .replace(/`/g, "");
 const lost = (error) =>
   isServed && error instanceof TypeError
     ? "`advise ui` does not answer any more; start it again and open the address that it prints"
@@ -200,6 +207,40 @@ const change = (answers) => {
   put(answers);
   ask();
 };
+
+const NO_DATA = { path: null, kind: null, rows: null, tokens: null, mapping: null };
+let used = null; // the checked data that the form holds: {name, values, before}
+const dataNow = () => ({ ...NO_DATA, ...answersNow().data });
+const isStill = (now) => (key) => now[key] === used.values[key];
+const isUsed = () => used !== null && Object.keys(NO_DATA).every(isStill(dataNow()));
+/** The name of the checked data, which only the page has read; the command looks for a path. */
+const fileNow = () => (isUsed() && !used.values.path ? used.name : null);
+/** Take back what checked data had filled in, as far as nobody has changed it since. */
+const takeBack = () => {
+  if (used === null) return;
+  const theirs = Object.keys(NO_DATA).filter(isStill(dataNow()));
+  const { before } = used;
+  used = null;
+  put({ data: Object.fromEntries(theirs.map((key) => [key, before[key]])) });
+};
+const use = (name, data) => {
+  takeBack();
+  used = { name, values: { ...NO_DATA, ...data }, before: dataNow() };
+  change({ data: used.values });
+};
+const showUsed = () => {
+  $("used").hidden = !isUsed();
+  if (!isUsed()) return;
+  const away = () => {
+    $("file").value = "";
+    takeBack();
+    ask();
+  };
+  const { name, values } = used;
+  const rows = values.rows === null ? "" : ` with ${values.rows.toLocaleString("en")} rows`;
+  const said = `The answer is for ${name ?? "the pasted data"}${rows}. `;
+  fill($("used"), said, button("Take it away", away));
+};
 const showKept = () => {
   $("kept").hidden = !kept.size;
   const forget = button("Forget it", () => {
@@ -239,19 +280,22 @@ let shown = null; // {answers, advice, way}: the answer on the screen
 async function ask(given = null, again = false) {
   clearTimeout(timer);
   const answers = given ?? answersNow();
+  const file = given ? null : fileNow();
   // A field that is left says so as well: what is on the screen stays.
-  if (JSON.stringify(answers) === last && !again) return;
-  last = JSON.stringify(answers);
+  if (JSON.stringify([answers, file]) === last && !again) return;
+  last = JSON.stringify([answers, file]);
   showKept();
+  showUsed();
   const mine = (turn += 1);
   if (given === null && !answers.task && !kept.size) return showFaults([]);
   $("answer").setAttribute("aria-busy", "true");
   if (/"(path|examples|tasks)":/.test(last)) documents.clear(); // a file may have changed
   try {
-    const [advice, way] = await Promise.all([asked("advise", answers), asked("plan", answers)]);
+    const both = [asked("advise", answers), asked("plan", file ? { answers, file } : answers)];
+    const [advice, way] = await Promise.all(both);
     if (mine !== turn) return;
     if (!advice.recommendation) return showFaults(advice.error ?? []);
-    shown = { answers, advice, way };
+    shown = { answers, file, advice, way };
     showAnswer();
     showStrips(mine);
   } catch (error) {
@@ -357,7 +401,7 @@ const showReasons = (advice, way) => {
     $("reasons"),
     section(way.screen.Against ? "Against" : "Why", because, 2),
     others.map(([label, texts]) => section(label, texts)),
-    section("Warnings", advice.warnings.map(sentence), 2),
+    section("Warnings", way.warnings.map(sentence), 2),
     section("What would fit", ways),
     section("Why not another method", rivals, 3),
     section("What would change it", flips),
@@ -456,11 +500,16 @@ const showCompared = () => {
 
 const showWay = (way) => {
   const stepOf = ({ text, commands }) => [make("p", {}, text), commands.map((one) => lines(one))];
-  fill($("steps"), ...way.steps.map(stepOf));
+  const isTyped = way.steps.some((one) => one.commands.some((line) => line.startsWith("advise")));
+  const once = "Once, on your computer, in a checkout of the advisor:";
+  const install = { text: once, commands: [setup.install] };
+  fill($("steps"), ...(isTyped && !isServed ? [install, ...way.steps] : way.steps).map(stepOf));
   const where = isServed ? "name it under “Where are your examples?”" : "write its path into it";
   const parts = { "data.path": `your data file (${where})`, model: "a model whose size is known" };
   const lacks = way.missing.map((key) => parts[key] ?? key).join(", ");
-  const needs = lacks ? `It still needs ${lacks}.` : "Complete; every value has its reason.";
+  const reads = shown.file ? ` It reads ${shown.file} in its folder, or what you write there.` : "";
+  const whole = `Complete; every value has its reason.${reads}`;
+  const needs = lacks ? `It still needs ${lacks}.` : whole;
   const none = way.no_plan || (lacks ? needs : "nothing fits, so there is no plan");
   $("plan-hint").textContent = way.plan ? needs : sentence(none);
   $("bundle").parentElement.hidden = !way.plan;
@@ -496,10 +545,36 @@ const showForm = async (to) => {
 // ------------------------------------------------------------------ the box
 
 const seen = { run: null, error: null }; // what was checked last: {body, found}
-/** Check one text; a script or configuration and the error of its run explain each other. */
-const check = async (body) => {
-  $("found").hidden = false;
-  fill($("found"), "Checking …");
+const OTHER_FILES = /\.(ya?ml|py|ipynb|sh)$/i;
+let round = 0; // what is checked together; the last one wins
+/** Check texts, or one path; the first data among files are those of the answer. */
+const checkAll = async (bodies) => {
+  const mine = (round += 1);
+  const boxes = bodies.map(() => make("div", { class: "check" }, "Checking …"));
+  $("found").hidden = !bodies.length;
+  fill($("found"), boxes);
+  let isOpen = true; // no data are used yet
+  for (const [at, body] of bodies.entries()) {
+    const head = bodies.length > 1 && make("h3", {}, body.name);
+    const found = await check(body, boxes[at], head, () => mine === round);
+    if (mine !== round) return;
+    const isData = found && !found.summary && !found.learned && (found.kind || found.error);
+    const isFile = (body.path ?? body.name) && !OTHER_FILES.test(body.path ?? body.name);
+    if (!isOpen || !isData || !isFile) continue;
+    isOpen = Boolean(found.error);
+    if (!isOpen) use(...dataOf(found, body));
+    else takeBack(); // data that cannot be used take the place of those before, too
+    ask();
+  }
+  if (bodies.length) $("found").focus();
+};
+/** The name of checked data, and what the form says of them. */
+const dataOf = ({ kind, rows, tokens }, { path, name }) =>
+  path ? [path, { path }] : [name, { kind, rows, tokens: tokens?.total ?? null }];
+
+/** Check one; a script or configuration and the error of its run explain each other. */
+const check = async (body, box, head, isWanted) => {
+  if (body.fault) return fill(box, head, body.fault) && null;
   const gpu = valueOf(fieldOf("gpu"));
   const look = async (given, on = gpu) =>
     (await window.advise("check", on ? { ...given, gpu: on } : given)).document;
@@ -515,23 +590,22 @@ const check = async (body) => {
     // The text names its GPU, or else it is that of the form.
     const on = error?.found.out_of_memory.total_gib ? null : gpu;
     const both = isPair && (await look({ ...run.body, beside: error.body }, on));
-    showFound(both || found, body, isPair && [run, error]);
+    if (isWanted()) fill(box, head, partsOf(both || found, body, isPair && [run, error]));
+    return found;
   } catch (error) {
-    fill($("found"), lost(error));
+    fill(box, head, lost(error));
+    return null;
   }
-  $("found").focus();
 };
 
-const showFound = (found, body, together) => {
-  const { kind, tokens, objectives = [], learned, out_of_memory: ranOut } = found;
-  const isData = kind && !found.summary;
+const partsOf = (found, body, together) => {
+  const { kind, objectives = [], learned, out_of_memory: ranOut } = found;
+  const isData = kind && !learned && !found.summary;
   const alone = () => {
     seen.run = seen.error = null;
-    check(body);
+    checkAll([body]);
   };
   const names = together && together.map((one) => one.found.path).join(" and ");
-  const counted = { kind, rows: found.rows, tokens: tokens?.total ?? null };
-  const data = body.path ? { path: body.path } : counted;
   const model = found.plan?.model;
   const marks = { "+": "ins", "-": "del" };
   const byHand = Object.entries(found.changes ?? {}).map(([key, value]) =>
@@ -542,12 +616,11 @@ const showFound = (found, body, together) => {
   const changes = changed.map((text) => [marked(text), "\n"]);
   const findings = (found.findings ?? []).map(({ severity, text, where }) => [
     make("b", {}, `${severity}: `),
-    where ? `${text} (${where})` : text,
+    plain(where ? `${text} (${where})` : text),
   ]);
   const unknown = (found.unknown ?? []).map((one) => `${one.key}: ${one.why}`);
   const tone = verdicts[found.verdict]?.[1] ?? "";
-  fill(
-    $("found"),
+  return [
     names &&
       row(`Read together, as the error of that run: ${names}.`, button("Only the last", alone)),
     section("", found.error?.map(faultText)),
@@ -563,23 +636,26 @@ const showFound = (found, body, together) => {
     section("Not known", unknown),
     hint((found.notes ?? []).map(sentence).join(". ")),
     row(
-      isData && button("Answer for these data", () => change({ data })),
+      isData && button("Answer for these data", () => use(...dataOf(found, body))),
       model && button(`Answer for ${model}`, () => change({ model, model_params_b: null })),
     ),
-  );
+  ];
 };
 
 const readFiles = async (files) => {
-  for (const file of files) {
-    const way = isServed ? "name its path instead" : "check it with `advise check`";
-    if (file.size <= MOST_TEXT) await check({ name: file.name, text: await file.text() });
-    else fill($("found"), `${file.name} is larger than 200 MB: ${way}.`).hidden = false;
-  }
+  const way = isServed ? ": name its path instead" : ", too large for a page";
+  const bodyOf = async (file) =>
+    file.size > MOST_TEXT
+      ? { name: file.name, fault: `${file.name} is larger than 200 MB${way}.` }
+      : { name: file.name, text: await file.text() };
+  if (!files.length) takeBack();
+  await checkAll(await Promise.all([...files].map(bodyOf)));
+  ask();
 };
 on("check", "click", () => {
   const [text, path] = [$("box").value, isServed ? $("check-path").value.trim() : ""];
-  if (text.trim()) check({ text });
-  else if (path) check({ path });
+  if (text.trim()) checkAll([{ text }]);
+  else if (path) checkAll([{ path }]);
   else $("box").focus();
 });
 on("file", "change", ({ target }) => readFiles(target.files));
@@ -664,7 +740,8 @@ const act = async (name, body) => {
 if (isServed) {
   const path = () => $("run-path").value.trim();
   on("run", "click", () => act("run", { plan: path() }));
-  on("write", "click", () => act("plan", { answers: shown.answers, path: path() }));
+  const plan = () => ({ answers: shown.answers, file: shown.file, path: path() });
+  on("write", "click", () => act("plan", plan()));
   watch().catch(sayLost);
 }
 
@@ -683,7 +760,14 @@ form.addEventListener("submit", async (event) => {
   else focusFault();
 });
 on("again", "click", () => {
+  round += 1; // what is being checked is not wanted any more
+  used = compared = seen.run = seen.error = null;
+  for (const id of ["box", "file", "check-path"]) $(id).value = "";
+  $("found").hidden = true;
+  fill($("found"));
   setAnswers({});
+  showFaults([]);
+  history.replaceState(null, "", location.pathname + location.search);
   ask();
   firstOf(questions[0]).focus();
 });

@@ -224,7 +224,7 @@ def test_an_error_text_beside_a_configuration_is_read_with_it(ui, call, tmp_path
 @pytest.mark.parametrize(
     ("name", "body"),
     [("advise", "{"), ("advise", {"task": "x"}), ("advise", []), ("plan", "{"), ("plan", {"task": 3}),
-     ("plan", {"answers": {}, "into": "x"}), ("check", []), ("check", {"text": 3}), ("check", {}),
+     ("plan", {"answers": {}, "into": "x"}), ("plan", {"answers": EXAMPLE, "file": 3}), ("check", []), ("check", {"text": 3}), ("check", {}),
      ("check", {"path": "no/such/file"}), ("estimate", "{}"), ("run", {}), ("run", {"plan": "no.yaml"}),
      ("stop", {"folder": "/tmp"}), ("runs", {"folder": "\0"}), ("plan", {"answers": EXAMPLE, "to": "x"}),
      ("check", {"path": "\0"}), ("run", {"plan": "\0"}), ("check", {"text": "a: 1", "beside": 3}),
@@ -520,6 +520,59 @@ def test_a_pasted_configuration_is_answered_with_its_diff(page):
     page.click("#check")
     page.click("#found button:has-text('Answer for these data')")
     page.wait_for_selector("#headline:has-text('200')")
+
+
+def file(name, count):
+    """Data as a browser hands them on; no rows: data that nobody can learn from."""
+    rows = ROWS[:count] or [{"a": 1}]
+    return {"name": name, "mimeType": "", "buffer": "\n".join(map(json.dumps, rows)).encode()}
+
+
+@in_browser
+def test_a_checked_file_is_used_by_name_until_it_is_taken_away(page):
+    """Of several the first data; each is shown. Without it the form holds what it held before."""
+    page.set_input_files("#file", [file("mine.jsonl", 700), file("more.jsonl", 90)])
+    page.wait_for_selector("#headline:has-text('700')")
+    assert page.inner_text("#used").startswith("The answer is for mine.jsonl with 700 rows.")
+    assert page.locator("#found h3").all_inner_texts() == ["mine.jsonl", "more.jsonl"]
+    page.wait_for_selector("#answer:not([aria-busy])")
+    for place in ("#command", "#bundle", "#steps"):
+        assert "--data mine.jsonl" in page.text_content(place)
+        assert "--data-" not in page.text_content(place)
+    assert "path: mine.jsonl" in page.text_content("#plan")
+    assert page.is_enabled("#write")
+    for empty in ([file("bad.jsonl", 0)], [], None):  # replaced, taken out, given back
+        if empty is None:
+            page.click("#used button")
+        else:
+            page.set_input_files("#file", empty)
+        page.wait_for_selector("#headline:has-text('2,000')")
+        assert (page.input_value("#data_rows"), page.is_hidden("#used")) == ("2000", True)
+        page.set_input_files("#file", [file("mine.jsonl", 700)])
+        page.wait_for_selector("#headline:has-text('700')")
+    page.click("#again")
+    page.wait_for_selector("#headline:has-text('Choose')")
+    kept = [page.input_value(one) for one in ("#file", "#box", "#model", "#data_rows")]
+    hidden = [page.is_hidden(one) for one in ("#found", "#used", "#plan", "#cards", "#compare td")]
+    assert (kept, hidden, "#" in page.url) == ([""] * 4, [True] * 5, False)
+
+
+@in_browser
+def test_nothing_shines_through_the_head_of_the_answer(page):
+    """Also not what is dimmed while the next answer is made."""
+    page.evaluate("document.querySelector('#answer').setAttribute('aria-busy', 'true')")
+    page.evaluate("document.querySelector('#reasons').scrollIntoView()")
+    seen = "[...Array(30).keys()].every((at) => document.elementFromPoint(900, 10 * at).closest('.glance'))"
+    assert page.evaluate(seen)
+
+
+@in_browser
+def test_the_page_speaks_of_no_flags(page):
+    """What only a command line has is left out of warnings and of what a file is refused for."""
+    page.set_input_files("#file", [file("bad.jsonl", 0)])
+    page.wait_for_selector("#found:has-text('no known columns')")
+    shown = page.inner_text("#found") + page.inner_text("#reasons")
+    assert not re.search(r"--[a-z]|\badvise ", shown), shown
 
 
 @pytest.mark.smoke

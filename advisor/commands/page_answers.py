@@ -36,6 +36,7 @@ from advisor.export.exporter import exporters
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import refused_as_path, refused_by_system, text_of
 from advisor.ground.progress import board
+from advisor.ground.types import Answer
 from advisor.ground.yaml_files import Document
 from advisor.plan.write import plan_text
 from advisor.render.answer.page import first_screen, legend
@@ -170,22 +171,35 @@ def _plan(main: Main, body: str) -> Found:
     """What the page shows beside the document of `advise --json`: the first screen as texts, the
     plan, the lines to type, and the questions that can still change the answer.
 
-    Of answers, or of `{answers, path?, to?}`: `path` writes the plan there, as `advise --plan`
-    does, `to` names a form of `advise export` whose files are wanted.
+    Of answers, or of `{answers, file?, path?, to?}`: `file` is the name of the data that the page
+    has counted, `path` writes the plan there, as `advise --plan` does, `to` names a form of `advise
+    export` whose files are wanted.
     """
     given = _parsed(body)
     is_more = isinstance(given, dict) and "answers" in given
-    given = object_in(body, "answers", "path", "to") if is_more else {"answers": given}
+    given = object_in(body, "answers", "file", "path", "to") if is_more else {"answers": given}
+    file = given.get("file")
+    if not isinstance(file, str | None):
+        raise InputError("`file` is no name of a file", allowed="a text")
     if to := given.get("to"):
         return _export(main, given["answers"], str(to))
     if path := given.get("path"):
-        words = ("--json", "--answers", "-", "--plan", str(path))
+        words = (
+            "--json",
+            "--answers",
+            "-",
+            "--plan",
+            str(path),
+            *(("--data", file) if file else ()),
+        )
         return typed(main, words, json.dumps(given["answers"]).encode())
     facts = load_known_facts(())
     answers, warnings = answers_from_document(Document("answers", lambda: given["answers"]), facts)
     advice, ruleset = advise_on(Stated(answers=answers, warnings=warnings))
-    screen, line = first_screen(advice), command_line(answers, {}, command="advise")
-    plan, missing = _plan_to_show(advice, ruleset)
+    screen, named = first_screen(advice), _with_file(advice, file)
+    lines = [(one.text, one.commands) for one in (first_screen(named) if file else screen).steps]
+    line = _counted(command_line(named.situation.answers, {}, command="advise"))
+    plan, missing = _plan_to_show(named, ruleset)
     engine = advice.recommendation.engine
     forms = [name for name, form in exporters().items() if form.ANSWERS]
     matter, folded = _questions(advice, ruleset)
@@ -196,7 +210,8 @@ def _plan(main: Main, body: str) -> Found:
             label: [without_flags(item.text) for item in items]
             for label, items in screen.labelled.items()
         },
-        "steps": [{"text": one.text, "commands": list(one.commands)} for one in screen.steps],
+        "steps": [{"text": text, "commands": [*map(_counted, each)]} for text, each in lines],
+        "warnings": [without_flags(text) for text in advice.warnings],
         "answers": answers_document(answers),
         "command": line,
         "plan": plan,
@@ -204,10 +219,31 @@ def _plan(main: Main, body: str) -> Found:
         "no_plan": nothing_to_train(advice, ruleset).partition(";")[0],
         "bundle": f"{line} --plan plan.yaml && advise export plan.yaml --to bundle",
         "forms": [engine.form] if engine is not None and engine.form else forms if plan else [],
-        "names": [item.text for block in legend(advice).blocks for item in block.items],
+        "names": [
+            item.text
+            for block in legend(advice).blocks
+            for item in block.items
+            if item.tone == "plain"  # the others say what to type
+        ],
         "matter": matter,
         "folded": folded,
     }
+
+
+def _with_file(advice: Advice, file: str | None) -> Advice:
+    """The advice for lines and a plan that name the data, which only the page has read."""
+    if not file:
+        return advice
+    situation = advice.situation
+    known = {**situation.answers.known, "data_path": Answer(value=file, origin="asked")}
+    return replace(
+        advice, situation=replace(situation, answers=replace(situation.answers, known=known))
+    )
+
+
+def _counted(line: str) -> str:
+    """A line without what is counted in the file that it names."""
+    return re.sub(r" --data-(?:kind|rows|tokens) \S+", "", line) if " --data " in line else line
 
 
 def _plan_to_show(advice: Advice, ruleset: Ruleset) -> tuple[str | None, list[str]]:

@@ -16,6 +16,7 @@ from advisor.commands.page_answers import FIRST
 from advisor.ground.files import text_of
 from advisor.ground.resources import resource_root
 from advisor.probe.catalogue import load_catalogue
+from advisor.render.words import TYPED
 from advisor.ruleset.facts import Fact, load_facts
 from advisor.situation.catalogue import known_ids, suggested_models
 from advisor.wizard.walk import questions, short_question
@@ -72,6 +73,7 @@ def page_html(home: str, opening: Mapping[str, Any], head: str = "") -> str:
     is_served = home == "served"
     sizes = [one for one in suggested_models()["models"] if one["tasks"] == "any"]
     setup = {"home": home, **content(), "opening": opening}
+    setup["typed"] = TYPED.pattern
     setup["sizes"] = [{key: one[key] for key in ("model", "params_b")} for one in sizes]
     gpus = ["none", *dict.fromkeys(one.name for one in load_catalogue().values())]
     facts = [fact for fact in questions(load_facts()) if is_served or fact.type not in FILES]
