@@ -141,7 +141,9 @@ def same_machine() -> Iterator[None]:
 
 
 def document_of(answers: Answers) -> dict[str, Any]:
-    """What `advise --json` says but for what is installed here, or the refusal."""
+    """What `advise --json` says but for what is installed here and the digest of the rules, which
+    each word of a rule would change, or the refusal.
+    """
     from advisor.api import AdviseError, advise_document
 
     try:
@@ -150,7 +152,8 @@ def document_of(answers: Answers) -> dict[str, Any]:
         return {"refused": str(error).splitlines()}
     machine = document.get("hardware") or {}
     document["hardware"] = {name: machine[name] for name in machine if name not in INSTALLED}
-    return dict(json.loads(json.dumps(document)))
+    digest = document["rules"]["digest"]
+    return dict(json.loads(json.dumps(document).replace(digest, "")))
 
 
 def situation_line(number: int, answers: Answers, document: Mapping[str, Any]) -> str:
