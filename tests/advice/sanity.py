@@ -125,6 +125,8 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
     Of models that nobody named a larger one may have a lower scheme, and one with a higher scheme
     may be smaller. Within a limit more rows or (dearer) GPUs, or a higher one, may lead to what
     learns all rows in a cheaper way, and a higher limit from every weight to the preferred LoRA.
+    The longest of more rows is longer, which takes memory; a model that learns from part of the data,
+    or in part of its modules, may be larger than one that learns from all of them.
     """
     known = answer.known
     more: dict[str, dict[str, Any]] = {}
@@ -155,9 +157,13 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
             continue
         before, now = answer.suggested_params, after.suggested_params
         is_larger = before and now and now > before and not after.decision.nothing_fits
-        if is_lower(after, answer) and not is_larger:
+        facts = (answer.decision.facts, after.decision.facts)
+        longest = what == "rows" and len({one["fits_lora"] for one in facts}) > 1
+        excused = is_larger or (longest and not after.decision.nothing_fits)
+        if is_lower(after, answer) and not excused:
             yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
-        larger = what == "memory" and known.get("data_rows") and after.decision.trains
+        all_of_it = not answer.decision.concessions.part and after.decision.trains
+        larger = what == "memory" and known.get("data_rows") and all_of_it
         if larger and before and now and now < before and not is_lower(answer, after):
             yield "a smaller suggestion", f"{change}: {before:,} -> {now:,} parameters"
 
