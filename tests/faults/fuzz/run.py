@@ -36,6 +36,7 @@ from unittest import mock
 from tests.faults.fuzz.mutate import Mutator
 from tests.faults.fuzz.seeds import ARGUMENTS, Files, Target, advise_main, around, targets
 from tests.faults.table import IN_MEMORY, ROOT, Row, print_rows
+from trainers.step.settings import TRY_PATTERN
 
 KEPT = Path(os.environ.get("ADVISE_FAULTS_KEPT") or tempfile.gettempdir(), "advise-faults-found")
 FILE_BYTES = 256 * 2**20
@@ -46,7 +47,8 @@ CHANGES = (
 )  # fmt: skip
 COPIES = ("shutil.copyfile", "shutil.copytree")
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind")
-OWN_PROGRAM = "/advisor/data/templates/worker.py"  # renders chat templates
+# Render chat templates, and try patterns on names of modules.
+OWN_PROGRAMS = ("/advisor/data/templates/worker.py", repr(TRY_PATTERN))
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 # Where rules that were read once are kept (advisor/ground/yaml_files.py), before HOME changes here.
 KEPT_RULES = os.path.join(
@@ -180,7 +182,7 @@ def _tell_of(folder: Path, stream: int) -> None:
         is_busy = True
         try:
             told = [str(arguments)[:400]] if event in (*NETWORK, *STARTS) else []
-            told = [one for one in told if OWN_PROGRAM not in one]
+            told = [one for one in told if not any(name in one for name in OWN_PROGRAMS)]
             paths = map(os.path.realpath, _written(event, arguments))
             told += [path for path in paths if not path.startswith(inside)]
             for text in told:

@@ -352,7 +352,8 @@ def targets(run_folder: Files) -> list[Target]:
         ("run.json", [json.loads(text)], ("json",), "run/run.json",
          ["run plan.yaml --output run", "run run", "run plan.yaml --output run --json",
           "chat run", "check run", "export run --to merged"],
-         {"around": with_run, "codes": RUN, "weight": 5}),
+         {"around": with_run, "codes": RUN, "weight": 5,  # who looked last stands in the lock
+          "usual": r"changed although refused: run/\.lock$"}),
         ("checkpoint", checkpoint_records(), ("json",), "checkpoints/checkpoint-6/complete.json",
          ["checkpoint"], CHECKPOINT),
         *(("checkpoint", [content.replace(b"%d", b"6")], ("bytes",),
