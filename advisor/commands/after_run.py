@@ -14,7 +14,7 @@ from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.files import PLAN_FILE, folder_name, shown_path
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
-from advisor.record.next_step import longer_setting, longer_words
+from advisor.record.next_step import gains_nothing, longer_setting, longer_words
 from advisor.record.run import REPORT, FinishedRun
 from advisor.render.result_commands import forms_of
 from advisor.render.run import next_lines, verdict_of
@@ -77,13 +77,17 @@ def result_options(run: FinishedRun) -> Iterator[Option]:
 
 
 def further_training(run: FinishedRun) -> Option | None:
-    """The training that the verdict advises, else one twice as long; None without a plan."""
+    """The training that the verdict advises, else one twice as long; None without a plan, or where
+    more training would gain nothing.
+    """
     verdict, plan = verdict_of(run.record, run.folder), run.folder / PLAN_FILE
     step = verdict.next if verdict else None
     if step is not None and (step.command or "").startswith(TRAIN):
         label = LABELS.get(step.action, "Train again")
         why = step.text.removeprefix("train again ").removesuffix(": train the whole plan")
         return Option(value=step.command, label=label, help=why)
+    if gains_nothing(run.record.stages[-1], verdict.plain if verdict else None):
+        return None
     with suppress(AdviseError, ValueError, OSError):
         for entry in entries(read_plan(plan)):
             if entry.name == run.record.stages[-1].name:

@@ -101,7 +101,10 @@ def _stage_verdict(
     task = task_finding(stage, name, metric, is_classifier=record.is_classifier(stage))
     general = general_finding(stage.evaluation or Evaluation(), known)
     entry = next((one for one in trainings if one.name == stage.name), None)
-    step = NextStepFinder(record=record, stage=stage, entry=entry, run=run, limits=known)
+    plain = plain_result(stage, known, rewrites=record.is_seq2seq(stage))
+    step = NextStepFinder(
+        record=record, stage=stage, entry=entry, run=run, limits=known, plain=plain
+    )
     asked = {name: extra.finding(record, stage) for name, extra in extras().items()}
     more: dict[str, VerdictPart] = {
         name: found for name, found in asked.items() if found is not None
@@ -111,7 +114,7 @@ def _stage_verdict(
         ok=all(check.ok for check in stage.checks),
         word=_word(task.status, lost=lost),
         text="; ".join(one.text for one in (task, general, *more.values()) if one.text) or None,
-        plain=plain_result(stage, known, rewrites=record.is_seq2seq(stage)),
+        plain=plain,
         task=task,
         general=general,
         extras=more,

@@ -20,7 +20,16 @@ from advisor.plan.model import Plan
 from advisor.record.run import CARD, RunRecord, StageRecord
 from advisor.record.smaller import key_path
 from advisor.record.stage import Metric
-from advisor.record.verdict import LOST, NOT_MEASURED, UNCLEAR, WORSE, NextStep, VerdictPart
+from advisor.record.verdict import (
+    LOST,
+    NOT_MEASURED,
+    UNCLEAR,
+    WORSE,
+    NextStep,
+    PlainResult,
+    VerdictPart,
+    limits,
+)
 
 
 def resume_command(
@@ -84,6 +93,18 @@ def round_up(count: int) -> int:
     return -(-count // step) * step
 
 
+def gains_nothing(stage: StageRecord, plain: PlainResult | None) -> bool:
+    """Whether more training would change nothing that anybody sees: every row that was counted is
+    as it should be, or the loss on held-out rows is next to nothing.
+    """
+    if plain is not None and plain.of and plain.good == plain.of:
+        return True
+    curve, found = stage.held_out, stage.evaluation
+    last = found.holdout_loss_after if found is not None else None
+    last = curve.last_loss if last is None and curve is not None else last
+    return last is not None and last < limits()["at_floor"]
+
+
 class NextStepFinder(Struct, frozen=True, kw_only=True):
     """Looks for the one thing to do after a stage."""
 
@@ -92,6 +113,7 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
     entry: Entry | None  # of the plan; None: it cannot be read
     run: str  # the folder, as it can be typed
     limits: Mapping[str, float]
+    plain: PlainResult
 
     def after(self, task: VerdictPart, general: VerdictPart, metric: Metric | None) -> NextStep:
         """The first step that applies."""
@@ -215,6 +237,8 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
         told = [one.tuned_stopped for one in samples if one.tuned_stopped is not None]
         if told and sum(told) <= self.limits["answers_end"] * len(told):
             return f"only {sum(told)} of {len(told)} answers end by themselves"
+        if gains_nothing(stage, self.plain):
+            return ""
         if curve is not None and curve.fell is not None:
             still = curve.fell >= self.limits["still_falling"]
             return f"held-out loss still fell by {curve.fell:.0%} at the end" if still else ""

@@ -443,6 +443,7 @@ def test_what_was_lost_has_a_cure_that_can_be_pasted(trainings, tmp_path, keys, 
 
 
 ENDS = {"best_step": 9, "last_step": 9}
+RIGHT = {**EVALUATION, "metrics": {"exact_match": {"before": 0.2, "after": 1.0, "rows": 20}}}
 
 
 @pytest.mark.parametrize(
@@ -451,6 +452,11 @@ ENDS = {"best_step": 9, "last_step": 9}
         # 2 % or more from the last evaluation but one to the last.
         ({"held_out": {"fell": 0.02, **ENDS}}, ""),
         ({"held_out": {"fell": 0.019, **ENDS}}, None),
+        # Nothing is left to gain: the loss is next to nothing, or every counted row is right.
+        *(
+            ({"steps": 22, "held_out": {"fell": 0.5, **ENDS}, "evaluation": perfect}, None)
+            for perfect in ({**EVALUATION, "holdout_loss_after": 0.015}, RIGHT)
+        ),
         # Fewer steps than the objective's file asks for, and no curve that says they were enough.
         (
             {"steps": 22},
