@@ -101,8 +101,8 @@ LIMIT = Keys(
 
 
 NAMES = (
-    "general_lost", "general_halved", "general_rows", "answers_end", "repeats", "still_falling", "at_floor",
-    "no_effect", "rate_factor", "in_style", "noise_times", "assumed_noise", "overfits",
+    "general_lost", "general_halved", "general_rows", "answers_end", "repeats", "still_falling",
+    "at_floor", "no_effect", "rate_factor", "in_style", "noise_times", "assumed_noise", "overfits",
     "given_back", "by_heart", "ended", "half", "guessing", "blown",
 )  # fmt: skip
 VERDICT_FILE = Keys(
