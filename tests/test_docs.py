@@ -204,11 +204,13 @@ def test_every_key_of_a_plan_has_a_meaning():
 
 
 def test_the_documents_as_a_site(tmp_path):
-    """Built strictly: every link leads to a page, a file or a heading, and no other host is asked."""
+    """Built strictly: every link leads to a page, a file or a heading, and no other host is asked;
+    what is linked beside docs/ is a page, too, and nothing shines through the head of a page.
+    """
     pytest.importorskip("zensical")
     assert write_documents(tmp_path / "docs", BACK)
     (tmp_path / "index.html").touch()  # the live page
-    made = {path: path.read_text("utf-8") for path in (tmp_path / "docs").glob("*.html")}
+    made = {path: path.read_text("utf-8") for path in (tmp_path / "docs").rglob("*.html")}
     asked = r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="((?:https?:)?//[^"]+)'
     assert [one for text in made.values() for one in re.findall(asked, text)] == []
     ids = {path: {"", *re.findall(r'\bid="?([^"\s>]+)', text)} for path, text in made.items()}
@@ -220,5 +222,10 @@ def test_the_documents_as_a_site(tmp_path):
             target = target / "index.html" if target.is_dir() else target
             if not target.exists() or anchor not in ids.get(target, {anchor}):
                 dead.append(f"{page.name}: {link}")
-    assert len(pages) == len(list((ROOT / "docs").glob("*.md")))
+    beside = {"about", "CONTRIBUTING", "SECURITY", "CHANGELOG", "rules/about"}
+    names = {path.stem for path in (ROOT / "docs").glob("*.md")} | beside
+    assert {str(one.relative_to(tmp_path / "docs").with_suffix("")) for one in pages} == names
+    assert not list((tmp_path / "docs").rglob("*.md.txt"))
+    assert "/site.css" in made[tmp_path / "docs" / "data.html"]
+    assert "background-color" in (tmp_path / "docs" / "site.css").read_text()
     assert dead == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,10 @@ from pathlib import Path
 from advisor.ground.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./([^)#]+)(?:#[^)]*)?\)")  # a link to a file beside docs/
+LINK = re.compile(
+    r"(!?\[[^\]]*\])\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)"
+)  # to a file of the repository
+OPAQUE = ".md-header { background-color: var(--md-default-bg-color); }\n"  # text shone through it
 BACK = "\n[Ask here, in the browser](../index.html), without an installation.\n"
 
 
@@ -22,6 +26,8 @@ def write_documents(out: Path, back: str = "") -> bool:
 
     Args:
         back: What is put at the end of the first page.
+
+    Raises InputError if they cannot be built.
     """
     if find_spec("zensical") is None:
         return False
@@ -29,11 +35,8 @@ def write_documents(out: Path, back: str = "") -> bool:
         folder = Path(name)
         shutil.copy(ROOT / "zensical.toml", folder)
         shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("rules"))
-        for page in (folder / "docs").glob("*.md"):
-            page.write_text(
-                OUTSIDE.sub(lambda link: _brought(link, folder / "docs"), page.read_text("utf-8")),
-                "utf-8",
-            )
+        (folder / "docs" / "site.css").write_text(OPAQUE)
+        _write_pages(folder / "docs")
         with (folder / "docs" / "index.md").open("a", encoding="utf-8") as first:
             first.write(back)
         command = [sys.executable, "-m", "zensical", "build", "--strict"]
@@ -44,12 +47,33 @@ def write_documents(out: Path, back: str = "") -> bool:
     return True
 
 
-def _brought(link: re.Match[str], docs: Path) -> str:
-    """A link to a copy of the file, as text; of a folder its words alone."""
-    source = ROOT / link[2]
-    if not source.is_file():
-        return link[1]
-    copy = Path("files", f"{link[2]}.txt")
-    (docs / copy).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, docs / copy)
-    return f"[{link[1]}]({copy})"
+def _write_pages(docs: Path) -> None:
+    """The pages of docs/, and every other page of the repository that a link leads to."""
+    todo = [f"docs/{path.name}" for path in docs.glob("*.md")]
+    for name in todo:  # it grows
+        folder, place = Path(name).parent, _place(name)
+
+        def led(link: re.Match[str], folder: Path = folder, place: str = place) -> str:
+            target = os.path.normpath(folder / link[2])
+            to = _place(target)
+            if not (ROOT / target).is_file():
+                return link[1].strip("[]")  # a folder has no page
+            if target.endswith(".md"):
+                todo.extend({target} - {*todo})
+            elif not (docs / to).exists():
+                (docs / to).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / target, docs / to)
+            return f"{link[1]}({os.path.relpath(to, Path(place).parent)}{link[3] or ''})"
+
+        (docs / place).parent.mkdir(parents=True, exist_ok=True)
+        (docs / place).write_text(LINK.sub(led, (ROOT / name).read_text("utf-8")), "utf-8")
+
+
+def _place(name: str) -> str:
+    """Where a file of the repository is in the site: pages as pages, others as text."""
+    if name.startswith("docs/"):
+        return name.removeprefix("docs/")
+    path = Path(name)
+    if path.suffix == ".md":  # a README would be the first page of its folder
+        return str(path.with_name("about.md") if path.stem == "README" else path)
+    return name if path.suffix in (".svg", ".png") else f"files/{name}.txt"
