@@ -76,4 +76,5 @@ def _place(name: str) -> str:
     path = Path(name)
     if path.suffix == ".md":  # a README would be the first page of its folder
         return str(path.with_name("about.md") if path.stem == "README" else path)
-    return name if path.suffix in (".svg", ".png") else f"files/{name}.txt"
+    # Zensical leaves out what is hidden.
+    return name if path.suffix in (".svg", ".png") else f"files/{name.lstrip('.')}.txt"
