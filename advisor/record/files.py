@@ -18,10 +18,11 @@ from msgspec.structs import replace
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import Fault, InputError, refuse
-from advisor.ground.files import read_at_most, write_atomically
+from advisor.ground.files import read_at_most, shown_path, write_atomically
 from advisor.ground.terminal import json_shown
 from advisor.methods import objective
 from advisor.record.run import (
+    CARD,
     DONE,
     RECORD,
     SCHEMA_VERSION,
@@ -216,11 +217,11 @@ def writing_stages(run: Path, record: RunRecord, *, only: str | None = None) -> 
 
     Raises InputError if nothing that writes is finished, or `only` names none.
     """
-    last = last_of_each_task(
-        stage
-        for stage in record.stages
-        if stage.status == DONE and not objective(stage.objective).scores
-    )
+    done = [stage for stage in record.stages if stage.status == DONE]
+    # A model that scores answers is a step on the way; alone it is the result.
+    on_the_way = [stage for stage in done if not objective(stage.objective).scores]
+    is_whole = len(done) == len(record.stages)
+    last = last_of_each_task(on_the_way or (done if is_whole else ()))
     if not last:
         raise InputError(
             "no stage that writes is finished",
@@ -229,11 +230,19 @@ def writing_stages(run: Path, record: RunRecord, *, only: str | None = None) -> 
         )
     for stage in last:
         if not record.writes(stage):
-            does, how = "sorts texts into classes", f"advise chat {shlex.quote(str(run))}"
+            does = "sorts texts into classes"
             if record.is_seq2seq(stage):
-                does, how = "holds no conversation", "AutoModelForSeq2SeqLM (see report.html)"
-            what, hint = f"its result {does} and does not write answers", f"use it with {how}"
-            raise InputError(what, where=str(run), hint=hint)
+                does = "rewrites texts and holds no conversation"
+            elif not record.is_classifier(stage):
+                does = "scores answers"
+            card = shown_path(run / stage.folder / CARD)
+            chat = f"advise chat {shlex.quote(shown_path(run))}, or " if does[0] == "s" else ""
+            raise InputError(
+                f"its result, {stage.folder}, {does}: it does not write answers",
+                "results that write answers can be exported",
+                f"use it as it is: {chat}from Python as {card} says",
+                where=str(run),
+            )
     chosen = [stage for stage in last if only in (None, label(stage))]
     if not chosen:
         raise InputError(

@@ -165,7 +165,8 @@ def test_a_merged_result_says_how_to_serve_it(tmp_path, monkeypatch, code, expec
     (tmp_path / "run/export/merged").mkdir(parents=True)
     (tmp_path / "run/export/merged/merge.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("advisor.extras.merged.extra.device_of", lambda folder: "cpu")
+    for name in ("device_of", "record_of", "writing_stages"):
+        monkeypatch.setattr(f"advisor.extras.merged.extra.{name}", lambda *_, **__: "cpu")
     said = []
     wanted = ExportRequest(
         source=tmp_path / "run", out=None, only=None, say=said.append, run_tool=lambda *_: code

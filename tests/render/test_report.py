@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from advisor.commands.chat import greet, interrupts_left_to_child
+from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import InputError
 from advisor.ground.units import GIB
-from advisor.record.files import writing_stages
 from advisor.record.run import DryRun, DryRunRecord, FinishedRun, MachineRecord, RunRecord
 from advisor.record.stage import RewardRecord
 from advisor.render.blocks import Item, Items, PageTable, Section
@@ -439,19 +439,29 @@ def test_a_summary_is(approved, tmp_path, monkeypatch, what):
 
 
 @pytest.mark.parametrize(
-    ("stage", "options", "hint"),
+    ("stage", "options", "said"),
     [
         ({"status": "stopped"}, {}, "to resume the run: advise run 'my runs/shop'"),
-        ({}, {"head": "classes"}, "use it with advise chat 'my runs/shop'"),
-        ({}, {"head": "seq2seq"}, "use it with AutoModelForSeq2SeqLM (see report.html)"),
+        (
+            {},
+            {"head": "classes"},
+            "sorts texts into classes: .*advise chat 'my runs/shop', or from",
+        ),
+        ({}, {"head": "seq2seq"}, "rewrites texts and .*it as it is: from Python"),
+        ({"objective": "rm"}, {}, "stages/sft, scores answers: it does not write answers"),
     ],
 )
-def test_what_does_not_write_is_not_exported(stage, options, hint):
-    """And what to do with it instead can be pasted."""
+def test_what_does_not_write_is_not_exported(tmp_path, monkeypatch, stage, options, said):
+    """It is refused before a library is loaded; what to do with it instead can be pasted."""
+    monkeypatch.chdir(tmp_path)
+    run = Path("my runs/shop")
+    run.mkdir(parents=True)
     document = {**record(**stage), "resolved": {"sft": {"options": options}}}
-    with pytest.raises(InputError) as caught:
-        writing_stages(Path("my runs/shop"), RunRecord.from_dict(document))
-    assert caught.value.faults[0].hint == hint
+    (run / "run.json").write_text(json.dumps(document))
+    for name in ("gguf", "merged", "ollama", "vllm"):
+        wanted = ExportRequest(source=run, out=None, only=None, say=print, run_tool=pytest.fail)
+        with pytest.raises(InputError, match=f"(?s){said}"):
+            exporters()[name].export(wanted)
 
 
 def test_json_is_the_record_with_its_folder(approved):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from advisor.export.exporter import ExportRequest
 from advisor.extras.protocol import Extra, Form
 from advisor.ground.files import DISK, TEMPORARY
-from advisor.record.files import device_of
+from advisor.record.files import device_of, record_of, writing_stages
 
 NEEDS = ("torch", "transformers", "peft", "gguf")
 
@@ -37,6 +37,7 @@ class Gguf(Extra):
 
 def export(wanted: ExportRequest) -> int:
     """Write and compare the results of a run folder. Returns the exit code."""
+    writing_stages(wanted.source, record_of(wanted.source), only=wanted.only)  # or refused at once
     out = wanted.out or wanted.source / "export" / "gguf"
     was_there = out.exists()
     try:

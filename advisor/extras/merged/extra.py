@@ -7,7 +7,7 @@ import shlex
 from advisor.export.exporter import ExportRequest
 from advisor.extras.protocol import Extra, Form
 from advisor.ground.files import shown_path
-from advisor.record.files import device_of
+from advisor.record.files import device_of, record_of, writing_stages
 
 
 class Merged(Extra):
@@ -28,6 +28,7 @@ class Merged(Extra):
 
 def export(wanted: ExportRequest) -> int:
     """Merge the results of a run folder. Returns the exit code of the tool that does it."""
+    writing_stages(wanted.source, record_of(wanted.source), only=wanted.only)  # or refused at once
     code = wanted.run_tool(
         "merge",
         str(wanted.source),
