@@ -9,7 +9,7 @@ make.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 from msgspec import Struct
@@ -25,21 +25,28 @@ NOTHING_SMALLER = "take a smaller model, or a device with more memory"
 # An estimate is an estimate: a change that lowers it by less may not be felt.
 LEAST_GAIN = 0.02
 
+WORDS = ("why", "costs")
+
 PeakOf = Callable[[Stage], int | None]
 
 
 class Change(Struct, frozen=True):
-    """Keys of a stage with their new values, and what that does."""
+    """Keys of a stage with their new values, what that does, and what it costs."""
 
     values: Mapping[str, Any]
     why: str
+    costs: str = "the same result"
 
     def applied(self, stage: Stage) -> Stage:
         """The stage with these values."""
         return replace(stage, **self.values)
 
 
-QUANTIZED = Change({"quantization": "nf4"}, "stores the frozen base in 4 bits")
+QUANTIZED = Change(
+    {"quantization": "nf4"},
+    "stores the frozen base in 4 bits",
+    "slower steps, and answers may get slightly worse",
+)
 
 
 def smaller_micro_batch(size: int, *, least: int = 1) -> int | None:
@@ -72,6 +79,7 @@ def smaller_batches(stage: Stage) -> Iterator[Change]:
             yield Change(
                 {"micro_batch_size": size, "grad_accum": stage.effective_batch_size // size},
                 "takes fewer rows at a time (the same effective batch size)",
+                "the same result, in somewhat more time",
             )
 
 
@@ -108,7 +116,7 @@ def adjustment_of(entry: Entry, change: Change, why: str, *, at_step: int | None
 def _other_changes(stage: Stage, *kinds: str) -> list[Change]:
     """The changes of these kinds that the stage has left, in their order."""
     is_module, found = update(stage.update).is_module, dict[str, Change]()
-    if is_module and stage.quantization is None:
+    if is_module and stage.quantization != "nf4":
         found["quantize"] = QUANTIZED
     if stage.weights_dtype == "float32":
         found["weights"] = Change({"weights_dtype": "bfloat16"}, "stores the weights in 16 bits")
@@ -119,18 +127,21 @@ def _other_changes(stage: Stage, *kinds: str) -> list[Change]:
     # arXiv:2110.02861).
     if stage.optimizer in ("adamw", "adamw_fused") and not is_module:
         why = "keeps AdamW's two moments in 8 bits"
-        found["optimizer"] = Change({"optimizer": "adamw_8bit"}, why)
+        found["optimizer"] = Change({"optimizer": "adamw_8bit"}, why, "nearly the same result")
     if stage.optimizer == "adamw_split" and not is_module:
         why = "rounds bfloat16 weights at random, in place of 2 bytes more for each"
-        found["optimizer"] = Change({"optimizer": "adamw_stochastic"}, why)
+        costs = "nearly the same result"
+        found["optimizer"] = Change({"optimizer": "adamw_stochastic"}, why, costs)
     if not stage.gradient_checkpointing:
         why = "recomputes activations instead of keeping them"
-        found["recompute"] = Change({"gradient_checkpointing": True}, why)
+        costs = "the same result, in about a third more time"
+        found["recompute"] = Change({"gradient_checkpointing": True}, why, costs)
     if shorter := _shorter(stage):
         found["shorter"] = shorter[0]
     if not is_module:
         why = "trains a small module instead of every weight"
-        found["module"] = Change({"update": "lora", "learning_rate": None}, why)
+        costs = "it learns less that is new"
+        found["module"] = Change({"update": "lora", "learning_rate": None}, why, costs)
     return [found[kind] for kind in kinds if kind in found]
 
 
@@ -139,21 +150,23 @@ def weight_changes(stage: Stage) -> list[Change]:
     return _other_changes(stage, "quantize", "weights")
 
 
-def harmless_changes(stage: Stage) -> Iterator[Change]:
-    """Changes that leave what is learned as it is, and sets of them, the fewest first."""
-    choices = product(
-        (None, *_other_changes(stage, "frozen weights")),
-        (None, *_other_changes(stage, "recompute")),
-        (None, *smaller_batches(stage)),
-    )
-    sets = [[one for one in (half, batch, more) if one] for half, more, batch in choices]
-    yield from (combine(some) for some in sorted(sets, key=len) if some)
+def harmless_changes(stage: Stage, more: Sequence[Sequence[Change]] = ()) -> Iterator[Change]:
+    """Changes that leave what is learned as it is, and sets of them, the fewest first; of `more`
+    kinds, too, of each at most one.
+    """
+    kinds = (
+        _other_changes(stage, "recompute"), _other_changes(stage, "frozen weights"), *more,
+        smaller_batches(stage),
+    )  # fmt: skip
+    sets = [[one for one in some if one] for some in product(*((None, *kind) for kind in kinds))]
+    yield from (combine(some[::-1]) for some in sorted(sets, key=len) if some)
 
 
 def combine(some: Sequence[Change]) -> Change:
     """Several changes as one; a later one wins."""
     values = {key: value for one in some for key, value in one.values.items()}
-    return Change(values, "; ".join(dict.fromkeys(one.why for one in some)))
+    why, costs = ("; ".join(dict.fromkeys(getattr(one, name) for one in some)) for name in WORDS)
+    return Change(values, why, costs)
 
 
 def costly_changes(stage: Stage) -> list[Change]:
@@ -179,37 +192,60 @@ def _shorter(stage: Stage) -> list[Change]:
     lengths, found = stage.seq_len // 2, list[Change]()
     while lengths >= SHORTEST_SEQ_LEN:
         why = f"{'halves the length' if not found else f'shortens rows to {lengths:,} tokens'}"
-        found.append(
-            Change({"seq_len": lengths}, f"{why} (`truncation` says what happens to longer rows)")
-        )
+        why += " (`truncation` says what happens to longer rows)"
+        costs = f"rows over {lengths:,} tokens are cut or left out"
+        found.append(Change({"seq_len": lengths}, why, costs))
         lengths //= 2
     return found
 
 
-def least_hungry(stage: Stage) -> Change:
+def single_changes(stage: Stage, more: Sequence[Sequence[Change]] = ()) -> list[Change]:
+    """Of each kind the change that saves most, and the first that shortens rows; those that cost
+    least first.
+    """
+    harmless = [list(smaller_batches(stage))[-1:], *(kind[-1:] for kind in more)]
+    kinds = ("frozen weights", "recompute", "optimizer", "quantize", "shorter", "module")
+    return [*chain.from_iterable(harmless), *_other_changes(stage, *kinds)]
+
+
+def least_hungry(stage: Stage, harmless: Sequence[Sequence[Change]] = ()) -> Change:
     """All changes together, of each kind the one that saves most."""
     shorter, others = _shorter(stage)[-1:], _other_changes(stage, "quantize", "optimizer")
     module = [combine([one, QUANTIZED]) for one in _other_changes(stage, "module")]
     change = combine([*(module or others), *shorter])
-    more = list(harmless_changes(change.applied(stage)))[-1:]
+    more = list(harmless_changes(change.applied(stage), _apart(harmless, change)))[-1:]
     return combine([change, *more])
 
 
-def smallest_that_fits(stage: Stage, fits: Callable[[Stage], bool]) -> Change | None:
-    """The change of the stage that alters its result least and fits; None: none of ours does."""
-    for change in harmless_changes(stage):
+def _apart(kinds: Sequence[Sequence[Change]], change: Change) -> list[Sequence[Change]]:
+    """The kinds that change other keys."""
+    return [kind for kind in kinds if not kind[0].values.keys() & change.values.keys()]
+
+
+def smallest_that_fits(
+    stage: Stage, fits: Callable[[Stage], bool], harmless: Sequence[Sequence[Change]] = ()
+) -> Change | None:
+    """The change of the stage that alters its result least and fits; None: none does.
+
+    Args:
+        stage: What does not fit.
+        fits: Whether a changed stage does.
+        harmless: Kinds of changes that alter no result, beside ours.
+    """
+    for change in harmless_changes(stage, harmless):
         if fits(change.applied(stage)):
             return change
-    if not fits(least_hungry(stage).applied(stage)):
+    if not fits(least_hungry(stage, harmless).applied(stage)):
         return None
     for change in costly_changes(stage):
         changed = change.applied(stage)
         if fits(changed):
             return change
-        least = list(harmless_changes(changed))[-1:]  # all of them together
+        left = _apart(harmless, change)
+        least = list(harmless_changes(changed, left))[-1:]  # all of them together
         if not least or not fits(least[0].applied(changed)):
             continue
-        for more in harmless_changes(changed):
+        for more in harmless_changes(changed, left):
             if fits(more.applied(changed)):
                 return combine([change, more])
     return None
@@ -265,6 +301,8 @@ def yaml_value(value: Any) -> str:
     """A value as YAML writes it."""
     if value is None:
         return "null"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(yaml_value, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

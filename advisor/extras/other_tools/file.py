@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 from msgspec import Struct, field
 
 from advisor.extras.other_tools.findings import ToolFinding
+from advisor.extras.other_tools.mapping import ABSENT, at_key
 from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
 from advisor.extras.other_tools.yaml_text import PlainData, edited, parsed, read_word, steps
 from advisor.ground.errors import AdviseError, InputError
@@ -258,6 +259,13 @@ class ToolFile(Struct, kw_only=True):
             path = path[:-1]
         line, column = self.marks.get(path, (0, 0)) if path else (0, 0)
         return f"{self.name}:{line}:{column}" if line else self.name
+
+    def taken_by(self, key: str) -> str:
+        """Where a change of a key is made: its line, or that it is new."""
+        if self.is_command_line:
+            return "a flag"
+        line = self.at(key).removeprefix(self.name).strip(":").partition(":")[0]
+        return f"line {line}" if at_key(self.values, key) is not ABSENT and line else "a new key"
 
     def fault(
         self, severity: str, key: str, what: str, instead: Mapping[str, Any] | None = None

@@ -38,6 +38,7 @@ CHAT = ("messages", "sharegpt", "tool_calls")  # formats of rows that are conver
 LARGEST = 10**15  # of a number that is carried
 NO_KEY = "a plan has no such key"
 ABSENT: Any = object()
+HAS = "has"  # of a list: the name that it holds, beside others
 # Keys of the whole plan, and of its launch.
 OF_PLAN = ("name", "model", "revision", "trust_remote_code", "template", "trackers", "push_to")
 OF_LAUNCH = ("processes", "strategy")
@@ -126,6 +127,10 @@ class ReadKeys(Struct):
         given = {key: value for key, value in given.items() if value is not ABSENT}
         here = tuple(given)
         self.named.update(here)
+        for key, names in held_names(entry).items():
+            listed = given.get(key)
+            if isinstance(listed, list) and (more := [one for one in listed if one not in names]):
+                self.lost.append(Lost(key=key, value=more, why=f"{NO_WORD} it"))
         for pair in entry["either"]:
             if all(is_one(self.holds(key), wanted) for key, wanted in pair["theirs"].items()):
                 for ours, value in pair["ours"].items():
@@ -206,6 +211,7 @@ class WrittenKeys(Struct):
                 self.told.update(pair["ours"])
                 for key, wanted in pair["theirs"].items():
                     value = wanted[0] if isinstance(wanted, list) else wanted
+                    value = [value[HAS]] if isinstance(value, Mapping) and HAS in value else value
                     if key in ASIDE:
                         self.aside[key] = value
                     elif value is not None:
@@ -248,6 +254,16 @@ class WrittenKeys(Struct):
 # --------------------------------------------------------------------------- values
 
 
+def held_names(entry: Mapping[str, Any]) -> Mapping[str, list[Any]]:
+    """Keys whose value is a list -> the names in it that an entry of the mapping speaks of."""
+    found: dict[str, list[Any]] = {}
+    for pair in entry.get("either", ()):
+        for key, wanted in pair["theirs"].items():
+            if isinstance(wanted, Mapping) and HAS in wanted:
+                found.setdefault(key, []).append(wanted[HAS])
+    return found
+
+
 def leaves(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
     """The dotted name of every value that is no map; an empty map is a value."""
     for key, value in values.items():
@@ -276,7 +292,11 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def is_one(value: Any, wanted: Any) -> bool:
-    """Whether a value is the wanted one, or one of a list of them."""
+    """Whether a value is the wanted one, or one of a list of them; of {has: NAME} whether the list
+    holds the name.
+    """
+    if isinstance(wanted, Mapping) and wanted.keys() == {HAS}:
+        return isinstance(value, list) and wanted[HAS] in value
     if isinstance(wanted, list):
         return any(same_value(value, one) for one in wanted)
     return same_value(value, wanted)

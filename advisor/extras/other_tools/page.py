@@ -212,6 +212,11 @@ def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
     yield "", ""
     for text in (*document["what"], *document["takes"]):
         yield text, ""
+    if document["ways"]:
+        yield "", ""
+        yield "What alone needs less memory, and what that costs", "bold"
+        for text in report.ways():
+            yield f"  - {text}", ""
     if document["findings"]:
         yield "", ""
         yield from finding_lines(document["findings"], report.file.name)
@@ -222,7 +227,8 @@ def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
             yield f"  - {text}", ""
     if changes := document["changes"]:
         yield "", ""
-        yield "Suggested changes", "bold"
+        by_hand = "" if document["diff"] else ", to be made by hand"
+        yield f"Suggested changes{by_hand}", "bold"
         for text in document["diff"] or report.file.by_hand(changes):
             yield f"  {text}", "diff"
     # The release stands above already.

@@ -29,6 +29,7 @@ from advisor.extras.other_tools.findings import (
     facts_of,
     general_rules,
     generation_facts,
+    holds,
     template_facts,
     worst_first,
 )
@@ -41,6 +42,7 @@ from advisor.extras.other_tools.mapping import (
     ReadKeys,
     at_key,
     flat_stage,
+    held_names,
     read,
     to_plan,
     usual_values,
@@ -58,7 +60,14 @@ from advisor.methods.stage import stage_keys
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
-from advisor.record.smaller import Change, least_hungry, smallest_that_fits, yaml_value
+from advisor.record.smaller import (
+    SHORTEST_SEQ_LEN,
+    Change,
+    least_hungry,
+    single_changes,
+    smallest_that_fits,
+    yaml_value,
+)
 from advisor.situation.catalogue import is_instruct
 from advisor.situation.models import model_shape, usable_shape
 from advisor.situation.of_plan import evaluation_rows, plan_run
@@ -66,7 +75,13 @@ from advisor.situation.of_plan import evaluation_rows, plan_run
 SCHEMA_VERSION = 1
 RATE, MODEL = "learning_rate", "model_name_or_path"
 WHOLE_PROCESS = "nvidia-smi"  # all memory of the process: what has to fit
-LIGER = "liger"  # its loss never makes whole logits; without it, all three tools do
+# Liger's loss never makes whole logits.
+LIGER = Change(
+    {"kernels": "liger"},
+    "takes the loss from parts of the logits, and layers from fused kernels",
+    "the same result; liger-kernel has to be installed and know the model",
+)
+FELT = 0.98  # of the need: a change that leaves more is none
 MENDED = ("error", "warning")  # the severities whose changes stand in the diff
 # A configuration names its model itself: its size cannot be said beside it.
 BY_FLAG, BY_FOLDER = "; say --model-params-b", "; a folder that holds its config.json would"
@@ -99,6 +114,7 @@ class Fitting(Struct, frozen=True, kw_only=True):
     cards: tuple[str, ...] = ()  # cheapest cards that hold it as it is
     least_bytes: int | None = None  # with every change together, if not even that fits
     changed_card: str = ""  # the cheapest card that then holds it with a change
+    ways: Sequence[tuple[Change, int]] = ()  # each change alone that saves, and what is then needed
 
     @property
     def fits(self) -> str:
@@ -207,6 +223,7 @@ class ConfigurationReport:
             "takes": [] if fit is None else list(self._takes(fit)),
             "memory": None if fit is None else dict(fit.document),
             "memory_with_change": None if fit is None or fit.changed is None else dict(fit.changed),
+            "ways": [] if fit is None else list(self._ways(fit)),
             "cost_usd": None if fit is None else fit.cost_usd,
             "plan": reading.ours,
             "defaults": sorted(key for key, one in reading.carried.items() if one.is_default),
@@ -260,7 +277,7 @@ class ConfigurationReport:
         # Of what is enough already only a change that holds the whole band is one.
         whole_band = _is_enough(document)
 
-        def holds(one: Stage, there: Hardware = self.hardware) -> bool:
+        def fits(one: Stage, there: Hardware = self.hardware) -> bool:
             found = memory_estimate(self._run(plan, one, shape, there))
             limit = there.device_memory_bytes
             if found is None or limit is None:
@@ -271,29 +288,64 @@ class ConfigurationReport:
 
         hours, gpu = document.get("hours"), gpus[0].spec if gpus else None
         cost, price = cost_estimate(None if hours is None else hours * 3600, max(1, len(gpus)), gpu)
-        change, cards = None, tuple[str, ...]()
+        change, cards, ways = None, tuple[str, ...](), list[tuple[Change, int]]()
+        harmless = self._harmless(plan)
+        smallest = partial(smallest_that_fits, stage, harmless=harmless)
         if document.get("fits") in ("too_big", "may_fit"):
             padded = Change({}, "pads rows to the longest of their batch alone")
-            change = padded if fills_up and holds(stage) else smallest_that_fits(stage, holds)
+            change = padded if fills_up and fits(stage) else smallest(fits)
+            keys = {key for kind in harmless for key in kind[0].values}
+            for one in single_changes(stage, harmless):
+                if one.values.keys() <= keys and not any(one in kind for kind in harmless):
+                    continue  # shorter rows, which need not be cut
+                need = memory_estimate(self._run(plan, one.applied(stage), shape))
+                if need is not None and need.need_bytes <= FELT * document["need_gib"] * GIB:
+                    ways.append((one, need.need_bytes))
         if document.get("fits") != "fits":  # the upper end of the band is held
             found = cheapest_cards(round(document["need_high_gib"] * GIB))
             cards = tuple(spec.name for spec in found[:SHOWN_CARDS])
         least, changed_card = None, ""
         if change is None and document.get("fits") != "fits":
-            least = memory_estimate(self._run(plan, least_hungry(stage).applied(stage), shape))
+            most = least_hungry(stage, harmless).applied(stage)
+            least = memory_estimate(self._run(plan, most, shape))
             if not gpus or not cards:
                 machines = map(one_card, cheapest_cards(0))
                 holding = (
                     one.gpus[0].name
                     for one in machines
-                    if smallest_that_fits(stage, partial(holds, there=one)) is not None
+                    if smallest(partial(fits, there=one)) is not None
                 )
                 changed_card = next(holding, "")
         return Fitting(
             document=document, cost_usd=cost, price=price, change=change, cards=cards,
             least_bytes=None if least is None else least.need_bytes, changed_card=changed_card,
-            changed=None if change is None else documented(change.applied(stage)),
+            changed=None if change is None else documented(change.applied(stage)), ways=ways,
         )  # fmt: skip
+
+    def _harmless(self, plan: Plan) -> list[list[Change]]:
+        """Kinds of changes that alter no result and that the tool has a key for: sequences as short
+        as the longest row, and Liger's loss.
+        """
+        stage, kinds = plan.stages[0], list[list[Change]]()
+        if stage.packing and self.longest:
+            lengths = (stage.seq_len >> times for times in range(1, stage.seq_len.bit_length()))
+            costs = "no row is longer, so none is cut; a step holds fewer tokens"
+            why = "packs into shorter sequences"
+            least = max(self.longest, SHORTEST_SEQ_LEN)
+            kinds.append([Change({"seq_len": one}, why, costs) for one in lengths if one >= least])
+        if self._loss(stage) == "full" and self._loss(LIGER.applied(stage)) == "chunked":
+            kinds.append([LIGER] if self._their_changes(plan, LIGER.values) else [])
+        return list(filter(None, kinds))
+
+    def _loss(self, stage: Stage) -> str | None:
+        """How the tool makes the loss of a stage; None: as its trainer always does."""
+        tiles = stage.objective in self.trainer["tiled_loss"]
+        facts = {"plan.kernels": stage.kernels, "plan.tiles_loss": tiles}
+        known = Known(self.file.values, self.file.defaults, facts)
+        for one in self.file.about.losses:
+            if all(holds(known, name, wanted) for name, wanted in one["when"].items()):
+                return str(one["loss"])
+        return self.file.stated.get("loss", None if tiles else "full")
 
     def _left_open(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """The band over all values that settings which are not known may have, and what fits then;
@@ -364,10 +416,9 @@ class ConfigurationReport:
         if (named := values.get("deepspeed")) is not None:
             offloads |= deepspeed_offloads(named, Context(folder=self.file.path.parent))
         divides = run.device.gpus > 1 and run.device.sharding in ("fsdp", "zero3")
-        run = replace(run, trainer=self.trainer)
-        whole = not run.tiles_loss or any(values.get(key) for key in about.whole_logits)
-        loss = {"loss": "fused" if stage.kernels == LIGER else "full"} if whole else {}
-        run = replace(run, stated={**loss, **self.file.stated})
+        loss = self._loss(stage)
+        stated = {**({} if loss is None else {"loss": loss}), **self.file.stated}
+        run = replace(run, trainer=self.trainer, stated=stated)
         device = replace(run.device, counter=WHOLE_PROCESS, offloads=offloads and divides)
         return replace(run, device=device)
 
@@ -477,14 +528,44 @@ class ConfigurationReport:
         if rate is None:  # the usual one of the new method
             usual = key_specs().default(RATE, objective=changed.objective, update=changed.update)
             changed = replace(changed, learning_rate=usual or stage.learning_rate)
-        before = written(stage)
+        before, after = written(stage), dict(written(changed))
+        for key in {key for entry in self.file.about.mapping for key in held_names(entry)}:
+            listed = self.known.get(key)  # which may name more
+            if key in after and isinstance(listed, list):
+                after[key] = [*listed, *(one for one in after[key] if one not in listed)]
+        gone = [key for key in before if key not in after and key in self.file.values]
+        after |= {key: self.file.defaults.get(key) for key in gone}
         return {
             key: value
-            for key, value in written(changed).items()
+            for key, value in after.items()
             if before.get(key) != value and self.known.get(key) != value
         }
 
+    def _ways(self, fit: Fitting) -> Iterator[dict[str, Any]]:
+        """Each change that alone needs less, in the words of the tool, what costs least first."""
+        assert self.carried is not None
+        for one, need in fit.ways:
+            change = self._their_changes(self.carried.plan, one.values)
+            yield {
+                "change": change,
+                "at": {key: self.file.taken_by(key) for key in change},
+                "need_gib": round(need / GIB, 3),
+                "does": one.why,
+                "costs": one.costs,
+            }
+
     # ----------------------------------------------------------------------- sentences
+
+    def ways(self) -> Iterator[str]:
+        """The same as lines: key, value, place, what is then needed, what it costs."""
+        for one in self.document["ways"]:
+            name = self.file.shown_key
+            said = [f"{name(key)}: {yaml_value(value)}" for key, value in one["change"].items()]
+            if len(said) > FEW:
+                said = [*said[:FEW], f"{len(said) - FEW} more"]
+            places = dict.fromkeys(one["at"].values())
+            what = f"{', '.join(said)} ({'; '.join(places)})" if said else f"by hand: {one['does']}"
+            yield f"{what}: {_short(one['need_gib'])} GiB; {one['costs']}"
 
     def not_known(self) -> Iterator[str]:
         """What the code does not say literally, with what it counts as; one line for a reason."""

@@ -83,6 +83,10 @@ NO_DTYPE = (
     "no dtype is given: transformers 5 loads the format of the checkpoint, earlier ones float32"
 )
 NO_LENGTH = "it is None: no row is cut, and the longest one counts"
+BITS, QUANTISED = "BitsAndBytesConfig", "quantization_config"
+BY_HAND = "by hand: the code has no call yet that takes it"
+OF_OTHER_CALLS = ("use_peft", "use_rslora", "use_dora", "use_bnb_nested_quant", "dtype",
+                  "attn_implementation", "model_revision", "trust_remote_code")  # fmt: skip
 OF_ADAPTERS = ("AutoPeftModel", "PeftModel")
 
 
@@ -166,7 +170,14 @@ class ScriptFile(ToolFile, kw_only=True):
         # Where they stand, but for what follows from others; where all stand; where calls take them
         for attempt in range(3):
             edits, more = list[Edit](), dict[ast.Call, list[str]]()
+            bits = {key: value for key, value in changes.items() if self._is_new_bit(key)}
+            if bits and (loads := self._with_bits(bits)) is not None:
+                edits += loads
+            elif bits:
+                return None
             for key, value in changes.items():
+                if key in bits:
+                    continue
                 keyword, call = self._taker(key)
                 if value is None or call is None:
                     return None
@@ -188,17 +199,55 @@ class ScriptFile(ToolFile, kw_only=True):
                     return text
         return None
 
+    def _is_new_bit(self, key: str) -> bool:
+        """Whether a setting is one of a quantisation that the code does not have yet."""
+        is_loaded = "from_pretrained" in self.calls and BITS not in self.calls
+        return is_loaded and key not in self.settings and key in table()["calls"][BITS].values()
+
+    def _with_bits(self, bits: Mapping[str, Any]) -> list[Edit] | None:
+        """The edits that load the model with a quantisation, the only one of its call; None where
+        keywords that are handed on may hold one.
+        """
+        call, names = self.calls["from_pretrained"], table()["calls"][BITS]
+        if any(one.arg is None for one in call.keywords):
+            return None
+        given = {ours: bits[theirs] for ours, theirs in names.items() if bits.get(theirs)}
+        given["bnb_4bit_compute_dtype"] = "float16" if self.values.get("fp16") else "bfloat16"
+        text = f"{BITS}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+        placed = next((one.value for one in call.keywords if one.arg == QUANTISED), None)
+        if placed is not None:
+            edits = [replaced(placed, text)]
+        else:
+            edits = [inserted(call, [f"{QUANTISED}={text}"])]
+        imports = [one for one in self.source.tree.body if isinstance(one, ast.ImportFrom)]
+        of_it = [one for one in imports if one.module == "transformers"]
+        if not of_it:
+            return None
+        if not any(name.name == BITS for one in of_it for name in one.names):
+            at = (of_it[0].lineno, 0)
+            edits.append(Edit(at, at, f"from transformers import {BITS}\n"))
+        return edits
+
     def _taker(self, key: str) -> tuple[str, ast.Call | None]:
         """The keyword of a setting, and the call that takes it; None without one."""
         if (setting := self.settings.get(key)) is not None:
             return setting.keyword, setting.call if setting.keyword else None
-        for by, names in table()["calls"].items():
+        if self._is_new_bit(key):
+            return key, self.calls["from_pretrained"] if self._with_bits({key: True}) else None
+        calls = table()["calls"]
+        for by, names in {BITS: calls[BITS], **calls}.items():  # which from_pretrained had, too
             if by in self.calls and key in names.values():
                 return next(ours for ours, one in names.items() if one == key), self.calls[by]
-        elsewhere = key in (MODEL, "use_peft") or key.startswith(
-            ("lora_", "load_in", "bnb_", "use_")
-        )
+        elsewhere = key in (MODEL, *OF_OTHER_CALLS) or key.startswith(("lora_", "load_in", "bnb_"))
         return key, None if elsewhere else self.calls.get("config")
+
+    def taken_by(self, key: str) -> str:
+        _, call = self._taker(key)
+        if call is None:
+            return BY_HAND
+        if key in self.settings:
+            return self.source.words(self.settings[key].node.lineno)
+        return f"a new argument of {Code.last_name(call.func)}, {self.source.words(call.lineno)}"
 
     def diff(self, changes: Mapping[str, Any]) -> list[str]:
         after = self.with_changes(changes) if changes else None
@@ -223,7 +272,7 @@ class ScriptFile(ToolFile, kw_only=True):
                     for ours, one in table()["calls"][by].items()
                     if one == key
                 )
-                lines.append(f"{sign} {next(new, f'{key}={value!r}')}")
+                lines.append(f"{sign} {next(new, f'{key}={value!r}')}  # {BY_HAND}")
             else:
                 place = self.source.words(call.lineno)
                 lines.append(f"{sign} {Code.last_name(call.func)}({keyword}={value!r})  # {place}")
@@ -248,8 +297,14 @@ def library_tool(library: str, start: str) -> Tool:
         {"ours": {"objective": ours}, "theirs": {"command": theirs}, "read_only": True}
         for theirs, ours in table()["objectives"].items()
     ]
+    more = {"objective": objectives}
+    if library == "transformers":  # whose Trainer does not deprecate it
+        liger = {"ours": {"kernels": "liger"}, "theirs": {"use_liger_kernel": True}}
+        more["kernels"] = [liger]
     mapping = [
-        {**one, "either": [*one["either"], *objectives]} if one.get("about") == "objective" else one
+        {**one, "either": [*more[one["about"]], *one["either"]]}
+        if one.get("about") in more
+        else one
         for one in base.mapping
     ]
     own = {

@@ -329,7 +329,17 @@ TOOL_FILE = Keys(
             help="[name of a model with * and ?, its template there, what differs from the model's"
             " own]; the first that fits",
         ),
-        "whole_logits": ListOf(of=Text(), help="keys with which whole logits are made after all"),
+        "losses": ListOf(
+            help="how logits become a loss: the first that holds; full if none does, or as the"
+            " trainer's trait tiled_loss says",
+            of=Keys(
+                keys={
+                    "when": MapOf(of=ANY, help="conditions as those of findings"),
+                    "loss": Choice(values=("full", "fused", "chunked")),
+                },
+                required=("when", "loss"),
+            ),
+        ),
         "offloads": ListOf(of=Text(), help="keys that, where true, hold weights in host memory"),
         "fills_up": MapOf(
             of=ListOf(of=Text()),

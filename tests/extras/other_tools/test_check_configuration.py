@@ -43,6 +43,8 @@ neftune_noise_alpha: 5
 logging_steps: 10
 """
 
+LIGER = "axolotl.integrations.liger.LigerPlugin"
+
 
 @pytest.fixture
 def run(call):
@@ -130,6 +132,60 @@ def test_the_release_that_is_asked_for_decides_how_trl_makes_its_loss(document):
     assert "trl/liger-deprecated" not in ids(old)
     assert terms["1.6"] == terms["smooth"] > 1 > terms["1.16"]
     assert any("trl 0.15.2" in note for note in old["notes"])
+
+
+def test_ligers_loss_counts_where_the_tool_has_it_and_is_proposed_before_4_bit(document):
+    """By LLaMA-Factory's key, not for pairs, and by Axolotl's plugins, of which others are told."""
+    lf = BASES["llamafactory"] | {
+        "model_name_or_path": "Qwen/Qwen3-4B", "cutoff_len": 8192, "bf16": True,
+        "per_device_train_batch_size": 1,
+    }  # fmt: skip
+    ax = BASES["axolotl"] | {
+        "base_model": "Qwen/Qwen3-4B", "sequence_len": 8192, "gradient_checkpointing": True,
+    }  # fmt: skip
+
+    def logits(file):
+        _, found = document(yaml.safe_dump(file), "RTX 4090")
+        terms = {one["name"]: one["gib"] for one in found["memory"]["terms"]}
+        return terms.get("logits and loss", 0.0) > 1, found
+
+    is_whole, found = logits(lf)
+    assert (is_whole, found["change"]) == (True, {"enable_liger_kernel": True})
+    texts = [str(one["change"]) for one in found["ways"]]
+    places = ["enable_liger" in one for one in texts], ["quantization_bit" in one for one in texts]
+    assert places[0].index(True) < places[1].index(True)
+    assert all(one["need_gib"] < found["memory"]["need_gib"] for one in found["ways"])
+    assert found["ways"][0]["at"] == {"enable_liger_kernel": "a new key"}
+    on = {"enable_liger_kernel": True}
+    assert [logits(lf | on)[0], logits(lf | on | {"stage": "dpo"})[0]] == [False, True]
+    is_whole, found = logits(ax)
+    assert (is_whole, found["change"]["plugins"]) == (True, [LIGER])
+    flags = {"liger_rms_norm": True, "liger_glu_activation": True}
+    is_whole, found = logits(ax | {"plugins": [LIGER, "mine.Plugin"]} | flags)
+    assert (is_whole, found["plan"]["kernels"]) == (True, "liger")
+    assert [one["value"] for one in found["not_carried"] if one["key"] == "plugins"] == [
+        ["mine.Plugin"]
+    ]
+    fused = {"plugins": [LIGER], "liger_fused_linear_cross_entropy": True}
+    cut = {"plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"]}
+    assert [logits(ax | more)[0] for more in (fused, cut)] == [False, False]
+
+
+def test_packed_sequences_are_shortened_to_the_longest_row_before_anything_is_lost(document):
+    """No row is cut then; a row that is not known to be shorter is not taken to be."""
+    jsonl(
+        Path(),
+        [{"prompt": f"Q {n}?", "completion": f"So {n}. " * 40} for n in range(300)],
+        "r.jsonl",
+    )
+    local = "datasets: [{path: json, data_files: r.jsonl}]"
+    file = TRL.replace("dataset_name: acme/tickets", local) + (
+        "dtype: bfloat16\nmax_length: 16384\npacking: true\nattn_implementation: flash_attention_2\n"
+    )
+    for text, harmless in ((file, True), (file.replace(local, "dataset_name: a/b"), False)):
+        ways = document(text, "RTX 3090")[1]["ways"]
+        shorter = [one for one in ways if "max_length" in one["change"]]
+        assert any(one["costs"].startswith("no row is longer") for one in shorter) is harmless
 
 
 def test_rows_that_axolotl_pads_to_the_whole_length_count_so(call):

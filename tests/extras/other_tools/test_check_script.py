@@ -140,6 +140,67 @@ def test_a_script_is_judged_as_a_configuration_with_the_line_of_each_value(check
     assert Path("fixed.py").read_text() == SFT.replace("BATCH = 16", "BATCH = 4")
 
 
+PLAIN = (
+    HEAD
+    + """\
+model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-4B", dtype=torch.bfloat16)
+model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
+tokens = AutoTokenizer.from_pretrained("Qwen/Qwen3-4B")
+rows = load_dataset("a/b").map(lambda row: tokens(row["text"], truncation=True, max_length=8192))
+args = TrainingArguments("out", per_device_train_batch_size=1, gradient_checkpointing=True)
+Trainer(model=model, args=args, train_dataset=rows).train()
+"""
+)
+
+
+def test_each_change_says_which_call_takes_it_and_what_takes_a_hand(check, call):
+    """With its line; Liger's loss of transformers' Trainer, which is fused, comes before 4 bit."""
+    _, found = check(PLAIN)
+    assert found["change"] == {"use_liger_kernel": True}
+    ways = {next(iter(one["change"])): one for one in found["ways"]}
+    assert [*ways][:1] == ["use_liger_kernel"]
+    assert ways["use_liger_kernel"]["at"] == {
+        "use_liger_kernel": "a new argument of TrainingArguments, line 10"
+    }
+    assert ways["max_length"]["at"] == {"max_length": "line 9"}
+    assert ways["load_in_4bit"]["at"]["load_in_4bit"].endswith("of from_pretrained, line 6")
+    code, _ = check(PLAIN, "--fix", "fixed.py")
+    assert (code, "use_liger_kernel=True)" in Path("fixed.py").read_text()) == (0, True)
+    by_name = HEAD + "SFTTrainer(model='Qwen/Qwen3-14B', peft_config=LoraConfig(r=8))\n"
+    code, found = check(by_name, gpu="RTX 3060")
+    assert (code, found["diff"]) == (3, [])
+    _, page, _ = call("check", "train.py", "--gpu", "RTX 3060")
+    assert "Suggested changes, to be made by hand" in page
+    assert "+ BitsAndBytesConfig(load_in_4bit=True)  # by hand: the code has no call yet" in page
+
+
+LOADED = "AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-32B', {})"
+TRAINED = """\
+args = SFTConfig("o", max_length=512, per_device_train_batch_size=1, learning_rate=2e-4)
+SFTTrainer(model, args, peft_config=LoraConfig(r=8, target_modules="all-linear"))
+"""
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "bits = BitsAndBytesConfig(load_in_8bit=True)\nmodel = " + LOADED.format("quantization_config=bits"),
+        "more = {'quantization_config': BitsAndBytesConfig(load_in_8bit=True)}\nmodel = " + LOADED.format("**more"),
+        "model = " + LOADED.format("dtype='bfloat16', quantization_config=None"),
+        "model = " + LOADED.format("dtype='bfloat16'"),
+    ],
+    ids=["8 bit", "handed on", "none", "not named"],
+)  # fmt: skip
+def test_a_base_in_4_bit_is_written_as_the_only_quantisation(check, before):
+    """transformers 5 takes it in no other way; the class is imported if it was not."""
+    head = HEAD.replace(", BitsAndBytesConfig", "") if "BitsAndBytes" not in before else HEAD
+    code, _ = check(f"{head}{before}\n{TRAINED}", "--fix", "fixed.py")
+    text = Path("fixed.py").read_text()
+    assert (code, text.count("quantization_config")) == (0, 1)
+    assert (text.count("load_in_4bit=True"), "load_in_8bit=True" in text) == (1, False)
+    assert text.count("BitsAndBytesConfig") == 2
+
+
 def test_a_notebook_is_read_cell_by_cell_and_written_back_with_its_outputs(check):
     """Magics and shell lines are left out; a place is a cell and a line in it; Unsloth's own way
     to keep activations and its loss count."""
