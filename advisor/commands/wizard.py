@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 from msgspec import Struct
 from msgspec.structs import replace
 from rich.console import Console
@@ -40,7 +41,7 @@ from advisor.plan.write import plan_text as text_of
 from advisor.plan.write import write_plan_file
 from advisor.probe import probe
 from advisor.record.next_step import REPLAY_ROWS, trial_steps
-from advisor.render.answer.page import page_of, steps_section
+from advisor.render.answer.page import first_screen, page_of, steps_section
 from advisor.render.answer.why import obstacles, why
 from advisor.render.blocks import Section
 from advisor.render.next_steps import next_steps
@@ -56,6 +57,7 @@ from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
 from advisor.wizard.prompts import terminal_ui
 from advisor.wizard.walk import Relevance
 
+LEAVE = "Space goes on, q leads back to the menu."
 FILES = ("data_path", "data_examples", "tasks", "reward_model")  # answers that name one
 
 
@@ -170,8 +172,10 @@ class Menu:
         """What the menu calls."""
         return Actions(
             show=self.show,
-            show_all=lambda outcome: print_whole_answer(
-                outcome.advice, self.out, plan_path=outcome.plan_path, words=without_flags
+            show_all=lambda outcome: self.paged(
+                lambda: print_whole_answer(
+                    outcome.advice, self.out, plan_path=outcome.plan_path, words=without_flags
+                )
             ),
             next_steps=lambda outcome: self.show_part(outcome, steps_section),
             why=lambda outcome: self.show_part(outcome, obstacles, why),
@@ -189,17 +193,22 @@ class Menu:
     def outcome(self, advice: Advice) -> WizardOutcome:
         """The advice with its plan, which is written, and what this machine can do with it."""
         plan, comments, missing = resolve_plan(advice, self.ruleset)
+        known = WizardOutcome(
+            advice=advice,
+            headline=headline(advice),
+            missing=(*missing,),
+            first_ask=first_ask(advice),
+        )
         if plan is None:
-            return WizardOutcome(advice=advice, missing=tuple(missing), first_ask=first_ask(advice))
+            return known
         path = self.plans.write(plan, comments)
         here = check_machine(plan, Path(PLAN_FILE), self.hardware)
         size = here.download_bytes
         first = f"downloads about {format_gib(size)} first" if size else ""
-        return WizardOutcome(
-            advice=advice,
+        return replace(
+            known,
             plan=(plan, comments),
             plan_path=str(path),
-            first_ask=first_ask(advice),
             other_machine=here.other_machine,
             lacking=here.lacking,
             trial_steps=trial_steps(plan),
@@ -216,9 +225,18 @@ class Menu:
         """Print sections of the whole answer."""
         shown = (part(outcome.advice) for part in parts)
         sections = tuple(section for section in shown if section.blocks)
-        print_page(
-            replace(page_of(outcome.advice), sections=sections), self.out, words=without_flags
-        )
+        page = replace(page_of(outcome.advice), sections=sections)
+        self.paged(lambda: print_page(page, self.out, words=without_flags))
+
+    def paged(self, print_it: Callable[[], None]) -> None:
+        """Print it; what is longer than the screen is shown page by page."""
+        with self.out.capture() as printed:
+            print_it()
+        text = printed.get()
+        if text.count("\n") >= self.out.height and self.out.is_terminal:
+            click.echo_via_pager(f"{LEAVE}\n{text}")
+        else:
+            click.echo(text, nl=False)
 
     def train(
         self, outcome: WizardOutcome, settings: dict[str, Any], *, offers: bool | None = None
@@ -279,6 +297,11 @@ class Menu:
         """The launch file as it stands there."""
         path = outcome.plan_path
         return bytes_of(Path(path)).decode() if path else "there is no plan yet"
+
+
+def headline(advice: Advice) -> str:
+    """The first sentence of the answer, without what it adds behind a semicolon."""
+    return f"{without_flags(first_screen(advice).answer).partition(';')[0].rstrip('.')}."
 
 
 def first_ask(advice: Advice) -> str:

@@ -190,10 +190,13 @@ class _Closing:
                 mattering=len(talk.mattering(skipped)),
             )
         )
-        near, further = (options, []) if self.ui.rows >= ROOMY else folded(options)
+        # On a low screen the answer has scrolled off, or what was looked at meanwhile hides it.
+        is_low = self.ui.rows < ROOMY
+        near, further = folded(options) if is_low else (options, [])
+        asks = f"{outcome.headline}\nWhat now?".lstrip() if is_low else "What now?"
         chosen: Any = BACK
         while chosen is BACK:
-            chosen = self.ui.choose("What now?", near)
+            chosen = self.ui.choose(asks, near)
             if chosen == MORE:
                 chosen = self.ui.choose("What now?", [*further, GO_BACK])
         return chosen

@@ -49,6 +49,7 @@ class WizardOutcome(Struct, frozen=True, kw_only=True):
     """What `advise` made of the answers."""
 
     advice: Advice
+    headline: str = ""  # what to do, in short
     plan: Any = None  # complete, or None
     plan_path: str | None = None  # where it was written
     missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"

@@ -153,7 +153,8 @@ class QuestionaryUi(Ui):
 def prompt_lines(text: str, width: int) -> str:
     """A question wrapped by us: prompt_toolkit crops every line of a prompt but the last."""
     room = max(SMALLEST_WIDTH, width - POINTER_COLUMNS)
-    return "\n  ".join(textwrap.wrap(shown(text), room, break_on_hyphens=False))
+    lines = (textwrap.wrap(shown(one), room, break_on_hyphens=False) for one in text.split("\n"))
+    return "\n  ".join(line for part in lines for line in part)
 
 
 def choice_lines(option: Option, width: int) -> str:

@@ -27,7 +27,8 @@ def test_nobody_is_sent_away_and_the_answer_is_on_one_screen(name, columns, rows
     assert trial.dead_ends == []
     assert 0 < len(trial.answer) <= MOST_LINES, "\n".join(trial.answer)
     # The answer's first line stands on the screen together with the menu that says what to do.
-    assert next(filter(str.strip, trial.answer)) in trial.screen, "\n".join(trial.screen)
+    begins = next(filter(str.strip, trial.answer))[:60]
+    assert any(begins in line for line in trial.screen), "\n".join(trial.screen)
     assert any(MENU in line for line in trial.screen), "\n".join(trial.screen)
     printed = " ".join(" ".join([*trial.printed, *trial.screen]).split()).lower()
     assert [words for words in person(name)["sees"] if words.lower() not in printed] == [], printed

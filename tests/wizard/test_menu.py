@@ -1,5 +1,6 @@
 """The menu after the answer, and answers that a later start offers again."""
 
+import io
 import json
 import re
 import stat
@@ -9,12 +10,14 @@ from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
+from rich.console import Console
 
-from advisor.commands.wizard import PlanFile, first_ask
+from advisor.commands.wizard import LEAVE, Menu, PlanFile, first_ask, headline
 from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
 from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.version import __version__
 from advisor.plan.model import Plan, PlanData, Stage
+from advisor.ruleset.load import load_rules
 from advisor.wizard.menu import MORE, folded, menu_options, run_wizard
 from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
 from advisor.wizard.prompts import choice_lines
@@ -402,3 +405,23 @@ def test_a_state_place_that_is_a_file_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "taken"))
     with pytest.raises(Stopped, match="could not be saved"):
         answers_of(ScriptedUi("Write texts", None))
+
+
+@pytest.mark.parametrize(("rows", "begins"), [(24, "Teach Qwen/Qwen3-8B"), (40, "What now?")])
+def test_a_low_screen_has_the_answer_above_its_menu(rows, begins):
+    """In one sentence, since the answer itself has scrolled off; a high one shows both."""
+    said = headline(scenario_5())
+    _, ui, _ = menu(lambda _: ready(headline=said), QUIT, rows=rows)
+    assert ui.asked[-1].startswith(begins)
+    assert (said.endswith("."), ";" in said, said.count(".")) == (True, False, 1)
+
+
+@pytest.mark.parametrize(("height", "is_paged"), [(24, True), (2000, False)])
+def test_what_is_longer_than_the_screen_is_shown_page_by_page(monkeypatch, height, is_paged):
+    """The whole answer does not scroll by, and the first line says how to come back."""
+    pages, file = list[str](), io.StringIO()
+    monkeypatch.setattr("click.echo_via_pager", pages.append)
+    out = Console(file=file, width=80, height=height, force_terminal=True)
+    Menu(out, load_rules(), CPU).actions().show_all(ready())
+    assert bool(pages) is is_paged
+    assert all(page.startswith(LEAVE) and "Why not the others" in page for page in pages)
