@@ -37,6 +37,7 @@ COUNT_BYTES = 256 << 20  # lines of a JSONL file are counted up to this size (0.
 DIGEST_BYTES = 16 << 20  # larger files are digested when all of it is read anyway
 # of the answers that must be checkable before the data counts as problems with a right answer
 CHECKABLE_SHARE = 0.95
+UNREADABLE = "unreadable-rows"  # a finding
 
 
 class Depth(Struct, frozen=True, kw_only=True):
@@ -198,9 +199,17 @@ def unusable(profile: DataProfile) -> InputError | None:
     """
     if profile.objectives:
         return None
-    blocking = [one.text for one in profile.findings if one.blocks]
-    texts = blocking or ["nothing can be trained on it"]
-    return InputError(faults=[Fault(where=profile.path, what=text) for text in texts])
+    faults = [_fault(one, profile.path) for one in profile.findings if one.blocks]
+    nothing = Fault(where=profile.path, what="nothing can be trained on it")
+    return InputError(faults=faults or [nothing])
+
+
+def _fault(finding: DataFinding, path: str) -> Fault:
+    """A finding as a fault; of rows that cannot be read the text begins with the first place."""
+    if finding.id == UNREADABLE:
+        where, _, what = finding.text.partition(": ")
+        return Fault(where=where, what=what)
+    return Fault(where=path, what=finding.text)
 
 
 def _row_count(source: DataSource, read: int) -> tuple[int, bool]:
@@ -275,7 +284,7 @@ def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> Iterator[Data
         left = len(faults.items) - SHOWN_ROWS
         text = f"{shown}; and {left} more" if left > 0 else shown
         places = Tally(len(faults.items), faults.rows)
-        yield finding("unreadable-rows", "error", text, places, objectives)
+        yield finding(UNREADABLE, "error", text, places, objectives)
     twice = Tally(len(faults.rows_with_key_twice), faults.rows_with_key_twice)
     text = (
         f"{twice.in_words} with the same key twice: the last one is read, what stood before is lost"

@@ -110,6 +110,13 @@ class Source(NamedTuple):
         return f"{cell}line {found['line']}"
 
 
+def json_fault(error: Exception, name: str) -> tuple[str, str]:
+    """(what is wrong with a JSON text, where: FILE:LINE:COLUMN if it says so)."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg, f"{name}:{error.lineno}:{error.colno}"
+    return str(error) if isinstance(error, ValueError) else type(error).__name__, name
+
+
 def source_of(text: str, name: str, *, is_notebook: bool) -> Source:
     """The code of a file. Raises InputError, with the line, for what is no Python."""
     return _notebook(text, name) if is_notebook else _script(text, name)
@@ -119,7 +126,7 @@ def _script(text: str, name: str) -> Source:
     try:
         tree, commands = _parsed(text)
     except SyntaxError as error:
-        where = f"{name}:{error.lineno}" if error.lineno else name
+        where = ":".join(map(str, filter(None, (name, error.lineno, error.offset))))
         old = re.search(r"(?m)^\s*print +[^(\s=]", text) is not None
         hint = "it looks like Python 2, which no trainer of today runs" if old else ""
         raise InputError(f"no Python code: {error.msg}", where=where, hint=hint) from None
@@ -163,7 +170,8 @@ def _notebook(text: str, name: str) -> Source:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"no notebook: {str(error)[:120]}", where=name) from None
+        what, where = json_fault(error, name)
+        raise InputError(f"no notebook: {what[:120]}", where=where) from None
     listed = _cells_of(data)
     if listed is None:
         raise InputError("no notebook: it has no list of cells", where=name)

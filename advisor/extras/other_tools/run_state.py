@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from advisor.extras.other_tools.notebook import json_fault
 from advisor.extras.other_tools.printed_log import is_output, printed, printed_state
 from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.files import MOST_CONFIG_BYTES, read_at_most
@@ -165,7 +166,7 @@ def _json_of(file: Path, faults: list[Fault]) -> dict[str, Any] | None:
         data = json.loads(raw)
         found += _wrong(data, where)
     except (ValueError, RecursionError, OSError) as error:
-        said = error if isinstance(error, ValueError) else type(error).__name__
+        said, where = json_fault(error, where)
         found.append(Fault(where=where, what=f"cannot be read as JSON: {said}", hint=HINT))
     faults += found
     return None if found else data
