@@ -267,7 +267,8 @@ output_dir: out
 def test_a_configuration_is_written_with_what_was_suggested(
     tmp_path, monkeypatch, approved, document, call
 ):
-    """Comments and secrets stay; each change has its reason; nothing is written over."""
+    """Comments and secrets stay; each change has its reason; what is there stays, and the file gets
+    a free name."""
     monkeypatch.chdir(tmp_path)
     Path("ax.yaml").write_text(AXOLOTL)
     check = ("check", "ax.yaml", "--gpu", "RTX 4090")
@@ -276,7 +277,12 @@ def test_a_configuration_is_written_with_what_was_suggested(
     approved([code, found["written"], found["fits_after"], found["changes"], fixed.splitlines()])
     assert "hf_abcdef" not in str(found)
     assert call("check", "fixed.yaml", "--gpu", "RTX 4090")[0] == 0
-    assert (call(*check, "--fix", "fixed.yaml")[0], Path("fixed.yaml").read_text()) == (2, fixed)
+    code, out, _ = call(*check, "--fix", "fixed.yaml")
+    assert "fixed.yaml is there already and stays as it is.\nWritten: fixed-2.yaml\n" in out
+    assert (code, Path("fixed-2.yaml").read_text(), Path("fixed.yaml").read_text()) == (
+        0, fixed, fixed,
+    )  # fmt: skip
+    assert "advise check fixed-2.yaml" in out
     for as_is, rate, promised in (("", 0.0002, 0), ("--as-is", 2e-5, 3)):
         code, out, _ = call(*check, "--plan", f"plan{as_is}.yaml", *as_is.split())
         assert (code, read_plan(f"plan{as_is}.yaml").stages[0].learning_rate) == (promised, rate)

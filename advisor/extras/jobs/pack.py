@@ -30,6 +30,7 @@ from advisor.ground.files import (
     shown_path,
     text_of,
 )
+from advisor.ground.free_names import KEPT, free_path
 from advisor.ground.progress import waiting
 from advisor.ground.resources import PACKAGE, resource_root
 from advisor.ground.version import __version__
@@ -40,6 +41,7 @@ from advisor.record.content import file_digest
 from advisor.situation.models import model_shape
 
 ARCHIVE = ".tar.gz"
+TWO = ("", ARCHIVE)  # what a bundle is: a folder and its archive
 SCRIPT = "run.sh"
 DATE_S = 315532800  # 1980-01-01, for every file of the archive: no clock in it
 WIDTH = 78  # of what is said on the screen and in comments
@@ -67,6 +69,7 @@ class Bundle(Struct, frozen=True, kw_only=True):
     not_carried: Sequence[str]
     device: str  # that the plan trains on
     job: SchedulerJob | None
+    kept: Sequence[Path] = ()  # what had the name that was asked for
 
     @property
     def places(self) -> list[Path]:
@@ -91,6 +94,7 @@ class Bundle(Struct, frozen=True, kw_only=True):
                 ]
             commands += job.commands
         return [
+            *(KEPT.format(shown_path(one)) for one in self.kept),
             f"Wrote {' and '.join(map(shown_path, self.places))} ({size:,.1f} MB packed).",
             *self.not_carried,
             *(job.about if job else ()),
@@ -141,15 +145,18 @@ def make_bundle(
             allowed="letters, digits, blanks and _ . + @ = , - with a letter or digit first",
             hint=f"such as --out {shlex.quote(safe_name(name).lstrip('_.-') or 'bundle')}",
         )
-    folder = target if name == target.name else None
+    ending = target.name.removeprefix(name)
+
+    def there(place: Path) -> list[Path]:
+        """What stands in the places of a bundle of that name."""
+        both = (place.with_name(f"{place.name}{one}") for one in ([ending] if ending else TWO))
+        return [one for one in both if os.path.lexists(one)]
+
+    kept = there(target.with_name(name))
+    free = free_path(target.with_name(name), lambda place: bool(there(place)))
+    target, name = free.with_name(f"{free.name}{ending}"), free.name
+    folder = None if ending else target
     archive = target.with_name(f"{name}{ARCHIVE}") if folder else target
-    for place in (target, archive):
-        if os.path.lexists(place):
-            raise InputError(
-                f"{place} is there already, and nothing is overwritten",
-                where=str(place),
-                hint="remove it, or choose another name with --out",
-            )
     contents = Contents(plan, plan_path)
     not_carried = [line for one in contents.fetched for line in _fetched_there(*one)]
     not_carried += contents.notes
@@ -170,7 +177,7 @@ def make_bundle(
         packed.unlink(missing_ok=True)
     return Bundle(
         name=name, folder=folder, archive=archive, not_carried=not_carried,
-        device=plan.launch.device, job=job,
+        device=plan.launch.device, job=job, kept=kept,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import textwrap
 from collections import Counter
@@ -23,6 +22,7 @@ from advisor.extras.other_tools.read import read_any
 from advisor.extras.other_tools.report import MODEL, ConfigurationReport
 from advisor.ground.errors import InputError
 from advisor.ground.files import free_plan, shown_path, write_atomically
+from advisor.ground.free_names import KEPT, free_path
 from advisor.ground.memory_errors import MemoryRanOut
 from advisor.ground.terminal import shown
 from advisor.ground.types import Hardware
@@ -78,8 +78,8 @@ def check_configuration(path: str, options: CheckOptions, beside: str | None = N
         document = {**document, "changes": changes, "fits_after": mended.document["verdict"]}
     written, lines = None, list[str]()
     if options.fix_to is not None:
-        written = options.fix_to
-        lines += write_fixed(mended, Path(written))
+        written = str(free_path(Path(options.fix_to)))
+        lines += write_fixed(mended, Path(options.fix_to))
     if plan_file is not None:
         written = plan_file
         lines += write_carried(mended, Path(plan_file))
@@ -91,7 +91,8 @@ def check_configuration(path: str, options: CheckOptions, beside: str | None = N
         if written is None:
             print_configuration(report, console(), gpu)
         else:
-            for line in (*_changed(changes, report.file), *lines, *_after(mended, options)):
+            fixed = None if options.fix_to is None else written
+            for line in (*_changed(changes, report.file), *lines, *_after(mended, options, fixed)):
                 put(on_lines(line))
     last = mended if written is not None else report
     return 0 if last.fit is None or last.fit.should_fit or last.fit.fits in FITTING else 3
@@ -138,16 +139,14 @@ def with_changes(
 
 
 def write_fixed(report: ConfigurationReport, path: Path) -> list[str]:
-    """Write the changed file, comments and order kept. Raises InputError if there is one."""
-    at = f"--fix {path}"
-    if os.path.lexists(path):
-        what = "exists already, and nothing is overwritten"
-        raise InputError(what, where=at, hint="name another file")
+    """Write the changed file, comments and order kept, under a name that nothing has."""
     if not path.parent.is_dir():
-        hint = f"mkdir -p {shlex.quote(str(path.parent))}"
-        raise InputError(f"the directory {path.parent} does not exist", where=at, hint=hint)
-    write_atomically(path, report.file.text)
-    return [f"Written: {shown_path(path)}"]
+        what, hint = f"the directory {path.parent} does not exist", shlex.quote(str(path.parent))
+        raise InputError(what, where=f"--fix {path}", hint=f"mkdir -p {hint}")
+    free = free_path(path)
+    write_atomically(free, report.file.text)
+    kept = [] if free == path else [KEPT.format(shown_path(path))]
+    return [*kept, f"Written: {shown_path(free)}"]
 
 
 def _changed(changes: Sequence[Mapping[str, Any]], file: ToolFile) -> Iterator[str]:
@@ -159,9 +158,9 @@ def _changed(changes: Sequence[Mapping[str, Any]], file: ToolFile) -> Iterator[s
         yield f"    {why}"
 
 
-def _after(report: ConfigurationReport, options: CheckOptions) -> Iterator[str]:
+def _after(report: ConfigurationReport, options: CheckOptions, fixed: str | None) -> Iterator[str]:
     """Whether what was written fits, and what to do with it."""
-    fixed, plan, gpu = options.fix_to, options.plan_file, options.gpu
+    plan, gpu = options.plan_file, options.gpu
     yield report.document["summary"].replace(" (below)", "" if fixed else " as it is written")
     if fixed:
         yield f"Check it:  advise check {shlex.quote(fixed)}{_on(gpu)}"
@@ -244,8 +243,9 @@ def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
         command = f"advise check {file}{on_gpu} --plan {free_plan()}"
         yield f"Turn it into a plan{without}:  {command}", "whole"
     if document["diff"]:
-        mended = shlex.quote(str(report.file.path.with_stem(f"{report.file.path.stem}-mended")))
-        yield f"With the changes:  advise check {file}{on_gpu} --fix {mended}", "whole"
+        path = report.file.path
+        fixed = shlex.quote(str(free_path(path.with_stem(f"{path.stem}.fixed"))))
+        yield f"With the changes:  advise check {file}{on_gpu} --fix {fixed}", "whole"
     if not document["gpus"]:
         yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'", "whole"
 

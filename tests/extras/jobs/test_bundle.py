@@ -165,13 +165,21 @@ def test_a_bundle_holds_what_the_plan_needs_under_relative_paths(project):
 
 
 def test_nothing_is_overwritten(project):
-    """A folder or an archive that is there is named, and stays; scp takes './-x' for what it is."""
+    """A folder or an archive that is there is named, and stays: the next free name is taken; scp
+    takes './-x' for what it is."""
     packed()
-    Path("mine").write_text("mine")
-    for out, said in (((), "is there already"), (("mine",), "mine is there already")):
-        with pytest.raises(InputError, match=said):
-            packed(*out)
-    assert (Path("mine").read_text(), not list(project.glob(".*"))) == ("mine", True)
+    Path("mine.tar.gz").write_text("mine")
+    for out, kept, free in (
+        ((), ["shop-bundle", "shop-bundle.tar.gz"], "shop-bundle-2"),
+        ((), ["shop-bundle", "shop-bundle.tar.gz"], "shop-bundle-3"),
+        (("mine",), ["mine.tar.gz"], "mine-2"),
+        (("mine.tar.gz",), ["mine.tar.gz"], "mine-3"),
+    ):
+        bundle = packed(*out)
+        said = [f"{one} is there already and stays as it is." for one in kept]
+        assert (bundle.lines()[: len(kept)], bundle.name) == (said, free)
+        assert bundle.archive == project / f"{free}.tar.gz"
+    assert (Path("mine.tar.gz").read_text(), not list(project.glob(".*"))) == ("mine", True)
     assert "  scp ./-x/a.tar.gz HOST:" in packed("-x/a").lines()
 
 

@@ -174,7 +174,8 @@ def test_each_change_says_which_call_takes_it_and_what_takes_a_hand(check, call)
     assert "+ BitsAndBytesConfig(load_in_4bit=True)  # by hand: the code has no call yet" in page
 
 
-LOADED = "AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-32B', {})"
+BITS = "BitsAndBytesConfig(load_in_8bit=True)"
+LOADED = "model = AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-32B', {})"
 TRAINED = """\
 args = SFTConfig("o", max_length=512, per_device_train_batch_size=1, learning_rate=2e-4)
 SFTTrainer(model, args, peft_config=LoraConfig(r=8, target_modules="all-linear"))
@@ -184,10 +185,10 @@ SFTTrainer(model, args, peft_config=LoraConfig(r=8, target_modules="all-linear")
 @pytest.mark.parametrize(
     "before",
     [
-        "bits = BitsAndBytesConfig(load_in_8bit=True)\nmodel = " + LOADED.format("quantization_config=bits"),
-        "more = {'quantization_config': BitsAndBytesConfig(load_in_8bit=True)}\nmodel = " + LOADED.format("**more"),
-        "model = " + LOADED.format("dtype='bfloat16', quantization_config=None"),
-        "model = " + LOADED.format("dtype='bfloat16'"),
+        f"bits = {BITS}\n" + LOADED.format("quantization_config=bits"),
+        f"more = {{'quantization_config': {BITS}}}\n" + LOADED.format("**more"),
+        LOADED.format("dtype='bfloat16', quantization_config=None"),
+        LOADED.format("dtype='bfloat16'"),
     ],
     ids=["8 bit", "handed on", "none", "not named"],
 )  # fmt: skip
