@@ -157,7 +157,7 @@ def _with_assumed_cost(
     found = there.cost_of(candidate.composition).cost
     if found.duration_s is None or not assumed:
         return candidate
-    names = ("duration_s", "times", "cost_usd", "cost_note")
+    names = ("duration_s", "times", "cost_usd", "cost_note", "read")
     priced = {name: getattr(found, name) for name in names}
     return replace(candidate, estimate=replace(estimate, **priced, assumed=tuple(assumed)))
 

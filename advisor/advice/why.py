@@ -186,8 +186,9 @@ def memory_reason(cost: Estimate, scheme: str, rule: str, hardware: Hardware) ->
     of_experts = ","
     if experts := terms.get(LEFT_EXPERTS):
         of_experts = f", {format_gib(experts)} of it for experts that stay in 16 bit;"
+    optimizer = f" ({cost.leanest.optimizer})" if cost.leanest else ""
     return Reason(
-        text=f"{method} needs {needs}{of_experts} {where} has {has}",
+        text=f"{method} needs {needs}{optimizer}{of_experts} {where} has {has}",
         rule=rule,
         source="estimate of memory (formula)",
         needs=round(gib(need), 2),
@@ -200,11 +201,16 @@ PAIR = "It needs "  # how the numbers of a pair begin
 
 
 def sizes_of_pair(sizes: Sizes, one: str, other: str) -> str:
-    """'It needs 140 GiB, LoRA 17.8 GiB.', or nothing if either is not known."""
-    needs = [cost.memory for cost in map(sizes.get, (one, other)) if cost is not None]
-    if one == other or len(needs) < 2 or None in needs:
+    """'It needs 66.3 GiB or more (16-bit AdamW), LoRA 17.8 GiB.', or nothing if either is not
+    known.
+    """
+    ours, theirs = sizes.get(other), sizes.get(one)
+    if one == other or not (ours and theirs and ours.memory and theirs.memory):
         return ""
-    first, second = (format_gib(memory.need_bytes) for memory in needs if memory is not None)
+    first, second = format_gib(theirs.memory.need_bytes), format_gib(ours.memory.need_bytes)
+    if theirs.leanest is not None:
+        more = " or more" if theirs.leanest.need_bytes < theirs.memory.need_bytes else ""
+        first = f"{format_gib(theirs.leanest.need_bytes)}{more} ({theirs.leanest.optimizer})"
     return f"{PAIR}{first}, {method_words(other)} {second}."
 
 

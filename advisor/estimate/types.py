@@ -236,6 +236,24 @@ class Assumed(Struct, frozen=True):
     source: str
 
 
+class Reading(Struct, frozen=True):
+    """What a stage reads: the time is that of so many passes over so many rows."""
+
+    stage: str
+    passes: float
+    rows: int  # of one pass
+    held_out: int = 0  # rows beside them
+    general: int = 0  # rows that the plan mixes into each pass
+    tokens: int | None = None  # of one pass, where documents are split and rows are not counted
+
+
+class Leanest(Struct, frozen=True):
+    """Training every weight in the number format and batch that need least."""
+
+    need_bytes: int
+    optimizer: str  # "16-bit AdamW"
+
+
 class Estimate(Struct, frozen=True, kw_only=True):
     """What one candidate costs. A part is None where it cannot be known; `unknown` says why."""
 
@@ -243,6 +261,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     memory: MemoryEstimate | None = None
     # The need with one row at a time and activations recomputed; None: nobody looked.
     least_bytes: int | None = None
+    leanest: Leanest | None = None  # None: a small module is trained, or nobody looked
     limit_bytes: int | None = None  # what the device has for it
     host_bytes: int | None = None  # that are offloaded to the memory of each machine
     host: tuple[HostMoment, ...] = ()  # what the machines need of their own memory; (): not known
@@ -254,6 +273,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     refused: str = ""  # why no memory is enough: it then counts as too big
     cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"
     learned: Learned | None = None  # from runs here; None: the formula alone
+    read: tuple[Reading, ...] = ()  # by its stages; (): not known
     assumed: tuple[Assumed, ...] = ()  # behind time and cost
     unknown: tuple[str, ...] = ()
 

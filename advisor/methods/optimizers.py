@@ -25,6 +25,7 @@ class Optimizer(Struct, frozen=True, kw_only=True):
     """One optimizer. It keeps so many numbers of so many bytes for each thing it keeps them for."""
 
     name: str  # in a plan
+    title: Annotated[str, "what a sentence calls it"]
     about: str
     source: str
     transformers: Annotated[str | None, "its name in TrainingArguments; null: it has none"] = None
@@ -78,6 +79,15 @@ NAMES = (*OPTIMIZERS, *ALIASES)
 def optimizer(name: str) -> Optimizer:
     """The entry of a name of a plan or of transformers. Raises KeyError for any other."""
     return OPTIMIZERS[ALIASES.get(name, name)]
+
+
+def optimizer_words(name: str, weights_dtype: str | None) -> str:
+    """'16-bit AdamW': how many bits its numbers have decides how much memory training takes."""
+    entry = optimizer(name)
+    if entry.keeps != "each weight" or not entry.numbers:
+        return entry.title
+    width = entry.width or (4.0 if weights_dtype in (None, "float32") else 2.0)
+    return f"{8 * int(width)}-bit {entry.title}"
 
 
 def plan_name(name: str) -> str:

@@ -13,7 +13,7 @@ from advisor.advice.facts import can_be_stated, stated_values
 from advisor.advice.flips import MAX_SHOWN
 from advisor.advice.why import GRADES
 from advisor.advice.why_not import LosingOutcome
-from advisor.render.answer.page import WARNING, first_screen
+from advisor.render.answer.page import WARNING, first_screen, page_of
 from advisor.render.answer.why import ASSUMED, HINTS, certainty_lines, ordered_warnings
 from advisor.situation.build import situation_of
 from tests.advice.public_situations import RECENT, answers_of, read_situations
@@ -158,6 +158,18 @@ SUPPORT_ON_8B = {
 NOTHING = {**dict.fromkeys(SUPPORT_ON_8B), "task": "other"}
 
 
+@pytest.mark.parametrize("gpu", ["A100 80GB", "H200", "B200"])
+def test_every_weight_is_told_in_the_form_that_needs_least(gpu):
+    """The number does not depend on how much room there is; its optimizer is named."""
+    keys = {"task": "qa", "data_kind": "paired", "data_rows": 5000, "model": "Qwen/Qwen3-8B"}
+    advice = advised(**keys, gpu=gpu)
+    (full,) = (one for one in advice.alternatives if str(one.composition) == "sft+full")
+    lean = full.estimate.leanest
+    assert (round(lean.need_bytes / 2**30, 1), lean.optimizer) == (66.3, "16-bit AdamW")
+    more = "" if gpu == "A100 80GB" else " or more"
+    assert f"66.3 GiB{more} with 16-bit AdamW" in repr(page_of(advice).sections)
+
+
 def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit():
     """The memory left is the difference of the shown numbers; what is too big shows both."""
     advice = advised(**SUPPORT_ON_8B)
@@ -171,7 +183,8 @@ def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit():
     said = r"QLoRA would win if LoRA did not fit; here LoRA fits with (\d+\.\d) GiB to spare\."
     assert float(re.fullmatch(said, reason.text)[1]) == pytest.approx(24.0 - need, abs=0.11)
     assert reason.rule == "evidence/module-on-4-bit"
-    assert re.fullmatch(r"full fine-tuning needs \d+\.\d GiB, this GPU has 24\.0 GiB", full.text)
+    told = r"full fine-tuning needs \d+\.\d GiB \(16-bit AdamW\), this GPU has 24\.0 GiB"
+    assert re.fullmatch(told, full.text)
     assert None not in (full.needs, full.has)
 
 

@@ -8,6 +8,8 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from msgspec.structs import replace
@@ -19,6 +21,7 @@ from advisor.advice.search.micro_batches import (
     Trial,
     batch_settings,
     fastest_that_fits,
+    least_trial,
     micro_batches_to_try,
     need_bytes,
     trials_of,
@@ -45,13 +48,14 @@ from advisor.advice.search.strategies import (
 from advisor.advice.types import OF_LAUNCH, Chosen, FittedStage, values_of
 from advisor.estimate.model.architecture import NO_SDPA, why_not_in_16_bit, why_not_loadable
 from advisor.estimate.run import STAGE_KEYS
-from advisor.estimate.types import Estimate, HostMoment
+from advisor.estimate.types import Estimate, HostMoment, Leanest
 from advisor.estimate.whole_time import total_time
 from advisor.ground.types import FSDP, AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import compose
 from advisor.methods.kernels import AUTO
+from advisor.methods.optimizers import optimizer_words
 from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
@@ -81,6 +85,8 @@ def fit_stage(case: StageCase, *, may_pack: bool = True) -> FittedStage:
         if fit_rank(alone.cost) < fit_rank(best.cost):
             return alone
     cost = _refused_if_impossible(case, fitted, best)
+    if not case.is_module:
+        cost = replace(cost, leanest=_leanest(case, settings, (usual, suits), trials))
     chosen = {
         **fitted,
         **batch_settings(
@@ -170,18 +176,45 @@ def _with_least_given_up(
     for level in case.levels[1:]:
         if best.cost.fits in ENOUGH:
             break
-        changed = {
-            key: one
-            for key, one in case.settings(level, suits).items()
-            if key not in case.module and (key not in usual or one.value != usual[key].value)
-        }
-        if not changed or under_strategy(case, changed) != changed:
+        changed = _for_less(case, level, suits, usual)
+        if not changed:
             continue
         less = {**fitted, **_with_need(changed, fitted, best.cost, first=size_key)}
         found = _fastest(case, less, trials)
         if is_better(found.cost, best.cost):
             fitted, best = less, found
     return fitted, best
+
+
+def _leanest(
+    case: StageCase,
+    settings: Mapping[str, Chosen],
+    by_rule: tuple[Mapping[str, Chosen], str],
+    trials: Sequence[Trial],
+) -> Leanest | None:
+    """What every weight needs in the form that needs least, whatever fits here."""
+    usual, suits = by_rule
+    changed = _for_less(case, case.levels[-1], suits, usual)
+    plain = values_of({**settings, **changed})
+    stage = StageCost(case, plain)
+    cost_of = cache(lambda trial: stage.estimate(trial.values))
+    memory = cost_of(least_trial(trials, cost_of, trains_all=True)).memory
+    if memory is None:
+        return None
+    words = optimizer_words(plain["optimizer"], plain.get("weights_dtype"))
+    return Leanest(memory.need_bytes, words)
+
+
+def _for_less(
+    case: StageCase, level: str, suits: str, usual: Mapping[str, Chosen]
+) -> dict[str, Chosen]:
+    """What rules set otherwise for so much memory; nothing if the strategy does not take it."""
+    changed = {
+        key: one
+        for key, one in case.settings(level, suits).items()
+        if key not in case.module and (key not in usual or one.value != usual[key].value)
+    }
+    return changed if under_strategy(case, changed) == changed else {}
 
 
 def _fastest(case: StageCase, settings: Mapping[str, Chosen], trials: Sequence[Trial]) -> BestTrial:
@@ -255,6 +288,12 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     return replace(
         worst,
         least_bytes=max((cost.least_bytes or 0 for cost in estimates), default=0) or None,
+        leanest=max(
+            filter(None, (cost.leanest for cost in estimates)),
+            key=attrgetter("need_bytes"),
+            default=None,
+        ),
+        read=tuple(one for cost in estimates for one in cost.read),
         duration_s=_sum_if_known(cost.duration_s for cost in estimates),
         times=total_time([cost.times for cost in estimates]),
         cost_usd=_sum_if_known(cost.cost_usd for cost in estimates),

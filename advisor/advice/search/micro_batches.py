@@ -20,7 +20,7 @@ from advisor.advice.types import Chosen, values_of
 from advisor.estimate import HEAD_ROOM, NO_MODEL, estimate, hardware_machine, time_estimate
 from advisor.estimate.padding import tokens_read, with_replay
 from advisor.estimate.run import Device, Rows, Run, stage_of
-from advisor.estimate.types import Estimate
+from advisor.estimate.types import Estimate, Reading
 from advisor.estimate.whole_time import HELD_OUT_ROWS, EvaluationRows
 from advisor.ground.units import format_gib
 from advisor.methods import may_share_base
@@ -62,11 +62,32 @@ class StageCost:
             return NO_MODEL
         evaluated = self._evaluation_rows(run) if run.rows.tokens_total else None
         found = estimate(run, situation.hardware, evaluated=evaluated, past=situation.past)
+        found = replace(found, read=self._read(run))
         tasks = max(1, len(self.case.profiles))
         if tasks == 1 or found.times is None:
             return found
         once = may_share_base(run.stage.objective, run.stage.update)
         return replace(found, times=found.times.in_parts(tasks, loads_once=once))
+
+    def _read(self, run: Run) -> tuple[Reading, ...]:
+        """What the time is counted of; nothing if it is not known."""
+        tokens, rows = _amounts_to_read(self.case, run.stage, epochs=self.passes)
+        if not rows and not (tokens and self.case.method.splits_documents):
+            return ()
+        # Passes are over the rows that are left; the share held out is not in them.
+        passes = self.passes / (1 - self.held)
+        added = (run.rows.rows_total or 0) - (rows or 0) if tokens else 0
+        one = round((rows or 0) / passes)
+        return (
+            Reading(
+                stage=run.stage.objective,
+                passes=passes,
+                rows=one,
+                held_out=round(one * self.held / (1 - self.held)),
+                general=round(added / passes),
+                tokens=round((tokens or 0) / passes) if self.case.method.splits_documents else None,
+            ),
+        )
 
     def row_s(self, batch: Mapping[str, Any]) -> float | None:
         """Seconds for a row of an optimizer step on one device; None: not known."""
@@ -272,7 +293,7 @@ def fastest_that_fits(
         trains_all: Gradients are as large as the weights, and stand while they are accumulated.
     """
     cost_of, pace_of = cache(cost_of), cache(pace_of)  # each is asked for once
-    smallest = _least(trials, cost_of, trains_all=trains_all)
+    smallest = least_trial(trials, cost_of, trains_all=trains_all)
     least = cost_of(smallest)
     if least.memory is None:  # neither is the model: nothing says that memory is short
         return BestTrial(trial=trials[0], cost=least, least=least)
@@ -335,7 +356,7 @@ def need_bytes(cost: Estimate) -> int:
     return cost.memory.need_bytes if cost.memory else 0
 
 
-def _least(
+def least_trial(
     trials: Sequence[Trial], cost_of: Callable[[Trial], Estimate], *, trains_all: bool
 ) -> Trial:
     """The trial that needs least: the smallest, or all rows at once."""

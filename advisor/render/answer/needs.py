@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from advisor.advice.types import Advice, Candidate
-from advisor.estimate.types import Estimate, MemoryEstimate, Moment
+from advisor.estimate.types import Estimate, MemoryEstimate, Moment, Reading
 from advisor.ground.types import PRIVATE, Hardware
 from advisor.ground.units import (
     TIME_PARTS,
+    format_count,
     format_duration,
     format_gib,
     format_parts,
@@ -93,7 +94,7 @@ def time_and_cost(advice: Advice) -> tuple[str, str]:
 
 
 def time_line(advice: Advice) -> str:
-    """'36 min (27 min to 52 min), of which training 34 min; within your limit of 8 h'."""
+    """'36 min (27 min to 52 min): 2 passes over 4,936 rows; within your limit of 8 h'."""
     estimate, hours = advice.recommendation.estimate, advice.facts.get("budget_hours")
     hours = None if estimate.assumed else hours
     times, trained_s = estimate.times, estimate.duration_s
@@ -102,16 +103,35 @@ def time_line(advice: Advice) -> str:
     limit = None if hours is None else float(hours) * 3600
     if times is None:
         verdict = _limit_words(trained_s, trained_s, limit, format_duration)
-        verdict += _assumed_words(estimate)
+        verdict = f"{_read_words(advice)}{verdict}{_assumed_words(estimate)}"
         return f"{format_duration(trained_s)} of training{verdict}"
     low, high, whole, training = map(
         format_duration, (times.low_s, times.high_s, times.total_s, times.train_s)
     )
     band = "" if low == high else f" ({low} to {high})"
     if estimate.assumed:
-        return f"{whole}{_assumed_words(estimate)}"
+        return f"{whole}{_read_words(advice)}{_assumed_words(estimate)}"
     part = "" if training == whole else f", of which training {training}"
-    return f"{whole}{band}{part}{_limit_words(times.total_s, times.high_s, limit, format_duration)}"
+    verdict = _limit_words(times.total_s, times.high_s, limit, format_duration)
+    return f"{whole}{band}{_read_words(advice) or part}{verdict}"
+
+
+def _read_words(advice: Advice) -> str:
+    """': 2 passes over 4,750 rows and 475 general ones', so that one can check the time."""
+    read, ours = advice.recommendation.estimate.read, advice.recommendation
+    if any(stage.part for stage in ours.stages):  # that part is told beside the data
+        return ""
+    told = [f"{one.stage} {_passes(one)}" if len(read) > 1 else _passes(one) for one in read]
+    return f": {'; '.join(told)}" if told else ""
+
+
+def _passes(read: Reading) -> str:
+    """'2 passes over 4,750 rows and 475 general ones'."""
+    over, general = f"{read.rows:,} row{'' if read.rows == 1 else 's'}", "ones"
+    if read.tokens is not None:
+        over, general = f"{format_count(read.tokens)} tokens", "rows"
+    more = f" and {read.general:,} general {general}" if read.general else ""
+    return f"{read.passes:.3g} pass{'' if read.passes == 1 else 'es'} over {over}{more}"
 
 
 def _assumed_words(estimate: Estimate) -> str:
@@ -323,6 +343,9 @@ def _time_detail(estimate: Estimate) -> str:
     if times is None:
         return ""
     parts = format_parts({part: getattr(times, part) for part in TIME_PARTS})
+    held = (one.held_out for one in estimate.read if one.held_out)
+    if rows := max(held, default=0):
+        parts += f"; {rows:,} rows are held out for the evaluation"
     if not times.download_s:
         return parts
     return (

@@ -29,6 +29,7 @@ GUIDE_ROW = re.compile(r"\. \([^()]*\)$")  # the guide's row in brackets after a
 ASKED_FIRST = ("full", "lora", "qlora")  # the schemes that a person asks for, in this order
 NEXT = {"qlora": ("lora", "full", "qlora"), "full": ("lora", "qlora", "full")}
 WOULD = re.compile(r"^[^;:]{1,99}? would(?= win if)")
+HAS = re.compile(r"\b(?:(this GPU)|each of these \d+ GPUs) has(?= [\d.,]+ GiB)")
 HERE = re.compile(r"; here (?=[A-Z])")
 VERBS = {"forbidden": "is ruled out", "ranked_lower": "ranks lower"}
 
@@ -131,6 +132,8 @@ def _rival_line(candidate: Candidate, advice: Advice, told: Collection[str | Non
     is_smaller = _needs_less(candidate, advice.recommendation) and "would" not in text
     if is_cut or is_smaller:  # what decided is not the numbers
         pair = ""
+    # One line: the memory's own says what there is.
+    text = HAS.sub(lambda found: "the GPU has" if found[1] else "each has", text)
     name, text = (
         scheme if is_same else str(other),
         "; ".join(filter(None, (pair, text.rstrip(".")))),
@@ -234,14 +237,16 @@ def _kernel(text: str) -> str:
     return re.sub(r"\s*\([^()]*\)", "", text).strip(" .").lower()
 
 
-def _numbers(candidate: Candidate, *, planned: bool = False) -> str:
-    """Memory, time and cost; `planned`: the memory as planned, never the least it could do with."""
+def _numbers(candidate: Candidate) -> str:
+    """The memory in the form that needs least, time and cost."""
     estimate, parts = candidate.estimate, []
     if estimate.memory is not None:
         # What it could do with: with more rows at once QLoRA may hold more than LoRA.
-        least = None if planned else less_than_planned(estimate)
-        more = "" if least is None else " or more"
-        parts.append(f"{format_gib(least or estimate.memory.need_bytes)}{more}")
+        need, lean = estimate.memory.need_bytes, estimate.leanest
+        least = lean.need_bytes if lean else less_than_planned(estimate)
+        more = " or more" if least is not None and least < need else ""
+        optimizer = f" with {lean.optimizer}" if lean else ""
+        parts.append(f"{format_gib(least or need)}{more}{optimizer}")
     if (whole_s := whole_seconds(estimate)) is not None:
         parts.append(format_duration(whole_s))
     if usd := whole_usd(estimate):
