@@ -145,6 +145,7 @@ def pytest_make_collect_report(
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs torch, skip it without torch, and leave out tests that -m must name."""
     named = set(re.findall(r"\w+", config.option.markexpr))
+    hidden = set(config.getoption("--hide-extra"))
     kept, left_out = [], []
     for item in items:
         if needs_torch(item):
@@ -154,7 +155,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needed = {name for name in BY_NAME_ONLY if item.get_closest_marker(name)}
         if "long" in needed:  # the longest cases of a slow test
             needed.discard("slow")
-        (kept if needed <= named else left_out).append(item)
+        uses = {name for marker in item.iter_markers("extra") for name in marker.args}
+        (kept if needed <= named and not uses & hidden else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     # The longest first: a minute of one worker at the end is a minute that the others wait.

@@ -55,6 +55,7 @@ def type_in(monkeypatch, text):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
 
+@pytest.mark.extra("jobs", "other_tools", "benchmarks", "hub")
 def test_every_command_runs_in_order(call, project, monkeypatch):
     """From the first look at the data to the trained model, as they stand on the page."""
     assert len(LINES) >= 9
@@ -108,6 +109,7 @@ def vocabulary(value):
 OTHER = {"sft", "dpo", "qlora", "prompting", "HF_HUB_OFFLINE", *TOOLS, "isError", "specs", "id"}
 
 
+@pytest.mark.extra("jobs", "other_tools", "benchmarks", "hub")
 def test_every_name_is_one(call, project):
     """A word in code style is a key or value of a schema, or of a document that is printed."""
     printed = [

@@ -72,6 +72,7 @@ def test_numbers_and_limits_are_read_as_people_type_them(document, typed, facts)
         assert facts.items() <= found["situation"]["facts"].items()
 
 
+@pytest.mark.extra("gguf")
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -264,6 +265,7 @@ output_dir: out
 """
 
 
+@pytest.mark.extra("other_tools")
 def test_a_configuration_is_written_with_what_was_suggested(
     tmp_path, monkeypatch, approved, document, call
 ):
@@ -369,6 +371,7 @@ FILES = {
 HALF = "--gpu H100 --data-kind paired --data-rows 3000 --model"
 
 
+@pytest.mark.extra("jobs")
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -435,6 +438,7 @@ def test_the_page_of_the_questions_has_no_flags(whole, capsys):
     assert not [line for line in said if re.search(r'--[a-z]|\{[^"]', line)]
 
 
+@pytest.mark.extra("other_tools")
 def test_a_printed_plan_is_a_file_that_is_not_there(tmp_path, monkeypatch, call):
     """Else the line would be refused."""
     monkeypatch.chdir(tmp_path)

@@ -74,6 +74,7 @@ def calls():
         yield "estimate", {"specs": specs}, words, json.dumps(specs)
 
 
+@pytest.mark.extra("other_tools")
 def test_a_tool_answers_as_its_command_does(call, tmp_path, monkeypatch):
     """Byte for byte, many calls at once: advice, checks, estimates, and errors in any script."""
     monkeypatch.setenv("COLUMNS", "80")

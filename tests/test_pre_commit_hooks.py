@@ -61,6 +61,7 @@ dtype: bfloat16
 """
 
 
+@pytest.mark.extra("other_tools")
 def test_configurations_that_fit_and_that_do_not(call, tmp_path):
     """What the hook runs: the GPU is named, and one file that does not fit stops the commit."""
     for name, batch in (("trl_small.yaml", 1), ("trl_large.yaml", 64)):

@@ -192,6 +192,7 @@ CHECKED = {  # a text -> the name that it is checked under, and what it is recog
 }  # fmt: skip
 
 
+@pytest.mark.extra("other_tools")
 @pytest.mark.parametrize("text", CHECKED)
 def test_what_is_pasted_is_recognised(ui, call, tmp_path, monkeypatch, text):
     """The document is that of `advise check`, with the GPU of the form where it matters."""
@@ -205,6 +206,7 @@ def test_what_is_pasted_is_recognised(ui, call, tmp_path, monkeypatch, text):
     assert ui.text("check", {"path": str(tmp_path / name), "gpu": "RTX 4090"})[0] == code
 
 
+@pytest.mark.extra("other_tools")
 def test_an_error_text_beside_a_configuration_is_read_with_it(ui, call, tmp_path, monkeypatch):
     """Both pasted, or the configuration by its path: as with two files on the command line."""
     monkeypatch.chdir(tmp_path)

@@ -45,6 +45,7 @@ CASES = [  # model, card, number of cards
 ]
 
 
+@pytest.mark.extra("other_tools")
 def test_every_engine_has_its_source_its_trainer_and_its_file():
     """The table names pages with the day they were read, and only what this product has."""
     assert {*engines()} == IDS
@@ -86,6 +87,7 @@ def test_a_smaller_model_is_the_answer_where_no_engine_holds_it():
     assert 60 < qlora["because"][0]["needs"] < 110  # 141 billion weights of half a byte: 66 GiB
 
 
+@pytest.mark.extra("other_tools")
 def test_the_printed_line_writes_the_engines_file(call, tmp_path):
     """Exit 0 without a plan, 3 if one was asked for; the line in `export` then works as printed."""
     rows = (f'{{"question": "What is {n}?", "answer": "It is {n}."}}\n' for n in range(300))

@@ -11,6 +11,7 @@ import pytest
 from advisor.render.report import write_report
 from tests.launch.conftest import run
 
+pytestmark = pytest.mark.extra("other_tools")
 SAME = dict.fromkeys(("plan", "rows", "base", "result", "versions"), "same")
 
 

@@ -124,6 +124,7 @@ def test_what_leads_out_of_a_run_is_refused(shop):
         victim.rename(place)
 
 
+@pytest.mark.extra("other_tools", "merged")
 @pytest.mark.parametrize("words", ["run out", "chat out", "check out", "export out --to merged"])
 def test_every_command_refuses_a_run_with_a_link_that_leads_out(call, shop, words):
     """Whoever sends a run folder must not choose what else is read or written, a loop included."""
@@ -339,6 +340,7 @@ def test_a_dry_run_keeps_its_measurement_and_the_plan(shop):
     assert run().already_done
 
 
+@pytest.mark.extra("other_tools")
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [

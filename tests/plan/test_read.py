@@ -150,6 +150,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.extra("benchmarks", "hub", "trackers")
 @pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
 def test_each_fault_says_where_what_and_what_is_allowed(text, approved):
     """Line and column, what is allowed and the nearest known name."""
@@ -305,6 +306,7 @@ def test_values_are_set_by_number_or_name():
     assert (stage.update, stage.options, stage.epochs) == ("full", {}, 1.0)
 
 
+@pytest.mark.extra("benchmarks", "hub", "trackers")
 @pytest.mark.parametrize(
     "settings",
     [

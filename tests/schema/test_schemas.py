@@ -44,6 +44,7 @@ def resolved(part, schema):
     return part
 
 
+@pytest.mark.extra("jobs")
 def test_every_shipped_file_names_its_schema_and_fits_it(made):
     """Its first line leads into rules/schema/, and the schema there accepts it; so do examples."""
     shipped = {

@@ -87,6 +87,7 @@ process_results: !function scoring.right
 """
 
 
+@pytest.mark.extra("benchmarks", "trackers")
 def test_a_benchmark_travels_with_the_files_that_it_names(project):
     """In a folder of its own, so that its relative paths hold; the script installs the harness."""
     (project / "bench" / "asked").mkdir(parents=True)
@@ -106,6 +107,7 @@ def test_a_benchmark_travels_with_the_files_that_it_names(project):
     assert b"[train,eval,trackers]" in files["run.sh"]
 
 
+@pytest.mark.extra("benchmarks")
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
@@ -355,6 +357,7 @@ def test_the_script_stops_at_what_is_not_whole_or_not_there(project, python):
     assert not (python.parent / "calls").exists()
 
 
+@pytest.mark.extra("merged")
 def test_every_exporter_says_what_it_is():
     """Each form has a name, a line of help, and what it takes."""
     found = exporters()
