@@ -138,7 +138,8 @@ class ReadKeys(Struct):
                     self.carried.setdefault(ours, one)
                 return
         if here:
-            why = f"{NO_WORD} {', '.join(f'{key}: {given[key]}' for key in here)}"
+            listed = ", ".join(f"{key}: {given[key]}" for key in here)
+            why = entry.get("else") or f"{NO_WORD} {listed}"
             self.lost.append(Lost(key=here[0], value=given[here[0]], why=why))
 
     def one(self, entry: Mapping[str, Any]) -> None:
@@ -148,6 +149,11 @@ class ReadKeys(Struct):
         if is_here:
             self.named.add(key)
         if not are_ones(ours, entry.get("when", {})):
+            return
+        if not all(
+            is_one(self.holds(other), one) for other, one in entry.get("beside", {}).items()
+        ):
+            self.no_effect += [key] if is_here else []
             return
         value = self.holds(key)
         by_name = [ours for theirs, ours in entry.get("values", ()) if is_one(value, theirs)]

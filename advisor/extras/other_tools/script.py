@@ -390,6 +390,7 @@ class _Reading:
         self._adapter()
         self._trainer_itself()
         self._data()
+        self._split()
         self._rest()
 
     def _line(self, node: ast.AST) -> str:
@@ -706,6 +707,22 @@ class _Reading:
         self.values["datasets"] = [plain]
         self.settings["datasets"] = Setting(made.call, made.call, "path")
 
+    def _split(self) -> None:
+        """The share of rows, or their number, that the one `train_test_split` holds out."""
+        several = self.code.made(lambda name: name.rpartition(".")[2] == "train_test_split")
+        if len(several) != 1:
+            return
+        made = several[0]  # a method of the rows, or a function that takes them first
+        takes = ("test_size",) if isinstance(made.call.func, ast.Attribute) else ()
+        given, _ = self.code.keywords(made, takes)
+        rest, held = given.get("train_size"), given.get("test_size")
+        if held is None and rest is None:
+            held = Found(USUAL_SPLIT, made.call)
+        elif held is None and rest is not None and isinstance(share := rest.plain(), float):
+            held = Found(round(1 - share, 6), rest.node)
+        if held is not None:
+            self.put("test_split_size", held, made.call, "test_size")
+
     def _rest(self) -> None:
         for one in self.code.made(lambda name: name.endswith(f"{KEPT}_enable")):
             if self.code.holds(one.at.conditions, one.at):
@@ -808,6 +825,7 @@ class _Reading:
         return values
 
 
+USUAL_SPLIT = 0.25  # of train_test_split, in datasets as in scikit-learn
 BY_DEFAULT = "defaults that a flag, a call or the environment may change"
 MODELS = ("model", "model_name", "model_init")
 LOADER, KEPT = ".from_pretrained", "gradient_checkpointing"

@@ -249,6 +249,7 @@ ONE_KEY = Keys(
             of=ListOf(of=ANY, least=2, most=2), help="[theirs, ours] where values have other names"
         ),
         "when": MapOf(of=ANY, help="values of ours without which the key means nothing"),
+        "beside": MapOf(of=ANY, help="values of theirs without which the key has no effect there"),
         "read_only": TRUE,  # read so, but written another way
     },
     required=("theirs", "ours"),
@@ -264,7 +265,11 @@ PAIR = Keys(
 )
 TOGETHER = Keys(
     help="several keys that only mean something together",
-    keys={"about": Text(), "either": ListOf(of=PAIR, least=1)},
+    keys={
+        "about": Text(),
+        "either": ListOf(of=PAIR, least=1),
+        "else": Text(help="why other values are not carried"),
+    },
     required=("about", "either"),
 )
 FINDING = Keys(

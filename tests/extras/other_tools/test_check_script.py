@@ -175,6 +175,35 @@ def test_each_change_says_which_call_takes_it_and_what_takes_a_hand(check, call)
 
 
 BITS = "BitsAndBytesConfig(load_in_8bit=True)"
+
+
+@pytest.mark.parametrize(
+    ("split", "held"),
+    [
+        (".train_test_split(test_size=0.1, seed=1)", 0.1),
+        (".train_test_split(0.2)", 0.2),
+        (".train_test_split(train_size=0.7)", 0.3),
+        (".train_test_split()", 0.25),
+        ("", 0.0),
+    ],
+)
+def test_rows_that_the_code_holds_out_and_when_it_saves_are_in_the_plan(check, split, held):
+    """What a plan has no word for is named, and no default stands in its place."""
+    text = (
+        f"{HEAD}rows = load_dataset('a/b', split='train'){split}\n"
+        "args = SFTConfig('o', save_strategy='{}', save_steps=50)\n"
+        "SFTTrainer('Qwen/Qwen3-0.6B', args, train_dataset=rows['train'])\n"
+    )
+    _, found = check(text.format("steps"))
+    assert (found["plan"]["holdout"], found["plan"]["save_steps"]) == (held, 50)
+    assert found["not_carried"] == []
+    _, found = check(text.format("epoch"))
+    assert ("save_steps" in found["plan"], "save_steps" in found["no_effect_on_training"]) == (
+        False, True,
+    )  # fmt: skip
+    assert [one["key"] for one in found["not_carried"]] == ["save_strategy"]
+
+
 LOADED = "model = AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-32B', {})"
 TRAINED = """\
 args = SFTConfig("o", max_length=512, per_device_train_batch_size=1, learning_rate=2e-4)
