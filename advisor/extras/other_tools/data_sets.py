@@ -388,6 +388,28 @@ def recognise_set(ref: DataRef) -> RecognisedSet:
         return RecognisedSet(recognition, None, "" if recognition else error.faults[0].headline)
 
 
+def _without_labels(
+    file: ToolFile, ref: DataRef, one: RecognisedSet, notes: list[str]
+) -> RecognisedSet:
+    """Texts with a label as `trl sft` and transformers' Trainer read them: the texts alone, unless
+    code puts the labels into them.
+    """
+    found = one.recognition
+    if found is None or found.format != "classification" or file.tool != "trl":
+        return one
+    text, label = found.mapping.get("text"), found.mapping.get("label")
+    if file.command.name != "sft" or not text or not label or file.reads_column(label):
+        return one
+    from advisor.data.recognition.recognise import recognise
+
+    mapping = {"text": text}
+    notes.append(
+        f"{ref.named}: the texts of {text} alone are learned, without {label} and without a chat"
+        " template"
+    )
+    return RecognisedSet(recognise(ref.path, mapping=mapping), mapping)
+
+
 def look_for_columns(file: ToolFile, ref: DataRef, found: DataSet | None) -> None:
     """Say what the tool will not find in the rows."""
     if found is None or not ref.needs or not found.columns or found.container == "text":
@@ -428,6 +450,7 @@ def measure_data(file: ToolFile) -> MeasuredData:
     for ref in train:
         data.words.append(ref.named or ref.key)
         one = recognise_set(ref) if ref.place == FILE else None
+        one = one and _without_labels(file, ref, one, data.notes)
         mapping = one.mapping if one is not None else None
         data.lost += [Lost(key=ref.key, value=ref.named, why=why) for why in ref.lost]
         if ref.path and not ref.why_not and data.plan is not None:

@@ -248,6 +248,10 @@ class ToolFile(Struct, kw_only=True):
         """Keys whose value is not known -> values between which it is looked for."""
         return {}
 
+    def reads_column(self, name: str) -> bool:
+        """Whether code of the file looks at a column of the rows itself."""
+        return False
+
     def told(self) -> dict[str, Any]:
         """What the document says of this kind of file alone."""
         return {}

@@ -99,6 +99,7 @@ AND_YET = (
     " other processes held memory, or its rows are longer than counted here"
 )
 PINNED = "{} {} is asked for: its way to make the loss is counted; all else is as said above"
+OTHER_TRAINING = "the plan teaches the model to write answers, which is another training"
 SHOWN_CARDS, SHOWN_TERMS, SHOWN_CHANGES, FEW = 3, 3, 5, 2
 QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
 
@@ -204,6 +205,8 @@ class ConfigurationReport:
             for key, one in self.file.left_out.items()
             if key not in self.file.about.no_effect and not key.startswith("dataset")
         ]
+        if why := self.file.not_estimated:
+            open_.append(Lost(key="trainer", value=why, why=OTHER_TRAINING))
         return replace(carried, lost=(*carried.lost, *open_)) if open_ else carried
 
     def _document(self) -> dict[str, Any]:

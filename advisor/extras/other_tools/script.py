@@ -134,6 +134,10 @@ class ScriptFile(ToolFile, kw_only=True):
             return f"{self.name}: cell {found['cell']}, line {found['line']}"
         return f"{self.name}:{found['line']}" if found.get("line") else self.name
 
+    def reads_column(self, name: str) -> bool:
+        column = rf"\[\s*['\"]{re.escape(name)}['\"]\s*\]|\{{{re.escape(name)}\}}"
+        return re.search(column, self.source.text) is not None
+
     def told(self) -> dict[str, Any]:
         """`found` and `unknown` of the document."""
         found = {

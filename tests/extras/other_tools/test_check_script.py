@@ -204,6 +204,28 @@ def test_rows_that_the_code_holds_out_and_when_it_saves_are_in_the_plan(check, s
     assert [one["key"] for one in found["not_carried"]] == ["save_strategy"]
 
 
+def test_texts_with_a_label_count_as_the_plain_texts_that_are_trained(check):
+    """Without the label and without a chat template, unless the code writes the label into them; a
+    head that sorts is no training that a plan can hold."""
+    Path("t.csv").write_text(
+        "text,label\n" + "".join(f"Parcel {n} is late,{'ab'[n % 2]}\n" for n in range(200))
+    )
+    text = HEAD + (
+        "m = AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-0.6B', dtype=torch.bfloat16)\n"
+        "rows = load_dataset('csv', data_files='t.csv', split='train')\n"
+        "rows = rows.map(lambda row: tokens({}, truncation=True, max_length=64))\n"
+        "Trainer(m, TrainingArguments('o'), train_dataset=rows)\n"
+    )
+    _, plain = check(text.format("row['text']"))
+    _, labelled = check(text.format("row['text'] + row['label']"))
+    assert [one["plan"]["objective"] for one in (plain, labelled)] == ["cpt", "sft"]
+    assert any("without a chat template" in note for note in plain["notes"])
+    head = text.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
+    _, found = check(head.format("row['text']"))
+    lost = {one["key"]: one["why"] for one in found["not_carried"]}
+    assert lost["trainer"].endswith("another training")
+
+
 LOADED = "model = AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-32B', {})"
 TRAINED = """\
 args = SFTConfig("o", max_length=512, per_device_train_batch_size=1, learning_rate=2e-4)
