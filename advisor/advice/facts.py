@@ -255,10 +255,12 @@ def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, A
             for name, value in values.items()
             if name in answers.where and stated.get(name) == value
         }
-        hint = TAKE_BACK
+        hint, at = TAKE_BACK, ""
+        if ruleset.facts[next(iter(values))].origin == "model":
+            at = answers.where.get("model", "")
         if situation.instead and any(ruleset.facts[name].origin == "model" for name in values):
             hint = f"name another model, such as {situation.instead.model}"
-        faults.append(_fault(values, where, broken.because, hint))
+        faults.append(_fault(values, where, broken.because, hint, at))
     return faults + contradictions_in(ruleset, situation.answers)
 
 
@@ -297,7 +299,11 @@ def _impossible(
 
 
 def _fault(
-    values: Mapping[str, Any], where: Mapping[str, str], because: str, hint: str = TAKE_BACK
+    values: Mapping[str, Any],
+    where: Mapping[str, str],
+    because: str,
+    hint: str = TAKE_BACK,
+    at: str = "",
 ) -> Fault:
     words = {True: "yes", False: "no"}
     parts = [
@@ -306,4 +312,11 @@ def _fault(
         for name, value in values.items()
     ]
     what = f"{' and '.join(parts)}: this cannot be"
-    return Fault(where=next(iter(values)), what=what, allowed=because, hint=hint)
+    first = next(iter(values))
+    typed = where.get(first, "")
+    return Fault(
+        where=at or (typed if typed.startswith("--") else first),
+        what=what,
+        allowed=because,
+        hint=hint,
+    )

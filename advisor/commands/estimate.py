@@ -159,7 +159,7 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
             )
         card = find_gpu(spec["gpu"], lenient=True)
     limit = card.memory_bytes if card is not None else None
-    request = request_of({**spec, "counter": WHOLE_PROCESS} if limit else spec, at="estimate")
+    request = request_of({**spec, "counter": WHOLE_PROCESS} if limit else spec, at="--")
     if isinstance(request, list):
         raise InputError(faults=request)
     past, notes = read_past_runs()
@@ -173,7 +173,7 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     )
     document["warnings"] += notes
     if document.get("peak_gib") is None:
-        raise InputError(document["reason"], where="estimate")
+        raise InputError(document["reason"], where="--model")
     document["warnings"] = [*_assumed(spec), *document["warnings"]]
     if limit is not None:
         document["counter"] = WHOLE_PROCESS

@@ -16,6 +16,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.resources import as_called, install_line, trainers_root
@@ -42,7 +43,8 @@ def with_error(document: Mapping[str, Any], faults: Iterable[Fault]) -> dict[str
     there is nothing to say. What looks like a secret is masked.
     """
     parts = ("what", "where", "allowed", "hint")
-    error = [{part: mask_secrets(getattr(fault, part)) for part in parts} for fault in faults]
+    told = [replace(fault, where=fault.place) for fault in faults]
+    error = [{part: mask_secrets(getattr(fault, part)) for part in parts} for fault in told]
     return {**document, "error": error}
 
 

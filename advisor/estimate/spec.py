@@ -198,7 +198,9 @@ def request_of(item: Any, *, at: str = "spec") -> dict[str, Any] | list[Fault]:
             what = f"{scheme.update} fine-tuning of a quantised model"
             modules = [one.id for one in methods().updates.values() if one.is_module]
             allowed = f"quantised weights are frozen: update {', '.join(modules)}"
-            faults.append(Fault(where=at, what=what, allowed=allowed))
+            faults.append(
+                Fault(where=NamedValue(at, item).at(("update",)), what=what, allowed=allowed)
+            )
     size, active = given.get("model_params_b"), given.get("active_params_b")
     if size and active and active > size:
         what = f"active_params_b {active:g} with model_params_b {size:g}"

@@ -8,12 +8,14 @@ together, as one InputError.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from advisor.ground.terminal import mask_secrets, shown
 
+FLAG = re.compile(r"--[a-z][a-z-]*(?=[\s:])")
 SHOWN_FAULTS = 20
 SHOWN_CHARS = 4000  # of a line: as long as a path may be, and no terminal full of a wrong value
 
@@ -27,11 +29,17 @@ class Fault(Struct, frozen=True, kw_only=True):
     hint: str = ""  # the next step: "did you mean 'lora'?"
 
     @property
+    def place(self) -> str:
+        """Where, or the flag that the sentence itself begins with."""
+        named = FLAG.match(self.what)
+        return self.where or (named[0] if named else "")
+
+    @property
     def headline(self) -> str:
         """Where and what, in one line. A sentence that begins with its place names it once."""
-        if not self.where or self.what.startswith(self.where):
+        if not self.where or self.what.startswith(self.where.removesuffix("=")):
             return self.what
-        return f"{self.where}: {self.what}"
+        return f"{self.where.removesuffix('=')}: {self.what}"
 
     def lines(self) -> list[str]:
         return [self.headline, *(f"  {part}" for part in (self.allowed, self.hint) if part)]

@@ -42,6 +42,9 @@ class NamedValue(Struct, eq=False):
     data: Any
 
     def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
+        if self.name.startswith("--") and path:  # as it is typed: '--budget usd=', '--rank'
+            step = str(path[0])
+            return f"{self.name} {step}=" if self.name > "--" else f"--{step.replace('_', '-')}"
         steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path]
         return (self.name + "".join(steps)).lstrip(".")
 
@@ -49,7 +52,10 @@ class NamedValue(Struct, eq=False):
         """The fault of a value that is not allowed there."""
         at = self.at(path)
         return Fault(
-            where=at, what=f"{at} is {value_words(value)}", allowed=shape.words(), hint=hint
+            where=at,
+            what=f"{at.removesuffix('=')} is {value_words(value)}",
+            allowed=shape.words(),
+            hint=hint,
         )
 
 

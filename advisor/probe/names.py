@@ -12,7 +12,7 @@ IGNORED = frozenset(
     {
         "nvidia", "geforce", "tesla", "amd", "instinct", "radeon", "apple", "gpu", "gpus",
         "graphics", "card", "cards", "chip", "with", "corporation", "series", "oem", "mcm", "mba",
-        "chipset", "model", "r", "tm",
+        "chipset", "model", "r", "tm", "nvlink", "hgx", "vram",
     }
 )  # fmt: skip
 # A card with one of these is another card than the one without: "RTX 5070" is no RTX 5070 Ti.
@@ -27,7 +27,8 @@ NAMED = frozenset({"orin", "thor", "titan", "strix", "halo"})
 # Left out without changing which chip is meant.
 FORM = frozenset(
     {
-        "sxm", "sxm2", "sxm4", "sxm5", "sxm6", "pcie", "nvl", "oam", "ac", "hbm3", "rtx",
+        "sxm", "sxm2", "sxm4", "sxm5", "sxm6", "pcie", "nvl", "oam", "ac", "hbm2", "hbm2e", "hbm3",
+        "hbm3e", "rtx",
         "gtx", "rx", "jetson", "agx", "nvgpu", "dgx", "blackwell", "server", "workstation",
         "edition", "generation", "design", "embedded",
     }
@@ -40,8 +41,25 @@ _VGPU = re.compile(r"^(?:grid|nvidia) \S.*-(\d{1,3})[qcab]$")
 # What `lspci` prints: the chip, and in brackets what it is sold as.
 _BRACKETS = re.compile(r"\[([^\]]*\d[^\]]*)\]")
 _COMPUTER = re.compile(r"\b(?:macbook(?: (?:pro|air))?|mac (?:mini|studio|pro)|imac)\b")
-_COUNT = re.compile(r"^\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.+)$", re.IGNORECASE)
-_COUNT_BEHIND = re.compile(r"^(.+?)\s*(?:\s|\()[x×*]\s?(\d{1,6})\)?\s*$", re.IGNORECASE)
+# Before a name and behind it; "4090 x2" ends in its count, and "24 GB" is none.
+_COUNTS = (
+    re.compile(r"^\s*(-?\d{1,6})\s*[x×*]\s*(?!\d{1,2}\s*(?:[()]|$))(?=\S)(.+)$", re.IGNORECASE),
+    re.compile(r"^\s*([1-9]\d?)\s+(?!g(?:i?b)?\b)(?=[a-z])(.*\d.*)$", re.IGNORECASE),
+)
+_COUNT_BEHIND = re.compile(
+    r"^(.+?)(?:\s*[×*]|(?:\s|\(|(?<=\d))x)\s?(\d{1,6})\)?\s*(?:\([a-z ]+\))?$", re.IGNORECASE
+)
+_COUNT_WORD = re.compile(r"^\s*(single|one|two|dual|three|four|quad|eight)\s+(.+)$", re.IGNORECASE)
+_COUNT_WORDS = {
+    "single": 1,
+    "one": 1,
+    "two": 2,
+    "dual": 2,
+    "three": 3,
+    "four": 4,
+    "quad": 4,
+    "eight": 8,
+}
 _GLUED = (
     re.compile(r"^(rtx|gtx|rx)(a?\d+)([a-z]*)$"),  # rtx4090, rtx4060ti, rtxa6000
     re.compile(r"^()(\d{3,4})((?:ti|super|xtx|xt|gre|d|laptop|mobile)+)$"),  # 4070tisuper
@@ -99,8 +117,11 @@ def catalogue_words(names: Iterable[str]) -> frozenset[str]:
 
 def count_and_name(name: str) -> tuple[int | None, str]:
     """The count before or behind a name, if it has one: "8x H100" and "H100 x8" -> 8, "H100"."""
-    if match := _COUNT.match(name):
-        return int(match[1]), match[2].strip()
+    for pattern in _COUNTS:
+        if match := pattern.match(name):
+            return int(match[1]), match[2].strip()
+    if match := _COUNT_WORD.match(name):
+        return _COUNT_WORDS[match[1].lower()], match[2].strip()
     if match := _COUNT_BEHIND.match(name):
         return int(match[2]), match[1].strip()
     return None, name.strip()

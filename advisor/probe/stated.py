@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
-from advisor.probe.catalogue import GpuMatch, find_gpu, gpu_entry, interconnect_of
+from advisor.probe.catalogue import GpuMatch, find_gpu, gpu_entry, gpus_of, interconnect_of
 from advisor.probe.gpu_files import not_supported
 from advisor.probe.names import count_and_name, split_name
 from advisor.probe.software import older_torch_note
@@ -89,8 +89,19 @@ def _named(
     name: str, count: int | None, memory_gib: float | None, *, from_flag: bool
 ) -> tuple[Hardware, tuple[str, ...]]:
     name_at = (FLAGS if from_flag else KEYS)[0]
+    _check_one_kind(name, name_at)
     match = find_gpu(name, memory_gib=memory_gib)
     spec, warnings = match.spec, match.warnings
+    typed_gib = split_name(name).size_gib
+    if spec is not None and memory_gib is None and typed_gib and (count or 1) > 1:
+        sold = gpu_entry(spec.id)["memory"].get("sold_gb")
+        if sold and typed_gib == count * sold:
+            raise InputError(
+                f"{name_at} {count} x {name}: {typed_gib:g} GB each, or all together?",
+                where=name_at,
+                allowed=f"{count} x {spec.name}: {sold:g} GB each",
+                hint="a size beside a name is that of one card; --gpu-memory states another",
+            )
     if spec is None and (device := not_supported(name)) is not None:
         return Hardware(kind="unknown", origin="stated", not_supported=device), (
             f"{name_at}: '{name}' is {device.what}, which this tool cannot train on: it"
@@ -143,6 +154,25 @@ def _named(
     if spec is not None and len(hardware.gpus) > 1:
         hardware = replace(hardware, interconnect=interconnect_of(spec))
     return hardware, (*warnings, *([older] if older else []))
+
+
+def _check_one_kind(name: str, at: str) -> None:
+    """Refuses several kinds of GPU, and parts of one."""
+    parts = re.split(r"\s*(?:\+|,|&|;|\band\b)\s*", name)
+    named = [count_and_name(part)[1] for part in parts]
+    if len(parts) > 1 and not gpus_of(name)[0] and all(gpus_of(one)[0] for one in named):
+        raise InputError(
+            f"{at} '{name}' names several kinds of GPU",
+            where=at,
+            allowed="one kind, and how many of it: 2 x RTX 4090",
+            hint="GPUs of different kinds train as many of the one with least memory: name that",
+        )
+    if any(letter.isnumeric() and not letter.isdigit() for letter in name):
+        raise InputError(
+            f"{at} '{name}': a part of a GPU has no name here",
+            where=at,
+            hint="state the memory that you get with --gpu-memory, in GiB",
+        )
 
 
 def _keep(gpu: Gpu, kind: str) -> Gpu:

@@ -132,7 +132,8 @@ class _Stated:
         if named and count is not None and len(named) != count:
             what = f"n_tasks is {count:g}, but {len(named)} tasks are named"
             hint = "leave n_tasks out where tasks are named"
-            self.faults.append(Fault(where="n_tasks", what=what, hint=hint))
+            at = self.where.get("n_tasks", "n_tasks")
+            self.faults.append(Fault(where=at, what=what, hint=hint))
         known = {}
         for fact_id, value in values.items():
             is_whole = getattr(self.facts.get(fact_id), "integer", False)
@@ -274,7 +275,11 @@ def _pairs(stated: _Stated, texts: Iterable[str], flag: str, example: str) -> di
         if not name or not value
     ]
     stated.faults += [
-        Fault(where=f"{flag} {name}", what="is given twice", hint="take one of them back")
+        Fault(
+            where=f"{flag} {name}{'' if flag == '--signal' else '='}",
+            what="is given twice",
+            hint="take one of them back",
+        )
         for name, count in Counter(name for _, name, _ in pairs).items()
         if count > 1
     ]
@@ -308,7 +313,7 @@ def _take_limits(stated: _Stated, text: str) -> None:
     inside = Keys(keys={part: fact_shape(stated.facts[name]) for part, name in parts.items()})
     stated.faults += check_shape(NamedValue("--budget", limits), inside)
     for part in filter(parts.get, limits):
-        stated.take(parts[part], limits[part], f"--budget.{part}")
+        stated.take(parts[part], limits[part], f"--budget {part}=")
 
 
 def answers_document(answers: AnswerSet) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from advisor.ground.errors import InputError
 
+A_RATE = r"/\s*(h|hr|hour|d|day|week|month|mo|year)\b|\bper\b"
 OTHER_MONEY = r"€|£|(?<![a-z])(euros?|eur|gbp|pounds?|chf)(?![a-z])"
 
 
@@ -16,24 +17,34 @@ def limit_pairs(text: str) -> list[str]:
     """
     if other := re.search(OTHER_MONEY, text, re.IGNORECASE):
         what = f"--budget {text}: {other[0]} is not known here, prices of GPUs are in US dollars"
-        raise InputError(what, "usd=20,hours=6")
-    return [_limit(part) for part in re.split(r",(?!\d{3}(?!\d))", text)]
+        raise InputError(what, "usd=20,hours=6", where="--budget")
+    if re.search(A_RATE, text, re.IGNORECASE):
+        what = f"--budget {text}: a price by time is no limit; a limit is for the whole training"
+        hint = "`advise rules` knows prices; usd=20 and hours=6 say how much and how long at most"
+        raise InputError(what, "usd=20,hours=6", hint, where="--budget")
+    if comma := re.search(r"\d+,\d{1,2}(?!\d)", text):
+        one = comma[0].replace(",", ".")
+        what = f"--budget {text}: {comma[0]} can be read in two ways"
+        raise InputError(what, f"{one}, or usd=20,hours=6 for both limits", where="--budget")
+    parts = re.split(r",(?!\d{3}(?!\d))|;|\s+and\s+|\s+(?=(?:usd|hours)\s*=)", text)
+    return [_limit(part) for part in parts]
 
 
 def _limit(text: str) -> str:
     """'$50' and '50' as usd=50, '6 h' or '2 days' as hours; NAME=VALUE as it is. Raises InputError
     for anything else.
     """
-    unit = r"(?P<hours>h|hrs?|hours?)|(?P<long>d|w)(ays?|eeks?)?|usd|dollars?|\$"
+    unit = r"(?P<hours>h|hrs?|hours?)|(?P<other>min|d|w)(utes?|s|ays?|eeks?)?|usd|dollars?|\$"
+    money = r"(\$|usd\b\s*:?)?"
     found = re.fullmatch(
-        rf"\$?\s*(?P<n>[\d.,_' ]*\d[kmb]?)\s*({unit})?", text.strip(), re.IGNORECASE
+        rf"{money}\s*(?P<n>[\d.,_' ]*\d[kmb]?)\s*({unit})?", text.strip(), re.IGNORECASE
     )
-    if found and found["long"]:
+    if found and found["other"]:
         with suppress(ValueError):
-            hours = 24 if found["long"] in "dD" else 168
+            hours = {"min": 1 / 60, "d": 24, "w": 168}[found["other"].lower()]
             return f"hours={hours * float(found['n'].replace(',', '')):g}"
         found = None
     if found is None and "=" not in text:
         what = f"--budget {text}: no limit in dollars or hours"
-        raise InputError(what, "'$20, 6 h', usd=20,hours=6")
+        raise InputError(what, "'$20, 6 h', usd=20,hours=6", where="--budget")
     return f"{'hours' if found['hours'] else 'usd'}={found['n']}" if found else text

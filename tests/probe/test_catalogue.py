@@ -764,6 +764,18 @@ def test_a_name_that_a_driver_prints_is_found(printed):
     ("typed", "name", "memory_gib", "count"),
     [
         ("2x 4090", "RTX 4090", None, 2),
+        *(
+            (typed, "RTX 4090", None, 2)
+            for typed in (
+                "4090 x2",
+                "4090*2",
+                "2 RTX 4090s",
+                "dual 4090",
+                "4090 x2 (nvlink)",
+                "rtx4090x2",
+            )
+        ),
+        ("8×H200 SXM NVLink 141GB", "H200 SXM", None, 8),
         ("RTX 4060 laptop 8gb", "RTX 4060 Laptop", None, None),
         ("3080 laptop 16gb", "RTX 3080 Laptop", 16, None),
         ("A100 80", "A100 SXM4 80GB", None, None),
