@@ -53,6 +53,8 @@ class Wait(Struct):
     text: str = ""  # further numbers, in place of the rate
     left_s: float | None = None  # None: by the rate
     below: str = ""  # lines of its own that a terminal shows under the bar, each cut to its width
+    seen: int = 0  # how many were done at the last look, and since when
+    seen_s: float | None = None
 
     def __call__(self, count: int = 1) -> None:
         """So many more items are done."""
@@ -81,8 +83,8 @@ class Wait(Struct):
         return f"{done} of {total} {unit}".strip()
 
     def rate(self, now_s: float) -> float:
-        """Items a second; 0 if it is not known yet."""
-        took_s, moved = now_s - self.began_s, self.done - self.first
+        """Items a second until the last one was done; 0 if it is not known yet."""
+        took_s, moved = self._last_s(now_s) - self.began_s, self.done - self.first
         least = MIB if self.unit == BYTES else 1  # less is shown as nothing
         return moved / took_s if moved >= least and took_s >= SPEED_AFTER_S else 0.0
 
@@ -102,7 +104,22 @@ class Wait(Struct):
         rate = self.rate(now_s)
         if self.left_s is not None or not rate or self.total <= self.done:
             return self.left_s
-        return (self.total - self.done) / rate
+        return max(0.0, (self.total - self.done) / rate - (now_s - self._last_s(now_s)))
+
+    def look(self, now_s: float) -> None:
+        """Note when the number of those that are done changed: what is half done is not counted,
+        so that its time would make the rate too small.
+        """
+        if self.done != self.seen:
+            self.seen, self.seen_s = self.done, now_s
+
+    def begin(self, now_s: float) -> None:
+        """What was done until now is no part of the rate."""
+        self.first, self.began_s, self.seen, self.seen_s = self.done, now_s, self.done, None
+
+    def _last_s(self, now_s: float) -> float:
+        last_s = self.seen_s if self.seen == self.done else None
+        return now_s if last_s is None or last_s - self.began_s < SPEED_AFTER_S else last_s
 
     def sentence(self, now_s: float) -> str:
         """'generating answers: 12 of 64 answers, 1.5 answers/s, 35 s left'."""
@@ -218,6 +235,11 @@ class Board:
         if not self.waits:
             self.hand_over()
 
+    def count_from_now(self) -> None:
+        """What was done until now, such as loading a model, is no part of the innermost rate."""
+        for wait in [one for one in self.waits if one.total][-1:]:
+            wait.begin(self.clock())
+
     def hand_over(self) -> None:
         """Every wait ends: from here on a child process shows what it does on the same terminal."""
         self.waits = []
@@ -242,7 +264,10 @@ class Board:
         waits = list(self.waits)
         if not waits:
             return None
-        return View(self.label, waits, self.memory() if self.memory else None, self.clock())
+        now_s = self.clock()
+        for wait in waits:
+            wait.look(now_s)
+        return View(self.label, waits, self.memory() if self.memory else None, now_s)
 
     def tick(self) -> None:
         """Show and write what is due."""
@@ -312,7 +337,12 @@ def write_view(folder: Path, view: View) -> None:
         "at_s": time.time(),
         "memory": view.memory,
         "waits": [
-            {**asdict(wait), "began_s": round(view.now_s - wait.began_s, 3)} for wait in view.waits
+            {
+                **asdict(wait),
+                "began_s": round(view.now_s - wait.began_s, 3),
+                "seen_s": None if wait.seen_s is None else round(view.now_s - wait.seen_s, 3),
+            }
+            for wait in view.waits
         ],
     }
     temporary = folder / f"{FILE}-{os.getpid()}"
@@ -327,7 +357,10 @@ def read_view(folder: Path) -> View | None:
         text = text_of(folder / FILE)
         content = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
         # The moment at which it was written is 0.
-        waits = [Wait(**{**one, "began_s": -one["began_s"]}) for one in content["waits"]]
+        waits = [
+            Wait(**one | {key: -one[key] for key in ("began_s", "seen_s") if one.get(key)})
+            for one in content["waits"]
+        ]
         now_s = max(0.0, time.time() - content["at_s"])
         view = View(str(content["label"]), waits, content["memory"], now_s)
         return view if waits and view.line() else None

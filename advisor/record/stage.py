@@ -17,7 +17,9 @@ from advisor.ground.errors import AdviseError
 
 
 class Times(JsonObject, frozen=True, kw_only=True):
-    """Where the seconds of a stage went, in the attempt that finished it; or will go, expected."""
+    """Where the seconds of a stage went, of every attempt, those of steps done twice once; or will
+    go, expected.
+    """
 
     total_s: Annotated[float | None, "the sum of the parts"] = None
     load_s: Annotated[float | None, "reading rows, loading the model"] = None
@@ -92,9 +94,9 @@ class Measured(JsonObject, frozen=True, kw_only=True):
     train_s: Annotated[
         float | None, "seconds for all steps, of every attempt; those done twice count once"
     ] = None
-    tokens: Annotated[
-        int | None, "non-padded tokens trained on, since the last resume", OMIT_NULL
-    ] = None
+    tokens: Annotated[int | None, "non-padded tokens trained on, in every attempt", OMIT_NULL] = (
+        None
+    )
     computed_tokens: Annotated[int | None, "the same with padding", OMIT_NULL] = None
     learned_tokens: Annotated[
         int | None, "those of `tokens` whose prediction is in the loss", OMIT_NULL

@@ -167,7 +167,7 @@ def _time_rows(stage: StageRecord) -> list[tuple[str, str, str]]:
         ("measuring the base before", foreseen.before_s, times.before_s),
         ("training", planned_s, train_s),
         ("saving, checking and measuring after", foreseen.after_s, times.after_s),
-        ("in all, when it was finished", foreseen.total_s, times.total_s),
+        ("in all", foreseen.total_s, times.total_s),
     )
     return [
         (name, "" if before is None else format_duration(before), format_duration(after))

@@ -57,11 +57,23 @@ def test_a_log_gets_lines_with_what_is_done_what_is_left_and_the_rate(board, cap
         done(16)
         passes(board, 4)
         assert capsys.readouterr().err == (
-            "sft: measuring the model before training: 5 s so far; rows: 16 of 64, 3.2 items/s,"
-            " 15 s left; memory 11.8 of 24.0 GiB\n"
+            "sft: measuring the model before training: 5 s so far; rows: 16 of 64, 3.8 items/s,"
+            " 12 s left; memory 11.8 of 24.0 GiB\n"
         )
         passes(board, 1200)
     assert 40 < len(capsys.readouterr().err.splitlines()) < 80
+
+
+def test_a_rate_counts_the_time_until_the_last_one_was_done(board):
+    """Neither what is half done makes it smaller, nor loading what answers, nor what was there."""
+    with waiting("answers", total=64, unit="answers", done=16) as answers:
+        passes(board, 40)  # something is loaded
+        board.count_from_now()
+        for _ in range(2):
+            passes(board, 8)
+            answers(16)
+        passes(board, 4)
+        assert "48 of 64 answers, 2.0 answers/s, 4 s left" in board.view().line()
 
 
 def test_a_short_wait_shows_nothing(board, monkeypatch):

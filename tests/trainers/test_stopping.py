@@ -68,12 +68,14 @@ def checkpoints(stage: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, tiny_model):
-    """The adapter of a run that nobody stopped, and its plan."""
+    """The adapter of a run that nobody stopped, its plan, and the tokens that it counted."""
     folder = tmp_path_factory.mktemp("whole")
     rows = (chat(f"Where is {n}?", f"Order {n} is on its way.") for n in range(24))
     plan = plan_file(folder, tiny_model, write_rows(folder / "rows.jsonl", rows), **KEYS)
     assert train(plan, folder / "run") == 0
-    return plan, (folder / "run" / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
+    stage = folder / "run" / "stages" / "sft"
+    counted = read_json(stage / "result.json")["measured"]
+    return plan, (stage / "adapter_model.safetensors").read_bytes(), counted
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,9 @@ def whole(tmp_path_factory, tiny_model):
 def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
     step, signals, said, tmp_path, whole, monkeypatch, capsys
 ):
-    """The step is finished, the exit code is 130, and the next call ends equal to the bit."""
-    plan, weights = whole
+    """The step is finished, the exit code is 130, and the next call ends equal to the bit. Time and
+    tokens are those of both."""
+    plan, weights, counted = whole
     stage = tmp_path / "stages" / "sft"
     with monkeypatch.context() as patch:
         signal_in_step(step, patch, *signals)
@@ -105,6 +108,14 @@ def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
     assert train(plan, tmp_path) == 0
     assert f"resuming after step {step}" in capsys.readouterr().err
     assert (stage / "adapter_model.safetensors").read_bytes() == weights
+    found = read_json(stage / "result.json")
+    for key in ("tokens", "computed_tokens", "learned_tokens", "largest_batch_tokens"):
+        assert found["measured"][key] == counted[key]
+    (before,) = (stage / "checkpoints").glob(f"checkpoint-{step}/complete.json")
+    took_s = read_json(before)["earlier"]["took_s"]
+    assert all(found["times"][part] > took_s[part] > 0 for part in ("load_s", "before_s"))
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert found["times"]["train_s"] > next(x["elapsed_s"] for x in lines if x["step"] == step)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

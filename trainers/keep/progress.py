@@ -93,6 +93,8 @@ class RunCallback(TrainerCallback):
         self.trackers = Trackers(job) if self.writes else None
         self.held_out_s = self.train_s = 0.0  # of this attempt
         self.earlier_s = 0.0  # the clock of metrics.jsonl at the step that is resumed from
+        self.earlier: dict[str, Any] = {}  # what the checkpoint there says of earlier attempts
+        self.took_s: dict[str, float] = {}  # what came before the steps, of every attempt
         self.losses: list[float] = []
         self.step_times_s: list[float] = []
         self.tokens = 0
@@ -301,6 +303,7 @@ class RunCallback(TrainerCallback):
         if state.is_world_process_zero and self.store is not None:
             rate, epoch = self.rate or 0.0, state.epoch or 0.0
             about = {"steps": self.steps, "learning_rate": rate, "epoch": epoch}
+            about["earlier"] = {"took_s": self.took_s, "tokens": self.all_tokens()}
             if self.curve is not None:
                 best = self.curve.kept_step if self.curve.keeps_best else None
                 about |= {"held_out": self.curve.measured, "best_step": best}
@@ -338,6 +341,16 @@ class RunCallback(TrainerCallback):
         """Seconds of all steps, of every attempt, without the held-out losses between them."""
         measured_s = self.curve.seconds - self.held_out_s if self.curve is not None else 0.0
         return max(0.0, self.earlier_s - measured_s) + self.train_s
+
+    def all_tokens(self) -> dict[str, int | None]:
+        """The counts of every attempt; of the largest micro-batch the largest."""
+        found: dict[str, int | None] = dict(self.trainer.all_tokens())
+        for name, count in self.earlier.get("tokens", {}).items():
+            now = found.get(name)
+            known = [one for one in (now, count) if one is not None]
+            both = max if name == "largest_batch_tokens" else sum
+            found[name] = both(known) if known else None
+        return found
 
     @property
     def step_s(self) -> float:

@@ -93,6 +93,11 @@ class Parts:
             self.took_s[self.part] = self.took_s.get(self.part, 0.0) + now_s - self.began_s
         self.began_s = now_s
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """What earlier attempts took, by part."""
+        for part, took_s in seconds.items():
+            self.took_s[part] = self.took_s.get(part, 0.0) + took_s
+
     def times(self) -> Times:
         """What every part took, the one at work so far."""
         self._end()

@@ -60,6 +60,7 @@ from trainers.say.progress import (
     AFTER,
     BEFORE,
     JUDGING_ALONE,
+    LOAD,
     SAVING_ALONE,
     TRAIN,
     Parts,
@@ -286,6 +287,10 @@ def train_steps(built: BuiltStage) -> tuple[Model, StageResult]:
         callback.losses, callback.earlier_s = resume_metrics(job, resume, built.steps)
     built.memory.reset()
     built.parts.begin(TRAIN)
+    if resume is not None:
+        callback.earlier = dict(resume.record.get("earlier", {}))
+        built.parts.add({**callback.earlier.get("took_s", {}), TRAIN: callback.earlier_s})
+    callback.took_s = {part: built.parts.took_s.get(part, 0.0) for part in (LOAD, BEFORE)}
     job.enter(TRAINING)
     _run_steps(built, resume)
     measured = measurement(built, callback)
@@ -379,7 +384,7 @@ def measurement(loaded: LoadedStage, callback: Any) -> Measured:
         step_s=callback.step_s or None,
         tokens_per_s=callback.tokens / callback.train_s if callback.train_s else None,
         train_s=callback.all_train_s,
-        **callback.trainer.all_tokens(),
+        **callback.all_tokens(),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from advisor.ground.errors import InputError
-from advisor.ground.progress import track
+from advisor.ground.progress import board, waiting
 from advisor.methods import methods
 from advisor.plan.entries import path_from
 from advisor.record.content import folder_digest
@@ -204,6 +204,7 @@ class Answering:
             with own_random_numbers(device, seed, -1):  # where answers are kept nothing is loaded
                 self.model = self.load()
             enable_stop_tokens(self.model, self.tokenizer, set())
+            board.count_from_now()
         model = self.model
         engine = TransformersEngine(
             lambda: nullcontext(model), models=lambda: [model], least=len(block)
@@ -245,9 +246,14 @@ def written_answers(
 
     mine = range(process_rank(), len(blocks), process_count())
     with others_wait_for(folder) if is_main_process() else nullcontext():
-        for number in track(mine, f"answers of {of}", unit="answers", each=BLOCK):
-            if kept(number) is None:
+        todo = [number for number in mine if kept(number) is None]
+        known = BLOCK * (len(mine) - len(todo))
+        with waiting(
+            f"answers of {of}", total=BLOCK * len(mine), unit="answers", done=known
+        ) as done:
+            for number in todo:
                 keep_value(files[number], folder.name, write(blocks[number], number))
+                done(BLOCK)
         looks = (partial(kept, number) for number in range(len(blocks)))
         return [one for look in looks for one in wait_for(folder, look)]
 
