@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from advisor.ground.counting import counted
 from advisor.ground.errors import AdviseError, Fault, InputError, refuse
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, shown_path
 from advisor.launch.folder import LOCK, is_done, is_locked, last_logged
@@ -167,7 +168,9 @@ def _refuse_other_parts(run: PlanRun, record: RunRecord) -> None:
         raise _not_here(run, what)
     if record.max_steps != run.max_steps:
         steps = record.max_steps
-        held = f"a trial run of at most {steps} steps per stage" if steps else "the whole run"
+        held = (
+            f"a trial run of at most {counted(steps, 'step')} a stage" if steps else "the whole run"
+        )
         again = f"add --max-steps {steps}" if steps else "leave --max-steps out"
         raise _not_here(run, f"holds {held}", f"{again} to resume it")
     refuse(

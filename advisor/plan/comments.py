@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from advisor.ground.counting import counted
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
 from advisor.methods.stage import stage_keys
@@ -187,7 +188,7 @@ def _of_stage(stage: Stage, instruct: bool) -> list[str]:
     else:
         said.append("Held out: no rows, so nothing tells how good the result is.")
     saved = "about ten in a run, at least every 500 steps"
-    saved = saved if stage.save_steps is None else f"every {stage.save_steps:,} steps"
+    saved = saved if stage.save_steps is None else f"every {counted(stage.save_steps, 'step')}"
     last = f"Checkpoints: {saved}; the last two stay. Log: metrics.jsonl. Seed: {stage.seed}."
     return [*said, last]
 
@@ -205,5 +206,5 @@ def _batch(plan: Plan, stage: Stage, steps: int | None) -> str:
     if any({"micro_batch_size", "grad_accum"} & set(task.overrides) for task in plan.tasks):
         said += ", unless a task's overrides say otherwise"
     if stage.max_steps is not None:
-        return f"{said}; {stage.max_steps:,} steps in all (max_steps)."
-    return f"{said}; about {steps:,} steps in all." if steps else f"{said}."
+        return f"{said}; {counted(stage.max_steps, 'step')} in all (max_steps)."
+    return f"{said}; about {counted(steps, 'step')} in all." if steps else f"{said}."

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from advisor.ground.counting import counted
 from advisor.ground.errors import AdviseError
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, shown_path
@@ -273,7 +274,7 @@ def task_finding(
     if is_classifier:
         text += " against always the most common class"
     if metric.rows:
-        text += f", {metric.rows:,} rows held out"
+        text += f", {counted(metric.rows, 'row')} held out"
     if status == UNCLEAR:
         text += f"; {_too_few(metric, usual_rows(stage))}"
     also = [
@@ -340,9 +341,10 @@ def _answers(samples: Sequence[SampleAnswer], known: Mapping[str, float]) -> tup
     )
     few = ended <= known["answers_end"] * len(told)
     beside = f" (base {before})" if before not in (None, ended) else ""
-    said = [f"{ended} of {len(told)} sample answers end by themselves{beside}"]
+    are, end = ("s", "end by themselves") if len(told) > 1 else ("", "ends by itself")
+    said = [f"{ended} of {len(told)} sample answer{are} {end}{beside}"]
     if repeating:
-        said.append(f"{repeating} repeat themselves")
+        said.append(f"{repeating} repeat{'' if repeating > 1 else 's'} the same words")
     fewer = few and before is not None and before > ended
     return said, fewer or repeating >= known["answers_end"] * len(told)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
+from advisor.ground.counting import counted
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.resources import PACKAGE
 from advisor.ground.types import FSDP
@@ -59,7 +60,8 @@ def longer_setting(entry: Entry) -> str:
 def longer_words(setting: str) -> str:
     """'from the beginning, with 4 epochs', of such a setting."""
     key, count = setting.rsplit(".", 1)[-1].split("=")
-    return f"from the beginning, with {count} {key.removeprefix('max_')}"
+    what = key.removeprefix("max_").removesuffix("s")
+    return f"from the beginning, with {counted(float(count), what)}"
 
 
 TRIAL_ROWS = 50
@@ -118,7 +120,8 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
     def after(self, task: VerdictPart, general: VerdictPart, metric: Metric | None) -> NextStep:
         """The first step that applies."""
         if self.record.max_steps:
-            text = f"this was a trial of {self.record.max_steps} steps: train the whole plan"
+            steps = counted(self.record.max_steps, "step")
+            text = f"this was a trial of {steps}: train the whole plan"
             whole = shlex.quote(f"{self.run}-whole")
             return _step("run_whole", text, f"advise run {self._plan} --output {whole}")
         if task.status == NOT_MEASURED:
@@ -244,7 +247,8 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
             return f"held-out loss still fell by {curve.fell:.0%} at the end" if still else ""
         least = objective(stage.objective).steps.get("least")
         if least and stage.steps and stage.steps < least:
-            return f"{stage.steps} optimizer steps are few, {least} are usual"
+            are = "is" if stage.steps == 1 else "are"
+            return f"{counted(stage.steps, 'optimizer step')} {are} few, {least} are usual"
         return ""
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from advisor.estimate.types import Learned
+from advisor.ground.counting import counted
 from advisor.ground.files import shown_path
 from advisor.ground.terminal import shown, width_of
 from advisor.ground.units import format_count, format_duration, format_gib
@@ -110,7 +111,7 @@ def summary_lines(
     if found and found.plain:
         lines += _wrapped(found.plain.text, width)
     if record.max_steps:
-        limit = f"at most {record.max_steps} steps a stage"
+        limit = f"at most {counted(record.max_steps, 'step')} a stage"
         lines.append(f"A trial: {limit}, judged on a small sample.")
     for one in samples_shown(record) if record.status == DONE else ():
         lines += ["", *_sample_lines(one, width)]
@@ -193,7 +194,7 @@ def _line(label: str, text: str) -> str:
 def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
     """What became of one stage; `brief`: one line, and one for what went wrong."""
     data, measured = stage.data, stage.measured or Measured()
-    rows = f", {data.train_rows:,} rows" if data and data.train_rows else ""
+    rows = f", {counted(data.train_rows, 'row')}" if data and data.train_rows else ""
     head = f"Stage {stage.name}: {what_was_trained(stage)}{rows}"
     adjusted = [_line("adjusted", one.sentence()) for one in stage.adjusted]
     if stage.status != DONE:
@@ -203,7 +204,7 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
     is_long = (stage.steps or 0) >= LOSS_STEPS
     if stage.loss_first is not None and stage.loss_last is not None and is_long:
         change = f"{stage.loss_first:.3f} -> {stage.loss_last:.3f}"
-        losses = f"{change} over {stage.steps or 0:,} steps"
+        losses = f"{change} over {counted(stage.steps or 0, 'step')}"
     wrong = [check.text for check in stage.checks if not check.ok]
     more = len(wrong) - MOST_WARNINGS
     told = wrong[:MOST_WARNINGS] + ([f"{more} more, in the report"] if more > 0 else [])
@@ -310,7 +311,7 @@ def _outlook_lines(stage: DryRunStage, measured: Measured) -> Iterator[str]:
     if speed := speed_words(measured):
         yield _line("speed", speed)
     if longest_s is not None:
-        most = f"at most {format_duration(longest_s)} for {stage.steps or 0:,} steps"
+        most = f"at most {format_duration(longest_s)} for {counted(stage.steps or 0, 'step')}"
         # Two steps on a busy machine may say less than the estimate, which is no news then.
         usual_s = min(expected.duration_s or longest_s, longest_s)
         foreseen = _expected(usual_s if usual_s < longest_s else None, format_duration)

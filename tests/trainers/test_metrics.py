@@ -146,5 +146,7 @@ def test_answers_of_which_half_do_not_end_are_warned_of(ended, of, max_steps, ok
     base = [Sample(text="yes", stopped=False, tokens=9)] * of
     (check,) = check_stops(SimpleNamespace(max_steps=max_steps), samples, base, 9)
     assert check.ok is ok
-    assert f"{ended} of {of} sample answers end" in check.text
-    assert f"(0 of {of} of the base's)" in check.text
+    assert f"{ended} of {of} sample answers end by themselves within 9 tokens" in check.text
+    assert "(of the base model's: 0)" in check.text
+    said = "has not learned where an answer ends" if max_steps is None else "says little"
+    assert (said in check.text) is not ok

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.counting import counted
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.files import text_of
 from advisor.ground.types import FSDP
@@ -261,7 +262,7 @@ def plain_lora(folder: Path) -> list[Check]:
 def check_stops(
     job: Job, tuned: Sequence[Sample], base: Sequence[Sample], limit: int
 ) -> list[Check]:
-    """Whether answers end with a stop token.
+    """Whether answers end by themselves, with a stop token, before they are cut off.
 
     Raises TrainingFailed if all answers of the base did and none of the tuned model does.
 
@@ -271,20 +272,24 @@ def check_stops(
     if not tuned:
         return []
     ended = sum(sample.stopped for sample in tuned)
-    text = f"{ended} of {len(tuned)} sample answers end with a stop token within {limit} tokens"
+    end = "end by themselves" if len(tuned) > 1 else "ends by itself"
+    text = f"{ended} of {counted(len(tuned), 'sample answer')} {end} within {limit} tokens"
     if base:
-        text += f" ({sum(sample.stopped for sample in base)} of {len(base)} of the base's)"
+        text += f" (of the base model's: {sum(sample.stopped for sample in base)})"
     # A trial of a few steps has not learned to stop yet.
     enough = ended > (0 if job.max_steps is not None else len(tuned) / 2)
-    if not enough:
+    if not enough and job.max_steps is not None:
+        text += "; the others run on until they are cut off. After so few steps that says little"
+    elif not enough:
         text += (
-            ": train longer or on more rows, and check that the answers in the data are complete"
+            "; the others run on until they are cut off: the model has not learned where an answer"
+            " ends. Train longer or on more rows, and check that the answers in the data are whole"
         )
     check = Check("answers-end-by-themselves", enough, text)
     if not ended and job.max_steps is None and base and all(sample.stopped for sample in base):
         raise TrainingFailed(
-            "the result never stops: none of its sample answers ends, and all of those of"
-            " its base do",
+            "the result cannot end an answer: each of its sample answers runs on until it is cut"
+            " off, and each of the base model's ends by itself",
             hint=(
                 "check that the answers in the data are complete (truncation), and train on more"
                 " rows"

@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import structs
 
+from advisor.ground.counting import counted
 from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.progress import board
 from advisor.ground.version import __version__
@@ -221,7 +222,7 @@ def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[An
 
 def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
     """The data in a few lines: what is trained on, what is not, and where its template is from."""
-    rows = f"{len(data.train):,} rows to train on, {len(data.holdout):,} held out"
+    rows = f"{counted(len(data.train), 'row')} to train on, {len(data.holdout):,} held out"
     tokens, learned_tokens = data.tokens, data.learned_tokens
     learned = (
         f", {learned_tokens / tokens:.0%} of them learned"

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, cast
 
 from msgspec import structs
 
+from advisor.ground.counting import counted
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
 from advisor.ground.units import format_duration, format_gib
@@ -455,5 +456,5 @@ def measure(loaded: LoadedStage) -> None:
     )
     say(
         f"{stage.name}: {peak} ({kind}), {step_s:.2f} s a step on"
-        f" the longest batch, {steps:,} steps: at most {format_duration(step_s * steps)}"
+        f" the longest batch, {counted(steps, 'step')}: at most {format_duration(step_s * steps)}"
     )

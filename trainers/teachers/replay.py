@@ -18,6 +18,7 @@ from typing import Any
 
 from msgspec import structs
 
+from advisor.ground.counting import counted
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.resources import cache_folder
 from trainers.job import Tokenizer
@@ -102,9 +103,8 @@ def with_replay(
     mixed = [*range(len(data.train)), *(len(data.train) + place for place in order[:count])]
     random.Random(seed + 1).shuffle(mixed)  # noqa: S311
     short = "" if taken >= wanted else f" (wanted {share:.0%}: there is no more general text)"
-    note = (
-        f"{count:,} rows of general text mixed in: {taken / (own + taken):.1%} of the tokens{short}"
-    )
+    share_is = f"{taken / (own + taken):.1%} of the tokens{short}"
+    note = f"{counted(count, 'row')} of general text mixed in: {share_is}"
     train = Picked([data.train, general], mixed)
     return replace(data, train=train, notes=(*data.notes, note))
 
@@ -133,10 +133,12 @@ def own_answers(job: Job, tokenizer: Tokenizer, most: int, wanted: float) -> Pre
             cut += not written.ended
             if tokens >= wanted:
                 break
-    note = f"the base answered {len(rows) + cut:,} general prompts"
+    note = f"the base answered {counted(len(rows) + cut, 'general prompt')}"
     if job.dry_run:
         note = "they stand for answers of the base, which a dry run does not write"
-    note += f"; {cut:,} answers were cut at {limit} tokens and left out" if cut else ""
+    if cut:
+        were = "was" if cut == 1 else "were"
+        note += f"; {counted(cut, 'answer')} {were} cut at {limit} tokens and left out"
     digest = digest_of([list(row.input_ids) for row in rows])
     return replace(asked, train=tuple(rows), holdout=(), notes=(note,), digest=digest)
 

@@ -30,6 +30,7 @@ from advisor.extras.other_tools.mapping import (
 )
 from advisor.extras.other_tools.rows import TEST, TRAIN, WrittenRows, kind_of_rows, write_rows
 from advisor.extras.other_tools.tool import FEEDBACK, PAIRS, TEXT, Tool, tool_named
+from advisor.ground.counting import counted
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path
 from advisor.ground.version import __version__
@@ -66,7 +67,9 @@ class WrittenFolder(Struct, frozen=True, kw_only=True):
         if rows := [job.rows for job in self.jobs if job.rows]:
             trained, held = (sum(one.counts[name] for one in rows) for name in (TRAIN, TEST))
             where = shown_path(self.folder / "data")
-            lines.append(f"Data: {trained:,} rows to train on, {held:,} held out ({where}).")
+            lines.append(
+                f"Data: {counted(trained, 'row')} to train on, {held:,} held out ({where})."
+            )
         notes = list(
             dict.fromkeys(f"{one.key}: {one.why}" for job in self.jobs for one in job.lost)
         )
@@ -182,7 +185,7 @@ def _head(job: ToolJob) -> Iterator[str]:
     yield f"# Start, in this folder:  {job.start}"
     for name, count in job.rows.counts.items() if job.rows else ():
         if count:
-            yield f"# Data:  {job.folder}/{name}, {count:,} rows"
+            yield f"# Data:  {job.folder}/{name}, {counted(count, 'row')}"
     lost = [f"{one.key} ({yaml_value(one.value)}): {one.why}" for one in job.lost]
     for title, lines in (("Not carried over", lost), ("Different from `advise run`", job.notes)):
         if lines:

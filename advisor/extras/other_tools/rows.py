@@ -16,6 +16,7 @@ from advisor.data.example import Example, Message, normalise_text, question_key,
 from advisor.data.examples import SkippedRows, read_examples
 from advisor.data.recognition.recognise import recognise
 from advisor.extras.other_tools.tool import ANSWERS, FEEDBACK, PAIRS, TEXT
+from advisor.ground.counting import counted
 from advisor.ground.errors import InputError
 from advisor.methods import objective
 from advisor.plan.entries import Entry
@@ -90,7 +91,7 @@ def write_rows(
     if unlearned and kind == ANSWERS and not rows.is_split:
         rows.notes.append(f"{unlearned:,} rows have answers that are not to be learned; they are")
     rows.notes += skipped.lines()
-    rows.notes += [f"{count:,} rows left out: {why}" for why, count in left_out.items()]
+    rows.notes += [f"{counted(count, 'row')} left out: {why}" for why, count in left_out.items()]
     return rows
 
 

@@ -216,7 +216,7 @@ def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path, approved)
     plain, row = ({"messages": [USER, one]} for one in (BOT, called))
     jsonl(tmp_path, [plain] * 30 + [row], "pairs.jsonl")
     (job,) = write("llamafactory", path, "few").jobs
-    assert any("1 rows left out" in note and "tools" in note for note in job.notes)
+    assert any("1 row left out" in note and "tools" in note for note in job.notes)
     jsonl(tmp_path, [plain] * 30 + [row] * 10, "pairs.jsonl")
     with pytest.raises(InputError, match="cannot hold tools") as refused:
         write("llamafactory", path, "many")
