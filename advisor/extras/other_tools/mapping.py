@@ -23,6 +23,7 @@ from advisor.extras.other_tools.tool import (
     meant_key,
 )
 from advisor.ground.errors import InputError
+from advisor.ground.extras import extras
 from advisor.ground.shape import NamedValue
 from advisor.methods import objective
 from advisor.methods.stage import stage_keys
@@ -41,6 +42,7 @@ ABSENT: Any = object()
 HAS = "has"  # of a list: the name that it holds, beside others
 # Keys of the whole plan, and of its launch.
 OF_PLAN = ("name", "model", "revision", "trust_remote_code", "template", "trackers", "push_to")
+OF_EXTRAS = {"trackers": "trackers", "push_to": "hub"}  # of those, which extra has the key
 OF_LAUNCH = ("processes", "strategy")
 # A stage's place in a plan, and its data: said apart.
 PLACE = ("name", "start_from", "data", "trl", "peft")
@@ -429,7 +431,11 @@ def to_plan(
         if why := _not_allowed(ours, key, value):
             lose(key, why)
     base = usual_values(ours["objective"], ours["update"])
-    ours = {key: value for key, value in ours.items() if key in OF_PLAN or value != base.get(key)}
+    kept = set(OF_PLAN) - OF_EXTRAS.keys()
+    ours = {key: value for key, value in ours.items() if key in kept or value != base.get(key)}
+    for key, extra in OF_EXTRAS.items():
+        if key in ours and extra not in extras():
+            lose(key, f"the extra '{extra}' is not here")
     while True:  # without the values that do not go together in a plan
         document = {**around, **plan_values(ours)}
         document["launch"] = {**around["launch"], **document.get("launch", {})}

@@ -329,6 +329,17 @@ def test_it_is_carried_over_to_a_plan(run, document):
     assert [one["key"] for one in found["not_carried"]] == ["label_names"]
 
 
+@pytest.mark.parametrize(("keys", "lost"), [("", []), ("report_to: wandb\n", ["report_to"])])
+def test_a_key_of_an_extra_that_is_not_here_matters_if_the_file_uses_it(
+    document, monkeypatch, keys, lost
+):
+    """Then it is not carried over; a plan is made all the same."""
+    monkeypatch.setattr("advisor.extras.other_tools.mapping.extras", dict)
+    _, found = document(TRL + keys)
+    assert found["memory"]["need_gib"] > 0
+    assert [one["key"] for one in found["not_carried"]] == lost
+
+
 def test_room_for_answers_comes_on_top_of_the_request(document):
     """TRL's GRPO limits the answer alone; a smaller batch has more accumulation, same prompts."""
     text = TRL + "max_completion_length: 256\nnum_generations: 8\n"

@@ -230,6 +230,7 @@ def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path, approved)
     assert written_values(tmp_path / "chat", "trl.yaml")["completion_only_loss"] is True
 
 
+@pytest.mark.extra("hub", "trackers")
 @pytest.mark.parametrize("tool_id", TOOLS)
 def test_trackers_and_the_hub_are_written_in_the_tools_own_words(tool_id, tmp_path):
     """The last stage alone is uploaded, once and privately; nothing is called lost."""
