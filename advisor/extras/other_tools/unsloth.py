@@ -99,9 +99,7 @@ def _write(plan: Plan, entry: Entry, source: Path, work: Path, place: str) -> No
     if is_text := kind == TEXT:
         notes.append("`unsloth train` takes conversations alone: texts are trained by train.py")
     else:
-        if not settings["steps"]:
-            unknown = f"the number of steps is not known: warmup_steps is {WARMUP_STEPS}"
-            lost.append(f"warmup ({settings['ours'].get('warmup')}): {unknown}")
+        lost += _lost_in_yaml(settings)
         head = "\n".join(_head(plan, entry, {"lost": lost, "notes": notes}))
         page = yaml.safe_dump(_yaml(settings, data), sort_keys=False, width=1000)
         (work / f"unsloth{place}.yaml").write_text(f"{head}\n\n{page}", "utf-8")
@@ -121,14 +119,43 @@ def _settings(plan: Plan, entry: Entry, rows: WrittenRows | None) -> dict[str, A
     per_step = stage.micro_batch_size * stage.grad_accum * plan.launch.processes
     steps = stage.max_steps or None
     if rows is not None and not steps and not stage.packing:
-        steps = math.ceil(rows.counts[TRAIN] / per_step * stage.epochs)
-    return {"ours": ours, "usual": usual, "targets": list(targets), "steps": steps, "stage": stage}
+        steps = math.ceil(math.ceil(rows.counts[TRAIN] / per_step) * stage.epochs)
+    warmup, whole = float(ours.get("warmup") or 0), float(stage.epochs).is_integer()
+    # What both files say, in one place: they are two ways to start the same training.
+    both = {
+        "max_steps": stage.max_steps or (steps if steps and not whole else None),
+        "warmup_steps": math.ceil(warmup * steps) if steps else None,
+        "rank": int(ours.get("rank") or 16),
+        "alpha": int(ours.get("alpha") or 16),
+        "dropout": float(ours.get("dropout") or 0.0),
+        "rslora": bool(ours.get("rslora")),
+        "on_answers": ours.get("loss_on", "answers") == "answers",
+    }
+    return {
+        "ours": ours, "usual": usual, "targets": list(targets), "stage": stage, "both": both,
+        "warmup": warmup,
+    }  # fmt: skip
+
+
+def _lost_in_yaml(settings: Mapping[str, Any]) -> Iterator[str]:
+    """What the script says and `unsloth.yaml` has no key for."""
+    ours, stage, both = settings["ours"], settings["stage"], settings["both"]
+    if both["warmup_steps"] is None:
+        unknown = f"the number of steps is not known: warmup_steps is {WARMUP_STEPS}"
+        yield f"warmup ({settings['warmup']:g}): {unknown}"
+    if both["max_steps"] is None and not float(stage.epochs).is_integer():
+        passes = math.ceil(stage.epochs)
+        yield f"epochs ({stage.epochs:g}): it takes whole ones, so num_epochs is {passes}"
+    if stage.quantization == "int8":
+        yield "quantization (int8): the base stays in 16 bit"
+    for key in ("revision", "trust_remote_code"):
+        if ours[key]:
+            yield f"{key} ({yaml_value(ours[key])})"
 
 
 def _yaml(settings: Mapping[str, Any], data: str) -> dict[str, Any]:
-    ours, stage, steps = settings["ours"], settings["stage"], settings["steps"]
-    whole = float(stage.epochs).is_integer()
-    warmup = float(ours.get("warmup") or 0)
+    ours, stage, both = settings["ours"], settings["stage"], settings["both"]
+    warmup_steps = both["warmup_steps"]
     return {
         "model": ours["model"],
         "data": {"local_dataset": [f"{data}/{TRAIN}"], "format_type": "chatml"},
@@ -141,20 +168,20 @@ def _yaml(settings: Mapping[str, Any], data: str) -> dict[str, Any]:
             "learning_rate": float(stage.learning_rate),
             "batch_size": stage.micro_batch_size,
             "gradient_accumulation_steps": stage.grad_accum,
-            "warmup_steps": round(warmup * steps) if steps else WARMUP_STEPS,
-            "max_steps": stage.max_steps or (steps if steps and not whole else 0),
+            "warmup_steps": WARMUP_STEPS if warmup_steps is None else warmup_steps,
+            "max_steps": both["max_steps"] or 0,
             "weight_decay": float(stage.weight_decay),
             "random_seed": stage.seed,
             "packing": bool(stage.packing),
-            "train_on_completions": ours.get("loss_on", "answers") == "answers",
+            "train_on_completions": both["on_answers"],
             "gradient_checkpointing": "unsloth" if stage.gradient_checkpointing else "none",
         },
         "lora": {
-            "lora_r": int(ours.get("rank") or 16),
-            "lora_alpha": int(ours.get("alpha") or 16),
-            "lora_dropout": float(ours.get("dropout") or 0.0),
+            "lora_r": both["rank"],
+            "lora_alpha": both["alpha"],
+            "lora_dropout": both["dropout"],
             "target_modules": ",".join(settings["targets"]),
-            "use_rslora": bool(ours.get("rslora")),
+            "use_rslora": both["rslora"],
             "use_dora": bool(ours.get("peft.use_dora")),
         },
     }
@@ -188,6 +215,8 @@ model, tokenizer = FastLanguageModel.from_pretrained(
     load_in_8bit={in_8bit},
     full_finetuning={full},
     trust_remote_code={remote},
+    revision={revision!r},
+    use_gradient_checkpointing={checkpointing!r},
     random_state={seed},
 )
 {module}data = load_dataset("json", data_files={files!r})
@@ -208,7 +237,7 @@ trainer = SFTTrainer(
         max_steps={max_steps},
         learning_rate={rate},
         lr_scheduler_type={scheduler!r},
-        warmup_ratio={warmup},
+        {warmup},
         weight_decay={decay},
         optim={optim!r},
         eval_strategy="epoch" if "test" in data else "no",
@@ -250,10 +279,15 @@ def _script(
     settings: Mapping[str, Any], data: str, rows: WrittenRows | None, words: Mapping[str, Any],
     is_text: bool,
 ) -> str:  # fmt: skip
-    ours, stage = settings["ours"], settings["stage"]
-    on_answers = not is_text and ours.get("loss_on", "answers") == "answers"
+    ours, stage, both = settings["ours"], settings["stage"], settings["both"]
+    on_answers = not is_text and both["on_answers"]
     named = optimizer(stage.optimizer).transformers
     lost = [*words["lost"], *([] if named else [f"optimizer ({stage.optimizer})"])]
+    if ours.get("peft.use_dora"):
+        lost.append("peft.use_dora (true): get_peft_model has no such argument; unsloth.yaml does")
+    warmup = f"warmup_steps={both['warmup_steps']}"
+    if both["warmup_steps"] is None:
+        warmup = f"warmup_ratio={settings['warmup']:g}"
     files = {"train": f"{data}/{TRAIN}"}
     if rows is not None and rows.counts[TEST]:
         files["test"] = f"{data}/{TEST}"
@@ -262,11 +296,11 @@ def _script(
         "in_4bit": stage.quantization == "nf4", "in_8bit": stage.quantization == "int8",
         "full": stage.update == "full", "remote": bool(ours["trust_remote_code"]), "files": files,
         "batch": stage.micro_batch_size, "accumulate": stage.grad_accum, "epochs": stage.epochs,
-        "max_steps": stage.max_steps or -1, "rate": stage.learning_rate,
-        "scheduler": stage.scheduler, "warmup": float(ours.get("warmup") or 0),
+        "max_steps": both["max_steps"] or -1, "rate": stage.learning_rate,
+        "scheduler": stage.scheduler, "warmup": warmup, "revision": ours["revision"],
         "decay": stage.weight_decay, "optim": named or "adamw_8bit", "packing": bool(stage.packing),
-        "rank": ours.get("rank"), "alpha": ours.get("alpha"), "dropout": ours.get("dropout") or 0.0,
-        "targets": settings["targets"], "rslora": bool(ours.get("rslora")),
+        "rank": both["rank"], "alpha": both["alpha"], "dropout": both["dropout"],
+        "targets": settings["targets"], "rslora": both["rslora"],
         "checkpointing": "unsloth" if stage.gradient_checkpointing else False,
     }  # fmt: skip
     return SCRIPT.format(

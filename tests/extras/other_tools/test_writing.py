@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 
 import pytest
 import yaml
@@ -346,6 +347,69 @@ def test_the_script_has_the_present_form(call, tmp_path, objective, approved):
     assert calls["get_peft_model"] <= ADAPTS
     assert ("train_on_responses_only" in ast.unparse(tree)) == (objective == "sft")
     assert (tmp_path / "u/unsloth.yaml").exists() == (objective == "sft")
+
+
+# A setting of unsloth.yaml -> the argument of train.py that is the same.
+SAME = {
+    "model": "model_name", "max_seq_length": "max_length", "load_in_4bit": "load_in_4bit",
+    "output_dir": "output_dir", "num_epochs": "num_train_epochs", "learning_rate": "learning_rate",
+    "batch_size": "per_device_train_batch_size", "max_steps": "max_steps", "packing": "packing",
+    "gradient_accumulation_steps": "gradient_accumulation_steps", "warmup_steps": "warmup_steps",
+    "weight_decay": "weight_decay", "random_seed": "seed", "lora_r": "r", "use_dora": "use_dora",
+    "gradient_checkpointing": "use_gradient_checkpointing", "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout", "target_modules": "target_modules", "use_rslora": "use_rslora",
+    "training_type": "full_finetuning", "train_on_completions": "on_responses",
+    "local_dataset": "data_files", "format_type": "messages",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("update", "keys"),
+    [
+        ("lora", "quantization: nf4, rank: 8, alpha: 24, dropout: 0.1, rslora: true, "),
+        ("lora", "quantization: int8, loss_on: all, warmup: 0.2, gradient_checkpointing: true, "),
+        ("lora", "packing: true, peft: {use_dora: true}, "),
+        ("full", "max_steps: 7, weight_decay: 0.01, gradient_checkpointing: false, "),
+    ],
+)
+def test_both_files_of_unsloth_say_the_same(call, tmp_path, update, keys):
+    """Each setting, or the file that cannot say it names it."""
+    code, _, err = export(call, tmp_path, update=update, keys=keys, model="Qwen/Qwen3-8B")
+    assert code == 0, err
+    page, script = ((tmp_path / "u" / one).read_text() for one in ("unsloth.yaml", "train.py"))
+    file = yaml.safe_load(page)
+    own = {
+        "model": file.pop("model"),
+        **{key: v for one in file.values() for key, v in one.items()},
+    }
+    assert own.keys() == SAME.keys()
+    tree = ast.parse(script)
+    said = {
+        one.arg: ast.literal_eval(one.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for one in node.keywords
+        if isinstance(one.value, ast.Constant | ast.List | ast.Dict | ast.UnaryOp)
+    }
+    said |= {"on_responses": "train_on_responses_only(" in script, "messages": "chatml"}
+    said["use_dora"] = False  # which it has no argument for
+    said["full_finetuning"] = "full" if said["full_finetuning"] else "lora"
+    said["data_files"] = [said["data_files"]["train"]]
+    said["target_modules"] = ",".join(said.get("target_modules", own["target_modules"].split(",")))
+    said["use_gradient_checkpointing"] = said["use_gradient_checkpointing"] or "none"
+    said["max_steps"] = max(0, said["max_steps"])
+    lost = re.findall(r"(?m)^# (?: - |Not carried over: )(?:peft.)?([\w]+) \(", page + script)
+    apart = {
+        key
+        for key, name in SAME.items()
+        if own[key] != said.get(name) and not (update == "full" and key.startswith(("lora", "use")))
+    }
+    if own["max_steps"]:  # then the passes do not count
+        apart -= {"num_epochs"}
+    renamed = {"num_epochs": "epochs", "warmup_steps": "warmup"}
+    assert {renamed.get(key, key) for key in apart} <= {*lost}
+    assert ("quantization" in lost) == ("int8" in keys)
+    assert ("use_dora" in lost) == ("use_dora" in keys)
 
 
 @pytest.mark.parametrize(
