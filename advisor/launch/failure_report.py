@@ -165,7 +165,9 @@ def first_cause(records: Sequence[ErrorRecord]) -> ErrorRecord:
         return record.exit_code == Stopped.exit_code, bool(record.lost_others), record.at_s or 0.0
 
     first = min(records, key=order)
-    is_of_all = len(records) > 1 or not first.host  # the one word of several machines is of one
+    # Whoever was ended meanwhile leaves no word; a fault of the plan is that of all on a machine.
+    is_input = first.exit_code == InputError.exit_code and not first.host
+    is_of_all = len(records) > 1 or is_input
     is_unclear = first.lost_others or first.exit_code == Stopped.exit_code or first.rank is None
     if is_unclear or (is_of_all and all(one.what == first.what for one in records)):
         return first

@@ -72,6 +72,7 @@ LATER = replace(MEMORY, rank=2, what="later", at_s=13.0)
 LEFT = {  # by the processes, the code of the launcher, and how many the kernel had ended before
     # Lost connections and stops follow from another error, and of several the earliest counts.
     "memory": ((LOST, MEMORY, STOP), 1, None),
+    "memory, the other was ended meanwhile": ((MEMORY,), 1, None),
     "the earliest": ((LATER, LOST, MEMORY), 1, None),
     "the same of all": ([replace(MEMORY, rank=n, what="the plan is wrong") for n in range(4)], 1, None),
     "SIGTERM to all processes is a stop, not an error": ((STOP, replace(STOP, rank=0)), 1, None),
@@ -98,14 +99,18 @@ def test_what_processes_left_is_explained(stage, monkeypatch, case, approved):
 
 
 BREAK_ONE = """\
-import os
+import os, time
+from pathlib import Path
 if os.environ.get("RANK") == "1":
     from trainers.keep import checkpoints
 
     class OutOfMemoryError(RuntimeError):
         pass
 
-    def fail():
+    def fail():  # once the other has written its part: it is ended as soon as this one fails
+        out = Path(__file__).parent.parent / "out"
+        while not list(out.rglob("random_state_0.safetensors")):
+            time.sleep(0.05)
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     checkpoints.random_states = fail
