@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,15 @@ from advisor.extras.other_tools.mapping import (
     usual_values,
     write,
 )
-from advisor.extras.other_tools.rows import TEST, TRAIN, WrittenRows, kind_of_rows, write_rows
+from advisor.extras.other_tools.rows import (
+    TEST,
+    TRAIN,
+    WrittenRows,
+    example_row,
+    is_split,
+    kind_of_rows,
+    write_rows,
+)
 from advisor.extras.other_tools.tool import FEEDBACK, PAIRS, TEXT, Tool, tool_named
 from advisor.ground.counting import counted
 from advisor.ground.errors import Fault, InputError
@@ -70,6 +78,7 @@ class WrittenFolder(Struct, frozen=True, kw_only=True):
             lines.append(
                 f"Data: {counted(trained, 'row')} to train on, {held:,} held out ({where})."
             )
+        lines += [line for job in self.jobs for line in data_lines(job.notes, job.form)]
         notes = list(
             dict.fromkeys(f"{one.key}: {one.why}" for job in self.jobs for one in job.lost)
         )
@@ -237,7 +246,22 @@ class ToolJob(Struct, kw_only=True):
     @property
     def kind(self) -> str:
         """The kind of its rows."""
-        return self.rows.kind if self.rows else kind_of_rows(self.entry.stage.objective)
+        if self.rows is not None:
+            return self.rows.kind
+        objective = self.entry.stage.objective
+        return TEXT if objective == "cpt" else kind_of_rows(objective)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether a request and its answer are columns of their own in its rows."""
+        if self.rows is not None:
+            return self.rows.is_split
+        return is_split(self.entry, self.kind, self.tool.rows)
+
+    @property
+    def form(self) -> str:
+        """A row as the configuration reads it."""
+        return example_row(self.kind, is_split=self.is_split)
 
     @property
     def start(self) -> str:
@@ -258,15 +282,16 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) ->
     _start(job, source)
     path = resolve_path(source, entry.data.path)
     if not entry.data.path:
-        job.notes.append(f"no data file is named: put your rows into {job.folder}/train.jsonl")
+        job.notes.append(no_data(job.folder, job.form))
     elif path.exists() or not is_hub_id(entry.data.path):
         more = {"chat_template_kwargs": dict(plan.template)} if plan.template else {}
         job.rows = write_rows(entry, path, work / job.folder, tool.rows, more)
         job.notes += job.rows.notes
     else:
         job.notes.append(
-            "the data set stays on the hub: its columns must be those that the tool reads; no rows"
-            " are held out, since they were not read"
+            f"{entry.data.path} stays on the hub, unread, and no rows are held out. This file reads"
+            f" rows such as {job.form} and no others: else download it and name the file (--data),"
+            " whose rows are written so"
         )
     _write(job)
     if tool.id == "llamafactory":
@@ -277,9 +302,29 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) ->
     return job
 
 
+def no_data(folder: str, form: str) -> str:
+    """What to do where no data file is named, with a row as it must be."""
+    return (
+        f"no data file is named: put rows such as {form} into {folder}/{TRAIN}, one a line, or name"
+        " your file (--data): its rows are written so"
+    )
+
+
+def data_lines(notes: Iterable[str], form: str) -> Iterator[str]:
+    """What the notes say of rows that were not written; the row is not broken."""
+    for note in notes:
+        before, found, after = note.partition(form)
+        if found:
+            yield from textwrap.wrap(f"Data: {before.strip()}", 80, subsequent_indent="  ")
+            yield f"  {form}"
+            yield from textwrap.wrap(
+                f"{after.strip()}.", 80, initial_indent="  ", subsequent_indent="  "
+            )
+
+
 def _list_data_sets(job: ToolJob) -> None:
     name = job.values["dataset"]
-    info: dict[str, Any] = {name: {"hf_hub_url": job.entry.data.path}}
+    info: dict[str, Any] = {name: {"hf_hub_url": job.entry.data.path, **_form(job.kind)}}
     if job.rows is not None or not job.entry.data.path:
         info[name] = {"file_name": f"{job.folder}/train.jsonl", **_form(job.kind)}
     if job.evaluates:
@@ -360,7 +405,7 @@ def _facts(job: ToolJob) -> dict[str, Any]:
         "experts_4bit": job.entry.stage.quantization == "nf4" and _is_mixture(plan.model),
         "data": job.entry.data.path,
         "kind": job.kind,
-        "is_split": rows is not None and rows.is_split,
+        "is_split": job.is_split,
         "evaluates": job.evaluates,
         "folder": job.folder,
         "output": f"out/{job.place}".rstrip("/"),

@@ -34,6 +34,21 @@ def kind_of_rows(name: str) -> str:
     return "" if found.generates else KINDS.get(next(iter(found.trains_on), ""), "")
 
 
+def is_split(entry: Entry, kind: str, able: Sequence[str]) -> bool:
+    """Whether a request and each answer are columns of their own, else one conversation."""
+    learns_all = kind == ANSWERS and entry.stage.options.get("loss_on") == "all"
+    return "split" in able and kind != TEXT and not learns_all
+
+
+def example_row(kind: str, *, is_split: bool) -> str:
+    """A row of this kind as it is written, for people who write theirs by hand."""
+    asked, answer = Message("user", "..."), Message("assistant", "...")
+    turns = (asked,) if kind == PAIRS else (asked, answer)
+    example = Example(row=1, messages=turns, chosen=(answer,), rejected=(answer,))
+    written = _written(replace(example, text="...", good=True), kind, is_split)
+    return json.dumps(written[0])
+
+
 class WrittenRows(Struct):
     """What was written of the rows of a stage."""
 
@@ -55,8 +70,7 @@ def write_rows(
     kind = kind_of_rows(stage.objective)
     if kind == ANSWERS and data.kind == "raw_text":
         kind = ANSWERS if data.format == "classification" else TEXT
-    learns_all = kind == ANSWERS and stage.options.get("loss_on") == "all"
-    rows = WrittenRows(kind, "split" in able and kind != TEXT and not learns_all)
+    rows = WrittenRows(kind, is_split(entry, kind, able))
     more = more if "split" in able and kind != TEXT else {}
     skipped, left_out, unlearned = SkippedRows(), dict[str, int](), 0
     folder.mkdir(parents=True)

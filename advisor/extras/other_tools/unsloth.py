@@ -16,10 +16,17 @@ from typing import Any
 import yaml
 
 from advisor.export.exporter import ExportRequest
-from advisor.extras.other_tools.files import BUNDLE, chosen_entries, commented, fresh_folder
+from advisor.extras.other_tools.files import (
+    BUNDLE,
+    chosen_entries,
+    commented,
+    data_lines,
+    fresh_folder,
+    no_data,
+)
 from advisor.extras.other_tools.mapping import flat_stage, usual_values
-from advisor.extras.other_tools.rows import TEST, TRAIN, WrittenRows, write_rows
-from advisor.extras.other_tools.tool import TEXT
+from advisor.extras.other_tools.rows import TEST, TRAIN, WrittenRows, example_row, write_rows
+from advisor.extras.other_tools.tool import ANSWERS, TEXT
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import shown_path
 from advisor.ground.types import FSDP
@@ -53,10 +60,13 @@ def export(wanted: ExportRequest) -> int:
     if faults := [fault for entry in entries for fault in _refusals(plan, entry)]:
         raise InputError(faults=list(dict.fromkeys(faults)))
     folder = (wanted.out or Path(f"{plan.name}-unsloth")).expanduser().absolute()
+    said = list[str]()
     with fresh_folder(folder) as work:
         for number, entry in enumerate(entries):
-            _write(plan, entry, wanted.source, work, f".{entry.name}" if number else "")
+            said += _write(plan, entry, wanted.source, work, f".{entry.name}" if number else "")
     wanted.say(f"Wrote {shown_path(folder)}: unsloth.yaml and train.py, for Unsloth.")
+    for line in said:
+        wanted.say(line)
     wanted.say(f"Install it in an environment of its own: {INSTALL}")
     wanted.say(f"Start: cd {shlex.quote(shown_path(folder))} && python train.py")
     return 0
@@ -80,14 +90,17 @@ def _refusals(plan: Plan, entry: Entry) -> Iterator[Fault]:
         yield Fault(where=f"stage {stage.name}", what=what, hint=BUNDLE)
 
 
-def _write(plan: Plan, entry: Entry, source: Path, work: Path, place: str) -> None:
-    data, rows, notes = f"data{place}", None, []
+def _write(plan: Plan, entry: Entry, source: Path, work: Path, place: str) -> list[str]:
+    """Write both files with the data. Returns what is to be done for them to run."""
+    data, rows, notes, said = f"data{place}", None, list[str](), list[str]()
     path = resolve_path(source, entry.data.path)
     if entry.data.path:
         rows = write_rows(entry, path, work / data, (), {})
         notes += rows.notes
     else:
-        notes.append(f"no data file is named: put your rows into {data}/train.jsonl")
+        form = example_row(TEXT if entry.stage.objective == "cpt" else ANSWERS, is_split=False)
+        notes.append(no_data(data, form))
+        said = [*data_lines(notes, form)]
     settings = _settings(plan, entry, rows)
     kind = rows.kind if rows else TEXT if entry.stage.objective == "cpt" else "answers"
     lost = [
@@ -104,6 +117,7 @@ def _write(plan: Plan, entry: Entry, source: Path, work: Path, place: str) -> No
         page = yaml.safe_dump(_yaml(settings, data), sort_keys=False, width=1000)
         (work / f"unsloth{place}.yaml").write_text(f"{head}\n\n{page}", "utf-8")
     (work / f"train{place}.py").write_text(_script(settings, data, rows, words, is_text), "utf-8")
+    return said
 
 
 def _settings(plan: Plan, entry: Entry, rows: WrittenRows | None) -> dict[str, Any]:

@@ -349,6 +349,33 @@ def test_the_script_has_the_present_form(call, tmp_path, objective, approved):
     assert (tmp_path / "u/unsloth.yaml").exists() == (objective == "sft")
 
 
+@pytest.mark.parametrize("objective", ["sft", "dpo", "kto", "cpt"])
+@pytest.mark.parametrize("tool_id", ["trl", "axolotl", "llamafactory", "unsloth"])
+def test_rows_that_are_not_written_are_shown_as_they_must_be(call, tmp_path, tool_id, objective):
+    """Where no data are named, or a data set stays on the hub: a row in the form of the file."""
+    row = {
+        "sft": {"prompt": "a", "completion": "b"},
+        "dpo": {"prompt": "a", "chosen": "b", "rejected": "c"},
+        "kto": {"prompt": "a", "completion": "b", "label": True},
+        "cpt": {"text": "a long text"},
+    }[objective]
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 20)
+    stage = {"name": "s", "objective": objective, "update": "lora", "learning_rate": 1e-4}
+    plan = {"name": "p", "model": "Qwen/Qwen3-8B", "stages": [{**stage, "holdout": 0.0}]}
+    for path in ("rows.jsonl", "org/rows"):
+        (tmp_path / "plan.yaml").write_text(json.dumps({**plan, "data": {"path": path}}))
+        code, _, err = call("export", "plan.yaml", "--to", tool_id, "--out", path[:3])
+        if "is not written for" in err or (tool_id == "unsloth" and path == "org/rows"):
+            assert code == 2
+            return
+        assert code == 0, err
+    written = json.loads((tmp_path / "row/data/train.jsonl").read_text().splitlines()[0])
+    (shown,) = [json.loads(one) for one in err.splitlines() if one.startswith("  {")]
+    assert {key: type(one) for key, one in shown.items()} == {
+        key: type(one) for key, one in written.items()
+    }
+
+
 # A setting of unsloth.yaml -> the argument of train.py that is the same.
 SAME = {
     "model": "model_name", "max_seq_length": "max_length", "load_in_4bit": "load_in_4bit",
