@@ -244,6 +244,10 @@ class ToolFile(Struct, kw_only=True):
         """What the file calls a key."""
         return key
 
+    def shown_value(self, key: str, value: Any) -> str:
+        """How the file says the value of a key."""
+        return yaml_value(value)
+
     def left_open(self) -> dict[str, Sequence[Any]]:
         """Keys whose value is not known -> values between which it is looked for."""
         return {}

@@ -153,7 +153,10 @@ def _changed(changes: Sequence[Mapping[str, Any]], file: ToolFile) -> Iterator[s
     """Each reason once, behind what it changes."""
     for why, group in groupby(changes, key=itemgetter("why")):
         for one in group:
-            was, now = ("not set" if one[side] is None else yaml_value(one[side]) for side in SIDES)
+            was, now = (
+                "not set" if one[side] is None else file.shown_value(one["key"], one[side])
+                for side in SIDES
+            )
             yield f"{file.shown_key(one['key'])}: {was} -> {now}"
         yield f"    {why}"
 

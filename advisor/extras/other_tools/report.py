@@ -100,6 +100,7 @@ AND_YET = (
 )
 PINNED = "{} {} is asked for: its way to make the loss is counted; all else is as said above"
 OTHER_TRAINING = "the plan teaches the model to write answers, which is another training"
+NO_KEY = "no key of this file says all that would make it fit ({}): that takes a hand"
 SHOWN_CARDS, SHOWN_TERMS, SHOWN_CHANGES, FEW = 3, 3, 5, 2
 QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
 
@@ -193,6 +194,11 @@ class ConfigurationReport:
                     **dict.fromkeys(self._fills_up(self.carried.plan.stages[0]), False),
                     **changed,
                 }
+        if self.fit is not None and self.fit.changed is not None and self.fit.change is not None:
+            written = self._need(self.change)
+            most = self.fit.changed["need_gib"] * GIB / FELT
+            if written is None or written.need_bytes > most:
+                self.notes.append(NO_KEY.format(self.fit.change.why))
         if self.ran_out is not None and self.fit is not None and self.fit.fits in ("fits", "tight"):
             self.notes.append(AND_YET)
         self.findings = worst_first([*file.faults, *self._by_rules()])
@@ -562,8 +568,7 @@ class ConfigurationReport:
     def ways(self) -> Iterator[str]:
         """The same as lines: key, value, place, what is then needed, what it costs."""
         for one in self.document["ways"]:
-            name = self.file.shown_key
-            said = [f"{name(key)}: {yaml_value(value)}" for key, value in one["change"].items()]
+            said = self._said(one["change"])
             if len(said) > FEW:
                 said = [*said[:FEW], f"{len(said) - FEW} more"]
             places = dict.fromkeys(one["at"].values())
@@ -644,12 +649,16 @@ class ConfigurationReport:
             way_out = f"No change of its keys makes it fit{still}.{cards}"
         return f"{does}: it needs about {need}, {has}. {way_out}"
 
+    def _said(self, change: Mapping[str, Any]) -> list[str]:
+        """'key: value' of each, as the file says it."""
+        name, value = self.file.shown_key, self.file.shown_value
+        return [f"{name(key)}: {value(key, one)}" for key, one in change.items()]
+
     def _change(self, fit: Fitting) -> str:
         """The change that fits: its keys, or what it does if they are many; what it then needs."""
         assert fit.change is not None
         assert fit.changed is not None
-        name = self.file.shown_key
-        said = ", ".join(f"{name(key)}: {yaml_value(one)}" for key, one in self.change.items())
+        said = ", ".join(self._said(self.change))
         if len(self.change) > SHOWN_CHANGES:
             does = fit.change.why.replace("; ", ", ")
             said = f"one that {does} ({len(self.change)} keys, below)"

@@ -37,6 +37,9 @@ class UnslothYaml(ToolFile, kw_only=True):
     def shown_key(self, key: str) -> str:
         return _their_name(key)
 
+    def shown_value(self, key: str, value: Any) -> str:
+        return _theirs(key, value)
+
     def with_changes(self, changes: Mapping[str, Any]) -> str | None:
         """The text with these settings, comments kept; None if that takes a hand."""
         text = self.text
@@ -56,7 +59,7 @@ class UnslothYaml(ToolFile, kw_only=True):
         return None
 
     def by_hand(self, changes: Mapping[str, Any]) -> list[str]:
-        return [f"+ {_their_name(key)}: {yaml_value(value)}" for key, value in changes.items()]
+        return [f"+ {_their_name(key)}: {_theirs(key, value)}" for key, value in changes.items()]
 
 
 def read_unsloth(path: Path, name: str, text: str) -> UnslothYaml | None:
@@ -113,13 +116,15 @@ def _theirs(key: str, value: Any) -> str:
 
 
 def _with(text: str, name: str, value: str) -> str | None:
-    """The text with one scalar of a section changed, or written as the section's first."""
+    """The text with one scalar of a section changed, or written as the first of it, or with it."""
     section, _, key = name.rpartition(".")
     node: Node | None = parsed(text, name="")
     for step in (section, key):
         if not isinstance(node, MappingNode):
             return None
         inner = next((one for own, one in node.value if own.value == step), None)
+        if inner is None and step == section and not node.flow_style:
+            return f"{text.rstrip()}\n{section}:\n  {key}: {value}\n"
         if inner is None and step == key and not node.flow_style:
             at, column = node.start_mark.index, node.start_mark.column
             return f"{text[:at]}{key}: {value}\n{' ' * column}{text[at:]}"

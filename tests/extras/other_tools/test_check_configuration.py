@@ -171,6 +171,27 @@ def test_ligers_loss_counts_where_the_tool_has_it_and_is_proposed_before_4_bit(d
     assert [logits(ax | more)[0] for more in (fused, cut)] == [False, False]
 
 
+def test_what_no_key_of_the_file_says_takes_a_hand(run, monkeypatch):
+    """It is said so, with what it does, and not left out."""
+    monkeypatch.setattr(ConfigurationReport, "_their_changes", lambda *_: {})
+    said = " ".join(run(TRL, "--gpu", "RTX 3090")[1].split())
+    assert "by hand: stores the frozen base in 4 bits: " in said
+    assert (
+        "no key of this file says all that would make it fit (holds the frozen base in 16" in said
+    )
+
+
+def test_unsloths_file_is_changed_in_its_own_words(run):
+    """Its values, too; a section that it lacks is written."""
+    text = "model: Qwen/Qwen3-14B\ndata:\n  dataset: a/b\ntraining:\n  training_type: full\n"
+    code, said = run(text, "--gpu", "H100", "--fix", "fixed.yaml")
+    assert (code, "training.training_type: full -> lora" in said) == (0, True)
+    fixed = yaml.safe_load(Path("fixed.yaml").read_text())
+    assert (fixed["training"]["training_type"], fixed["lora"]["target_modules"]) == (
+        "lora", "all-linear",
+    )  # fmt: skip
+
+
 def test_packed_sequences_are_shortened_to_the_longest_row_before_anything_is_lost(document):
     """No row is cut then; a row that is not known to be shorter is not taken to be."""
     jsonl(
