@@ -29,6 +29,9 @@ class Way(Struct, frozen=True, kw_only=True):
     text: Annotated[str, "what it is, as a sentence goes on"]
     commands: Annotated[tuple[str, ...], "to paste, one after the other"]
     cost: Annotated[str, "what it costs"]
+    when: Annotated[
+        Mapping[str, Any], MapOf(of=Shape()), "fact -> value: shown there alone, before the others"
+    ] = field(default_factory=dict)
 
 
 class Also(Struct, frozen=True, kw_only=True):

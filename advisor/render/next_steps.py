@@ -70,13 +70,13 @@ def _remedy_steps(advice: Advice, found: Remedy) -> NextSteps:
     trains = bool(advice.recommendation.composition.chain)
     halves = (found.beside_training,) if trains and found.beside_training else ()
     at_home, begun = stays_at_home(advice), " ".join(found.notes_for(advice.facts, found.begun))
+    suited = (one for one in found.ways if one.when.items() <= dict(advice.facts).items())
+    ways = sorted(suited, key=lambda way: not way.when)
     return NextSteps(
         remedy=found.id,
         first=begun or found.first,
         # What must not leave the house is not sent to a provider.
-        ways=()
-        if begun
-        else tuple(way for way in found.ways if way.where == "local" or not at_home),
+        ways=() if begun else tuple(way for way in ways if way.where == "local" or not at_home),
         measure=found.measure,
         helps_then="" if trains else found.helps_then,
         write=found.write,

@@ -22,6 +22,7 @@ from advisor.methods.families import (
     family_of_name,
     kind_of_type,
 )
+from advisor.render.next_steps import next_steps
 from advisor.render.words import what_to_do
 from advisor.ruleset.facts import load_facts
 from advisor.situation.build import situation_of
@@ -359,6 +360,14 @@ def test_what_helps_without_the_weights(stated, composition):
     advice = advised(model="gpt-4.1-mini", **stated)
     assert str(advice.recommendation.composition) == composition
     assert ("weights cannot be downloaded" in what_to_do(advice)) is (composition == "other_tool")
+
+
+def test_a_closed_model_is_served_by_its_vendor_first():
+    """What to do with that vendor's model comes before a model of one's own; others see neither."""
+    keys = {"task": "qa", "data_kind": "raw_text", "signals": ("facts_change_often",)}
+    closed, own = (next_steps(advised(**keys, model=name)) for name in ("ChatGPT", "Qwen/Qwen3-8B"))
+    assert "the vendor's own file search" in closed[0].ways[0].text
+    assert [way for way in closed[0].ways if not way.when] == [*own[0].ways]
 
 
 @pytest.mark.parametrize("gpu", ["TPU v5e", "Trainium", "Gaudi 2", "Ascend 910B"])

@@ -125,6 +125,8 @@ def based_on(advice: Advice) -> Section:
     situation = advice.situation
     name, suggestion, model = model_name(advice, "not named"), situation.suggestion, situation.model
     detail = ("", "") if model is None else (model.note, model.source)
+    if situation.outside is not None and situation.outside.is_model:
+        detail = (situation.outside.what, "")
     if suggestion is not None:
         name += " (a suggestion: none was named)"
         detail = (suggestion.because, suggestion.source)
@@ -452,7 +454,8 @@ def _to_begin(steps: NextSteps, *, briefly: bool) -> Iterator[Item]:
     yield Item(text=sentence(steps.first))
     for way in steps.ways[: 1 if briefly else None]:
         place = {"local": "On your own computer", "hosted": "At a provider"}[way.where]
-        yield Item(text=f"{place} ({way.cost}):", commands=way.commands)
+        text = "" if way.commands else f" {way.text}."
+        yield Item(text=f"{place} ({way.cost}):{text}", commands=way.commands)
 
 
 def _with_plan(advice: Advice, plan_path: str) -> Item:
