@@ -53,7 +53,8 @@ MEANS = {
     ),
     "loss": (
         "The scores of all words for all tokens did not fit (rows x tokens x vocabulary): fewer"
-        " rows at a time, shorter rows, or a loss in parts (use_liger_kernel)."
+        " rows at a time, shorter rows, or a loss in parts (use_liger_kernel; TRL has one of its"
+        " own since 1.7, in DPO and others since 1.15)."
     ),
     "backward": (
         "Activations and gradients did not fit: fewer rows at a time, gradient checkpointing, or"

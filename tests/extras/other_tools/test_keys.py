@@ -80,6 +80,9 @@ BITS, BOTH = {"use_peft": True, "load_in_4bit": True}, ["wandb", "tensorboard"]
          {"ddp_backend": "not a key that is known here", "lora_alphas": "did you mean lora_alpha?"}),
         *[({"optim": name}, {"optimizer": None}, {"optim": "adamw_8bit"})
           for name in ("galore_adamw", "lion_8bit", "ademamix")],
+        # The newer of two names of one key wins.
+        ({"activation_checkpointing": False, "gradient_checkpointing": True},
+         {"gradient_checkpointing": False}, {}),
         # 4 bits are two keys there and one here.
         (BITS, {"quantization": "nf4"}, {}),
         (BITS | {"bnb_4bit_quant_type": "fp4"}, {"quantization": None},
