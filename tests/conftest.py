@@ -316,6 +316,7 @@ def approved(request, tmp_path):
         )
         for said, name in ((str(tmp_path), "PLACE"), (str(ROOT), "ROOT"), (__version__, "VERSION")):
             text = text.replace(said, name)
+        text = re.sub(r"\(digest [0-9a-f]{16}\)", "(digest DIGEST)", text)  # any rule changes it
         shown = json.loads(text)
         if isinstance(shown, str):
             shown = shown.splitlines()
