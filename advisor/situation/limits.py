@@ -22,9 +22,9 @@ def limit_pairs(text: str) -> list[str]:
         what = f"--budget {text}: a price by time is no limit; a limit is for the whole training"
         hint = "`advise rules` knows prices; usd=20 and hours=6 say how much and how long at most"
         raise InputError(what, "usd=20,hours=6", hint, where="--budget")
-    if comma := re.search(r"\d+,\d{1,2}(?!\d)", text):
-        one = comma[0].replace(",", ".")
-        what = f"--budget {text}: {comma[0]} can be read in two ways"
+    if comma := re.search(r"(?:=\s*\d+,\d{1,2}|\d+,\d{1,2}(?!\d|\s*[a-z]))(?!\d)", text, re.I):
+        one = comma[0].replace(",", ".").strip("= ")
+        what = f"--budget {text}: {comma[0].strip('= ')} can be read in two ways"
         raise InputError(what, f"{one}, or usd=20,hours=6 for both limits", where="--budget")
     parts = re.split(r",(?!\d{3}(?!\d))|;|\s+and\s+|\s+(?=(?:usd|hours)\s*=)", text)
     return [_limit(part) for part in parts]

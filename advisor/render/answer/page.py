@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from advisor.advice.search.strategies import speeds
 from advisor.advice.types import Advice, Flip
 from advisor.advice.why import DISAGREE
+from advisor.ground.units import format_gib
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.needs import (
     memory_line,
@@ -65,7 +66,7 @@ from advisor.render.words import (
     what_to_do,
 )
 from advisor.ruleset.facts import load_facts
-from advisor.ruleset.phrases import joined, name_of
+from advisor.ruleset.phrases import joined, method_words, name_of
 from advisor.situation.answers import command_line
 
 # What stands beside the model, the machine and the data, and is not repeated as an answer.
@@ -298,7 +299,24 @@ def _answer(advice: Advice) -> str:
     if advice.nothing_fits is not None:
         return what
     chosen = ", which you chose" if is_chosen(advice) else ""
-    return f"{what.rstrip('.')} ({advice.recommendation.composition}{chosen})."
+    composition = advice.recommendation.composition
+    return f"{what.rstrip('.')} ({composition}{chosen}).{_of_unknown_gpu(advice)}"
+
+
+def _of_unknown_gpu(advice: Advice) -> str:
+    """' The GPU is not known, so memory decided nothing: this needs 17.6 GiB, QLoRA 7.4 GiB.'"""
+    ours, memory = advice.recommendation.composition, advice.recommendation.estimate.memory
+    if advice.situation.hardware.kind != "unknown" or memory is None or not ours.chain:
+        return ""
+    others = (
+        f", {method_words('qlora')} {format_gib(one.estimate.memory.need_bytes)}"
+        for one in advice.alternatives
+        if one.composition.scheme == "qlora"
+        and one.composition.chain == ours.chain
+        and one.estimate.memory is not None
+    )
+    need = f"this needs {format_gib(memory.need_bytes)}{next(others, '')}"
+    return f" The GPU is not known, so memory decided nothing: {need}."
 
 
 def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
