@@ -95,11 +95,17 @@ class WrittenFolder(Struct, frozen=True, kw_only=True):
 
 
 def export(wanted: ExportRequest) -> int:
-    """Write the files of a plan for another tool and say what is in them."""
+    """Write the files of a plan for another tool, and say what is in them and whether it fits."""
+    from advisor.extras.other_tools.fits_there import fitting_there
+
     written = write_files(
         wanted.form, wanted.source, wanted.out, only=wanted.only, plan=wanted.plan
     )
-    for line in written.lines():
+    first = written.jobs[0]
+    *lines, start = written.lines()
+    fitting, memory = fitting_there(first.plan, [written.folder / one.file for one in written.jobs])
+    wanted.document["memory"] = memory
+    for line in (*lines, *fitting, start):
         wanted.say(line)
     return 0
 

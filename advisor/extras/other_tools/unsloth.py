@@ -55,6 +55,8 @@ IN_SCRIPT = {"optimizer", "scheduler"}
 
 def export(wanted: ExportRequest) -> int:
     """Write a plan, or one task or stage. Raises InputError for what Unsloth cannot train."""
+    from advisor.extras.other_tools.fits_there import fitting_there
+
     plan = wanted.plan or read_plan(wanted.source)
     entries = chosen_entries(plan, wanted.only)
     if faults := [fault for entry in entries for fault in _refusals(plan, entry)]:
@@ -65,7 +67,9 @@ def export(wanted: ExportRequest) -> int:
         for number, entry in enumerate(entries):
             said += _write(plan, entry, wanted.source, work, f".{entry.name}" if number else "")
     wanted.say(f"Wrote {shown_path(folder)}: unsloth.yaml and train.py, for Unsloth.")
-    for line in said:
+    file = next(name for name in ("unsloth.yaml", "train.py") if (folder / name).is_file())
+    fitting, wanted.document["memory"] = fitting_there(plan, [folder / file])
+    for line in (*said, *fitting):
         wanted.say(line)
     wanted.say(f"Install it in an environment of its own: {INSTALL}")
     wanted.say(f"Start: cd {shlex.quote(shown_path(folder))} && python train.py")

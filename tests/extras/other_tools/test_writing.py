@@ -376,6 +376,33 @@ def test_rows_that_are_not_written_are_shown_as_they_must_be(call, tmp_path, too
     }
 
 
+@pytest.mark.parametrize(
+    ("tool_id", "micro", "said"),
+    [
+        ("trl", 1, "Memory in TRL: about 1"),
+        ("axolotl", 8, "In Axolotl: Does not fit: it needs about"),
+        ("unsloth", 1, "Memory in Unsloth: about 1"),
+    ],
+)
+def test_the_memory_is_that_of_the_tool_that_trains(call, tmp_path, tool_id, micro, said):
+    """A plan fits by what our trainers hold; what does not fit there names the key to lower."""
+    row = {"prompt": "word " * 900, "completion": "yes"}
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 20)
+    stage = {"name": "s", "objective": "sft", "update": "lora", "learning_rate": 1e-4}
+    stage |= {"seq_len": 1024, "micro_batch_size": micro, "gradient_checkpointing": True}
+    stage["weights_dtype"] = "bfloat16"
+    plan = {
+        "model": "Qwen/Qwen3-8B", "data": {"path": "rows.jsonl"}, "stages": [stage],
+        "launch": {"device": "cuda"}, "origin": {"hardware": "1 x RTX 4090 (stated)"},
+    }  # fmt: skip
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    code, out, err = call("export", "plan.yaml", "--to", tool_id, "--out", "u", "--json")
+    assert (code, said in err) == (0, True), err
+    assert ("micro_batch_size: " in err) == (micro > 1)
+    (memory,) = json.loads(out)["memory"]
+    assert (memory["fits"] == "too_big") == (micro > 1)
+
+
 # A setting of unsloth.yaml -> the argument of train.py that is the same.
 SAME = {
     "model": "model_name", "max_seq_length": "max_length", "load_in_4bit": "load_in_4bit",
