@@ -55,7 +55,7 @@ def test_a_plan_is_estimated_as_it_was_advised(estimate, planned):
     assert told == ["sft", "nvidia-smi", advised["fits"]]
     for key in ("peak_gib", "low_gib", "high_gib", "limit_gib"):
         assert found[key] == pytest.approx(advised[key], rel=0.01)
-    assert found["hours"] == pytest.approx(advised["hours"], abs=0.001)
+    assert found["hours"] == pytest.approx(advised["times"]["train_hours"], abs=0.001)
     (smaller,) = estimate("plan.yaml --gpu 'GTX 650 1GB'")
     assert smaller["limit_gib"] == pytest.approx(1, rel=0.05)
     assert (advised["fits"], smaller["fits"] != "fits") == ("fits", True)

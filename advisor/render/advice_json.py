@@ -24,7 +24,7 @@ from advisor.methods.composition import Composition
 from advisor.render.data import profile_json
 from advisor.render.next_steps import NextSteps, commands, file_to_write, finding_out, next_steps
 from advisor.render.probe import probe_json
-from advisor.render.words import whole_usd
+from advisor.render.words import whole_seconds, whole_usd
 
 if TYPE_CHECKING:
     from advisor.advice.rent import Rent
@@ -110,15 +110,15 @@ def engine_of(advice: Advice) -> dict[str, Any]:
 
 
 def estimate_document(estimate: Estimate) -> dict[str, Any]:
-    """Memory of the fullest device, time and cost of the training, the whole time by its parts,
-    and whether it fits.
+    """Memory of the fullest device, the whole time with its parts, what that costs, and whether
+    it fits.
 
     `peak_gib` is what a counter would read, never above the device, within `low_gib` and
     `high_gib`. `need_gib` is what the settings need, not capped; the verdict `fits` holds its band,
     `need_low_gib` to `need_high_gib`, against `limit_gib`. `least_gib` is the need with the
-    smallest batch and recomputed activations. The terms sum to `need_gib`. `usd` is for `hours`,
-    the training alone; `total_usd` is for `times.total_hours`. `host` is what a model that is
-    divided among GPUs needs of each machine's own memory, by moment.
+    smallest batch and recomputed activations. The terms sum to `need_gib`. `hours` and `usd` are
+    those of the page, of the whole time; `times.train_hours` is the training alone. `host` is what
+    a model that is divided among GPUs needs of each machine's own memory, by moment.
     """
     memory = estimate.memory
     return {
@@ -128,9 +128,9 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         },
         "least_gib": _gib(estimate.least_bytes),
         "limit_gib": _gib(estimate.limit_bytes),
-        "hours": _hours(estimate.duration_s),
+        "hours": _hours(whole_seconds(estimate)),
         "times": None if estimate.times is None else times_document(estimate.times),
-        "usd": rounded(estimate.cost_usd),
+        "usd": rounded(whole_usd(estimate)),
         "total_usd": rounded(whole_usd(estimate)),
         "fits": estimate.fits,
         "moment": None if memory is None else memory.needed.name,
@@ -152,7 +152,7 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
 
 
 def times_document(times: WholeTime) -> dict[str, Any]:
-    """The whole time in hours, by its parts; `train_hours` is `hours` beside it."""
+    """The whole time in hours, by its parts; `total_hours` is `hours` beside it."""
     parts = (
         "total", "low", "high", "load", "prepare", "before", "train", "evaluate", "save", "after",
         "download",
@@ -224,8 +224,8 @@ def _way(way: Fitted, *, is_chosen: bool) -> dict[str, Any]:
         "chosen": is_chosen,
         "fits": cost.fits,
         "need_gib": cost.memory and _gib(cost.memory.need_bytes),
-        "hours": _hours(cost.duration_s),
-        "usd": rounded(cost.cost_usd),
+        "hours": _hours(whole_seconds(cost)),
+        "usd": rounded(whole_usd(cost)),
     }
 
 

@@ -317,7 +317,9 @@ def test_limits_of_money_and_time_change_the_method():
     free = answer(flags)["recommendation"]
     assert free["composition"] == "sft+full"
     assert free["estimate"]["hours"] > 1
-    bound = answer(flags, "--budget", f"hours={free['estimate']['hours'] * 0.95:.2f}")
+    bound = answer(
+        flags, "--budget", f"hours={free['estimate']['times']['train_hours'] * 0.95:.2f}"
+    )
     assert bound["recommendation"]["composition"] != "sft+full"
     assert alternative(bound, "sft+full")["because"][0]["unit"] == "h"
 

@@ -106,7 +106,8 @@ def test_not_a_number_becomes_null():
     """Infinities and NaN, which JSON does not know, are null wherever they turn up."""
     advice = scenario_5()
     found = advice.recommendation
-    numbers = structs.replace(found.estimate, cost_usd=math.inf, duration_s=math.nan)
+    unreal = {"cost_usd": math.inf, "duration_s": math.nan, "times": None}
+    numbers = structs.replace(found.estimate, **unreal)
     advice = structs.replace(
         advice,
         recommendation=structs.replace(found, estimate=numbers),
