@@ -248,10 +248,16 @@ def _cost_lines(stage: StageRecord | DryRunStage, times: Times) -> list[str]:
         beside = _expected(foreseen.total_s, format_duration)
         inside = f" ({format_duration(times.train_s)} of it training)" if times.train_s else ""
         lines.append(_line("time", f"{format_duration(times.total_s)} in all{beside}{inside}"))
-    elif measured.train_s is not None:
+    elif measured.train_s is not None and isinstance(stage, StageRecord):
         beside = _expected(expected.duration_s, format_duration)
         lines.append(_line("time", f"{format_duration(measured.train_s)} training{beside}"))
     return lines
+
+
+def _around_s(expected: Expected) -> float:
+    """Seconds expected before and after the steps; 0 if they are not known."""
+    times = expected.times or Times()
+    return (times.load_s or 0.0) + (times.before_s or 0.0) + (times.after_s or 0.0)
 
 
 def go_on_words(record: RunRecord) -> str:
@@ -309,14 +315,20 @@ def _outlook_lines(stage: DryRunStage, measured: Measured) -> Iterator[str]:
     expected, peak_bytes = stage.expected or Expected(), measured.peak_bytes
     longest_s, limit_bytes = stage.longest_batch_duration_s, expected.limit_bytes
     if speed := speed_words(measured):
-        yield _line("speed", speed)
+        first_s = (measured.step_times_s or (None,))[0]
+        start = measured.step_s is not None and first_s is not None and first_s > measured.step_s
+        begins = f"; the first took {first_s:.2f} s, with its start-up" if start else ""
+        yield _line("speed", f"{speed}{begins}")
     if longest_s is not None:
         most = f"at most {format_duration(longest_s)} for {counted(stage.steps or 0, 'step')}"
         # Two steps on a busy machine may say less than the estimate, which is no news then.
         usual_s = min(expected.duration_s or longest_s, longest_s)
         foreseen = _expected(usual_s if usual_s < longest_s else None, format_duration)
         foreseen += " for rows of every length" if foreseen else ""
-        yield _line("in all", f"{most}, if every batch were as long as the longest{foreseen}")
+        around_s = _around_s(expected)
+        beside = f"; {format_duration(around_s)} more to load and compare" if around_s else ""
+        said = f"{most}, if every batch were as long as the longest{foreseen}{beside}"
+        yield _line("in all", said)
     if peak_bytes is not None and limit_bytes:
         fits = "it fits" if peak_bytes <= limit_bytes else "it does not fit"
         if ROOMY * limit_bytes < peak_bytes <= limit_bytes:
