@@ -17,6 +17,7 @@ from advisor.data import profile
 from advisor.data.checks.answers import has_layout, is_code
 from advisor.ground.errors import InputError
 from advisor.methods.composition import parse_composition
+from advisor.plan.read import read_plan
 from advisor.situation.build import situation_of
 from advisor.situation.data import misfit, row_words
 from advisor.situation.names import named_shape
@@ -328,3 +329,16 @@ def test_a_folder_with_a_chat_template_follows_instructions_whatever_its_name(tm
     assert named_shape(str(folder))[0].instruct is None
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert named_shape(str(folder))[0].instruct is True
+
+
+def test_short_rows_leave_room_for_general_questions(call, tmp_path):
+    """Where a base answers some itself against forgetting, a question and its answer fit too."""
+    rows = [{"prompt": f"What is {one}?", "completion": f"It is {one}."} for one in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = "--task qa --data rows.jsonl --model Qwen/Qwen3-0.6B --choose sft+lora --force"
+    code, _, err = call(*asked.split(), "--gpu", "RTX 4090", "--plan", "plan.yaml")
+    assert code == 0, err
+    (stage,) = read_plan("plan.yaml").stages
+    assert stage.options["replay"]
+    assert stage.seq_len >= 128

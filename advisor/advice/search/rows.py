@@ -32,6 +32,7 @@ MULTIPLE = 64
 SHORTEST = 256  # tokens: less holds few conversations, and no pieces of documents worth reading
 # Of the rows, by step: what a stage may leave out (plan key `truncation`).
 LEFT_OUT = (0.01, 0.05)
+REPLAY_LEN = 128  # half of it for a question, with the system text that a template may write
 WHOLE_ROWS = 2.0  # times the mean: if lengths are not known, most rows are shorter
 
 MOST_HELD = 0.2  # of the rows: the rest is needed for training
@@ -54,7 +55,12 @@ def with_lengths(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[dict[
         usual = _at_most_context(context, Chosen(value=length, because=because))
     else:
         usual = sequence_length(case.profile, context)
-    found["seq_len"], left_out = _conceded_length(case, usual)
+    length, left_out = _conceded_length(case, usual)
+    replay = found["replay"].value if "replay" in found else None
+    if isinstance(replay, Mapping) and length.value < REPLAY_LEN:
+        because = f"{length.because}; its own answers to general questions need {REPLAY_LEN}"
+        length = _at_most_context(context, Chosen(value=REPLAY_LEN, because=because))
+    found["seq_len"] = length
     if left_out:
         found["truncation"] = Chosen(value="drop", because="rows over seq_len are left out")
     return found | _room_for_answers(case, found), left_out
