@@ -331,11 +331,12 @@ def test_a_folder_with_a_chat_template_follows_instructions_whatever_its_name(tm
     assert named_shape(str(folder))[0].instruct is True
 
 
-def test_short_rows_leave_room_for_general_questions(call, tmp_path):
+def test_short_rows_leave_room_for_general_questions(call, tmp_path, monkeypatch):
     """Where a base answers some itself against forgetting, a question and its answer fit too."""
     rows = [{"prompt": f"What is {one}?", "completion": f"It is {one}."} for one in range(60)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("advisor.advice.search.rows.TEMPLATE_TOKENS", 0)  # as a tokenizer counts
     asked = "--task qa --data rows.jsonl --model Qwen/Qwen3-0.6B --choose sft+lora --force"
     code, _, err = call(*asked.split(), "--gpu", "RTX 4090", "--plan", "plan.yaml")
     assert code == 0, err
