@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from shutil import get_terminal_size
-from textwrap import fill
+from textwrap import wrap
 from typing import Any
 
 # The rest of a line from here on is pasted as it stands.
 COMMAND = re.compile(
-    r"(?<!\S)(?:\S*/)?advise |(?:^ *|(?<=: ))(?:cd|curl|hf|iconv|ollama|pandoc|pdftotext"
-    r"|pip|python3?|scp|sbatch|uvx?|vllm) "
+    r"(?<!\S)(?:\S*/)?advise |(?:^ *|(?<=:) +)(?:bash|cd|curl|hf|iconv|ollama|pandoc"
+    r"|pdftotext|pip|python3?|rm|scp|sbatch|sh|sky|uvx?|vllm) "
 )
 EXCERPT = re.compile(r" *\d* \| ")  # a line of a file, with a caret below it
 
@@ -27,7 +27,12 @@ def _broken(line: str, width: int) -> str:
     if len(line) <= width or EXCERPT.match(line) or (command and len(head) <= width):
         return line
     lead = line[: -len(line.lstrip())]
-    whole: Any = {"break_long_words": False, "break_on_hyphens": False}
-    text = re.sub("`[^`]+`", lambda quoted: quoted[0].replace(" ", "\0"), head)
-    said = fill(text, max(width, 20), subsequent_indent=lead, **whole).replace("\0", " ")
+    said = "\n".join(wrapped(head, max(width, 20), subsequent_indent=lead))
     return f"{said}\n{lead}{command}" if command else said
+
+
+def wrapped(text: str, width: int, **indents: Any) -> list[str]:
+    """The text in lines that end between words; what stands in `backticks` stays whole."""
+    kept = re.sub("`[^`]+`", lambda quoted: quoted[0].replace(" ", "\0"), text)
+    lines = wrap(kept, width, break_long_words=False, break_on_hyphens=False, **indents)
+    return [line.replace("\0", " ") for line in lines]

@@ -14,6 +14,7 @@ from advisor.advice.types import KnownFact
 from advisor.estimate.types import Moment, Term
 from advisor.ground.types import Answer, AnswerSet, Source
 from advisor.ground.units import GIB
+from advisor.ground.wrap import on_lines, wrapped
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
 from advisor.methods.composition import parse_composition
 from advisor.render.answer.needs import cost_line, term_words, time_line
@@ -275,3 +276,15 @@ def test_what_is_shown_was_looked_at(approved, what):
     found = SHOWN[what]()
     assert "\x1b" not in str(found)
     approved(found)
+
+
+@pytest.mark.parametrize(
+    "line", ["Serve it:  sh ", "Start:  bash ", "  rm -r ", "  ask it:   ollama run ", "Start: cd "]
+)
+def test_a_line_to_paste_is_never_broken(monkeypatch, line):
+    """However long its path is, and how far it stands behind its label; nor is what is quoted."""
+    monkeypatch.setenv("COLUMNS", "80")
+    said = f"{line}{'a folder/' * 12}"
+    assert on_lines(said) == said
+    quoted = f"`advise check {'data/' * 12} --show-row 1 --model MODEL`"
+    assert quoted in wrapped(f"the first row, which is printed at the start, is {quoted}", 80)

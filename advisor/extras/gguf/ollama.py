@@ -12,7 +12,6 @@ import datetime
 import re
 import shlex
 import shutil
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from advisor.extras.gguf.template import (
 )
 from advisor.ground.errors import InputError
 from advisor.ground.files import folder_name, shown_path, write_atomically
+from advisor.ground.wrap import wrapped
 from advisor.record.files import label, record_of, writing_stages
 from advisor.record.run import RunRecord, StageRecord
 
@@ -101,7 +101,7 @@ def export(wanted: ExportRequest) -> int:
             *(
                 f"  {line}"
                 for note in notes
-                for line in textwrap.wrap(f"note: {note}", 76, subsequent_indent="  ")
+                for line in wrapped(f"note: {note}", 76, subsequent_indent="  ")
             ),
             f"  make it:  ollama create {called} -f {shlex.quote(place)}",
             f"  ask it:   ollama run {called}",

@@ -42,6 +42,7 @@ from advisor.ground.counting import counted
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import TEMPORARY, cannot_write, shown_path
 from advisor.ground.version import __version__
+from advisor.ground.wrap import wrapped
 from advisor.methods.stage import Stage
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
@@ -87,7 +88,7 @@ class WrittenFolder(Struct, frozen=True, kw_only=True):
             lines.append(f"Not carried over ({some}):")
         left = dict.fromkeys(note for job in self.jobs for note in job.notes if "left out" in note)
         for note in (*notes[:MOST_SHOWN], *list(left)[:2]):
-            lines += textwrap.wrap(note, 79, initial_indent="  ", subsequent_indent="    ")
+            lines += wrapped(note, 79, initial_indent="  ", subsequent_indent="    ")
         lines.append(f"Install it in an environment of its own: {first.tool.install}")
         if first.before:
             lines.append("Give the commands at the top of the file first.")

@@ -26,6 +26,7 @@ from advisor.data.templates.chat_text import ChatText, json_object, template_sou
 from advisor.export.exporter import ExportRequest
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, TEMPORARY, shown_path, write_atomically
+from advisor.ground.wrap import wrapped
 from advisor.methods import update
 from advisor.model_files.folder import DamagedFile, read_header
 from advisor.plan.read import read_plan
@@ -201,7 +202,7 @@ def _write(
     write_atomically(folder / SCRIPT, _script(server, asked, chats=bool(template), notes=notes))
     (folder / SCRIPT).chmod(0o755)
     for note in notes:
-        said += textwrap.wrap(f"Note: {note}", 80, subsequent_indent="  ")
+        said += wrapped(f"Note: {note}", 80, subsequent_indent="  ")
     return said
 
 
