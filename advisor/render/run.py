@@ -241,7 +241,10 @@ def _cost_lines(stage: StageRecord | DryRunStage, times: Times) -> list[str]:
     foreseen, lines = expected.times or Times(), []
     if measured.peak_bytes is not None:
         beside = _expected(expected.counted_bytes, format_gib)
-        lines.append(_line("memory", f"{format_gib(measured.peak_bytes)} measured{beside}"))
+        # The live line and the advice count the whole process.
+        apart = ", both without Python and its libraries" if beside else ""
+        apart = apart if measured.counter == "rss_growth" else ""
+        lines.append(_line("memory", f"{format_gib(measured.peak_bytes)} measured{beside}{apart}"))
     if expected.learned is not None:
         lines.append(_line("learned", learned_words(expected.learned)))
     if times.total_s is not None:

@@ -481,3 +481,13 @@ def test_a_model_in_the_project_is_served_by_its_relative_path(tmp_path, monkeyp
     found = serve_command(run.record, served_stages(run.record), run.folder)
     assert found.startswith("vllm serve model --enable-lora")
     assert str(tmp_path) not in found
+
+
+@pytest.mark.parametrize(("counter", "is_apart"), [("rss_growth", True), ("allocated", False)])
+def test_memory_on_the_cpu_says_what_it_leaves_out(counter, is_apart):
+    """The line on the way counts the whole process, the comparison what training adds to it."""
+    measured = {"peak_bytes": 2**30, "counter": counter, "train_s": 30.0}
+    found = FinishedRun(folder=Path("r"), record=RunRecord.from_dict(record(measured=measured)))
+    said = " ".join(" ".join(summary_lines(found)).split())
+    assert "1.0 GiB measured, 2.0 GiB expected" in said
+    assert ("both without Python and its libraries" in said) is is_apart
