@@ -110,6 +110,7 @@ FOUND = [
     case("similar-rows", [{"text": text} for text in (*map(sentence, range(60)), *TWINS)], "note", 2, THOROUGH),
     # Two answers in a row, or a conversation that begins with one, break some templates.
     case("turns-do-not-alternate", chats((3, [BOT, USER, BOT])), "warning", 1),
+    case("empty-answer", chats((3, [USER, BOT, USER, BOT | {"content": " "}])), "warning", 1),
     case("content-not-text", chats(*((n, [SEEN, BOT]) for n in (2, 4, 6, 8))), "error", 4),
     # Where the better answer is nearly always the longer one, length may be what is learned.
     case("chosen-is-longer", BETTER, "note", 60),

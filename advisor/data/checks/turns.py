@@ -27,7 +27,11 @@ class Conversations(RowCheck):
             "warning",
             "{count} conversations do not alternate between user and assistant; some chat"
             " templates refuse them",
-        )
+        ),
+        "empty-answer": (
+            "warning",
+            "{count} conversations hold an empty answer: the model learns to say nothing there",
+        ),
     }
 
     def __init__(self, about: Subject) -> None:
@@ -56,6 +60,9 @@ class Conversations(RowCheck):
         answers = spoken.count("assistant") + bool(row.example.chosen)
         self.turns[max(1, answers)] += 1
         self.counts["with_system_text"] += messages[0].role == "system"
+        said = [one for one in messages if one.role == "assistant"]
+        if not all(one.content.strip() or one.extra for one in said):
+            self.tallies["empty-answer"].add(row.number)
         if "tool" in spoken or any(message.extra for message in messages):
             return
         wrong = bool(spoken) and (
