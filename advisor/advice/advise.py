@@ -199,6 +199,11 @@ def _warnings(case: Case, recommendation: Candidate, decision: Decision) -> tupl
     for stage in recommendation.stages:
         one = case.costs.stage(recommendation.composition, stage.stage.objective)
         rules += replace(one, engine=stage.engine).warnings()
+    # What the plan does already is no advice.
+    done = {
+        key for stage in recommendation.stages for key, one in stage.reasons.items() if one.value
+    }
+    rules = [rule for rule in rules if rule.then.get("done_by") not in done]
     found = dict.fromkeys(
         (
             *situation.misfits,

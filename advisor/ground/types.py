@@ -279,6 +279,12 @@ class DataProfile(Struct, frozen=True, kw_only=True):
     # JSON types: turns, scripts, classes, lengths of requests and answers, ...
     measures: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def left_out(self) -> int:
+        """Rows that cannot be used; 0 too if only the first rows were looked at."""
+        used, unusable = (int(self.measures.get(f"rows_{one}", 0)) for one in ("used", "unusable"))
+        return unusable if used + unusable == self.rows else 0
+
 
 # --------------------------------------------------------------------------- the model
 

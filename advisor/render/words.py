@@ -175,6 +175,8 @@ def _step(advice: Advice, place: int, objective: str) -> str:
     suits = kind in known[objective].trains_on
     rows = beside.rows if beside else example_rows(advice) if suits or kind is None else None
     count = "" if rows is None else f"{format_count(rows) if rows >= MANY else f'{rows:,}'} "
+    if count and data is not None and data.left_out and rows == data.rows:
+        count = f"{rows - data.left_out:,} of {count}"
     whose = "your " if suits or count else ""
     examples = f"{whose}{f'{count}examples' if count else GOOD_ANSWERS}"
     if suits and kind == "preference":

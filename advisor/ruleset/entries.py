@@ -255,7 +255,10 @@ class Reader:
         if not isinstance(then, dict) or not then:
             return {}
         if kind == "warn":
-            if set(then) != {"say"} or not isinstance(then["say"], str):
+            texts = set(then) - {"done_by"} == {"say"} and all(
+                isinstance(one, str) for one in then.values()
+            )
+            if not texts:
                 self.fault(spot, "a warn rule has `then: {say: text}`")
         elif kind == "set":
             if table.id != "settings":

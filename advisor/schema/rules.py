@@ -212,7 +212,13 @@ def definitions(rules: Ruleset) -> dict[str, Schema]:
     found = fact_definitions(named_facts(rules.facts))
     settings = {name: key_schema(settable(name)) for name in setting_keys()}
     found["settings"] = closed(settings) | {"minProperties": 1}
-    found["say"] = closed({"say": {**TEXT, "description": "what a warning says"}}, "say")
+    done_by = {
+        **TEXT,
+        "description": "a key of the stage that does it: where it is set, say nothing",
+    }
+    found["say"] = closed(
+        {"say": {**TEXT, "description": "what a warning says"}, "done_by": done_by}, "say"
+    )
     found["tier"] = {"enum": list(rules.tiers), "description": "a higher tier wins inside a layer"}
     found["source-id"] = {
         **offered(sorted(rules.sources)),

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from advisor.data.examples import TooManyUnusable, usable_rows
+from advisor.data.examples import REASONS, TooManyUnusable, usable_rows
 from advisor.data.read.source import files_here, find_data, team_files, typed_path
 from advisor.data.recognition.recognise import ColumnsUnclear, first_row, recognise
 from advisor.ground.errors import AdviseError
@@ -428,7 +428,13 @@ def profile_of(
 def found_lines(found: DataProfile, *, brief: bool = False) -> Iterator[str]:
     """How many examples of which kind, one of them, how the file was read, what is wrong."""
     is_text = found.kind == "raw_text"
-    yield f"found {found.rows:,} {'documents' if is_text else f'examples: {_kind_words(found)}'}"
+    count, why = f"{found.rows:,}", ""
+    if found.left_out:
+        count = f"{found.rows - found.left_out:,} of {count}"
+        reasons = [REASONS[one.id] for one in found.findings if one.id in REASONS]
+        why = f"; {found.left_out:,} left out: {', '.join(reasons)}"
+    what = "documents" if is_text else f"examples: {_kind_words(found)}"
+    yield f"found {count} {what}{why}"
     example = example_parts(found)
     room = EXAMPLE_CHARS if len(example) > 1 else 2 * EXAMPLE_CHARS
     if example:

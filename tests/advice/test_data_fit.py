@@ -18,6 +18,7 @@ from advisor.data.checks.answers import has_layout, is_code
 from advisor.ground.errors import InputError
 from advisor.methods.composition import parse_composition
 from advisor.plan.read import read_plan
+from advisor.render.words import what_to_do
 from advisor.situation.build import situation_of
 from advisor.situation.data import misfit, row_words
 from advisor.situation.names import named_shape
@@ -241,6 +242,18 @@ def test_a_teacher_that_will_not_do_is_warned_of(approved, keys):
     """The model itself, one too large for the GPU even in 4 bits, a smaller one, an unknown one."""
     warnings = situation(**{"model": SMALL, **keys}).warnings
     approved([text for text in warnings if "may mean" not in text])  # that lists near names
+
+
+def test_examples_that_are_left_out_are_not_promised(tmp_path):
+    """The answer names how many of the rows it trains on."""
+    rows = [
+        {"prompt": f"Where is order {n}?", "completion": f"On its way, {n}."} for n in range(60)
+    ]
+    rows[7]["completion"] = ""
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = advise({**SUPPORT, "data": {"path": str(tmp_path / "a.jsonl")}, "gpu": "T4"})
+    assert found.situation.data.left_out == 1
+    assert "59 of 60 examples" in what_to_do(found) or not found.recommendation.composition.chain
 
 
 def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():

@@ -158,6 +158,15 @@ SUPPORT_ON_8B = {
 NOTHING = {**dict.fromkeys(SUPPORT_ON_8B), "task": "other"}
 
 
+@pytest.mark.parametrize(("model", "mixes"), [("Qwen/Qwen3-0.6B", True), ("Qwen/Qwen3-8B", False)])
+def test_what_the_plan_does_is_not_advised(model, mixes):
+    """General questions are asked for only where the plan mixes none in."""
+    keys = {"task": "chat_assistant", "depth": "style", "data_kind": "paired", "data_rows": 5000}
+    advice = advised(**keys, model=model, gpu="H100")
+    assert ("replay" in advice.recommendation.stages[0].reasons) == mixes
+    assert any("one-style-everywhere" in one for one in advice.warnings) != mixes
+
+
 @pytest.mark.parametrize("gpu", ["A100 80GB", "H200", "B200"])
 def test_every_weight_is_told_in_the_form_that_needs_least(gpu):
     """The number does not depend on how much room there is; its optimizer is named."""
