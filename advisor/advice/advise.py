@@ -193,9 +193,14 @@ PART_OF_DATA = "only a part of the data is used"
 
 
 def _warnings(case: Case, recommendation: Candidate, decision: Decision) -> tuple[str, ...]:
-    """Every warning once, those about the wrong data first."""
+    """Every warning once, those about the wrong data first; without those that are about how to
+    train, if nothing is trained: of the steps that decide it, of the model, of the run.
+    """
     situation, table = case.situation, decision.steps.get("data_amount")
-    rules = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
+    trains, steps = bool(recommendation.composition.chain), [*case.ruleset.tables]
+    before = steps if trains else steps[: steps.index("train_decision")]
+    judged = (decision.steps[name] for name in before if name in decision.steps)
+    rules = [rule for judgement in judged for rule in judgement.warnings]
     for stage in recommendation.stages:
         one = case.costs.stage(recommendation.composition, stage.stage.objective)
         rules += replace(one, engine=stage.engine).warnings()
@@ -210,7 +215,7 @@ def _warnings(case: Case, recommendation: Candidate, decision: Decision) -> tupl
             *(_text_of(rule) for rule in (table.warnings if table else ())),
             *_too_few(situation, recommendation.composition),
             *situation.warnings,
-            *situation.model_warnings,
+            *(situation.model_warnings if trains else ()),
             *([NO_MONEY] if situation.answers.value("budget_usd") == 0 else []),
             *_candidate_warnings(situation, recommendation),
             *_smaller(case, recommendation),
@@ -235,9 +240,9 @@ def _text_of(rule: Rule) -> str:
 
 
 def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]:
-    warnings = list(candidate.estimate.memory.warnings) if candidate.estimate.memory else []
     if not candidate.composition.chain:
-        return warnings
+        return []
+    warnings = list(candidate.estimate.memory.warnings) if candidate.estimate.memory else []
     if situation.suggestion is not None:
         model, why = situation.suggestion.model, situation.suggestion.because
         warnings.append(f"{NO_MODEL}: {model} is a suggestion ({why})")
@@ -377,8 +382,6 @@ def with_choice(advice: Advice, chosen: Candidate, ruleset: Ruleset) -> Advice:
     priced, rented, _ = _priced(case, chosen)
     old = replace(first, verdict="ranked_lower", because=(Reason(text=BY_HAND), *first.because))
     others = (one for one in advice.alternatives if one is not chosen)
-    of_old = _candidate_warnings(advice.situation, first)
-    kept = (warning for warning in advice.warnings if warning not in of_old)
     return replace(
         advice,
         recommendation=priced,
@@ -386,7 +389,7 @@ def with_choice(advice: Advice, chosen: Candidate, ruleset: Ruleset) -> Advice:
         nothing_fits=None,
         rent=rented,
         rent_instead=None,
-        warnings=(*kept, *_candidate_warnings(advice.situation, chosen)),
+        warnings=_warnings(case, priced, case.decision),
     )
 
 

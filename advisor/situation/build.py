@@ -115,11 +115,11 @@ def situation_of(
     warnings += [*stated.warnings, *renamed, *about_model, *about_teacher]
     if model is not None:
         thinks, about_data, lacking = _suits_data(situation, model)
-        warnings += about_data
         is_decoder = kind_of_type(model.architecture) == DECODER
         situation = replace(
             situation,
             thinks=thinks,
+            model_warnings=tuple(about_data),
             unsuited=stated.unsuited or lacking,
             instead=None if is_decoder else _suggestion(answers, MAX_SUGGESTED_B, needs),
             smaller=_smaller(situation, model, needs),

@@ -96,7 +96,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     past: PastRuns = NO_RUNS  # of this machine and others, which correct estimates
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or a named model
-    model_warnings: tuple[str, ...] = ()  # about the model that is suggested
+    model_warnings: tuple[str, ...] = ()  # how the model, named or suggested, is trained
     unknown: tuple[str, ...] = ()
 
 

@@ -240,7 +240,8 @@ def test_what_is_said_of_a_teacher_is_one_fact(keys, teacher):
 )
 def test_a_teacher_that_will_not_do_is_warned_of(approved, keys):
     """The model itself, one too large for the GPU even in 4 bits, a smaller one, an unknown one."""
-    warnings = situation(**{"model": SMALL, **keys}).warnings
+    found = situation(**{"model": SMALL, **keys})
+    warnings = (*found.warnings, *found.model_warnings)
     approved([text for text in warnings if "may mean" not in text])  # that lists near names
 
 

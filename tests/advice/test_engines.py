@@ -156,7 +156,7 @@ def test_four_bit_is_for_what_does_not_fit_otherwise_on_a_mac(model, composition
     assert said or composition == "sft+lora"
 
 
-LONG = "rows of 90,000 words"
+LONG = "rows of 45,000 words"
 
 
 @pytest.mark.parametrize(
@@ -175,12 +175,12 @@ def test_another_engine_is_named_beside_the_estimate(tmp_path, model, gpu, count
     """Each rule has a scenario of its own; here hardware, model and long rows are named."""
     stated = {"kind": "paired", "rows": 50_000}
     if data == LONG:
-        rows = [{"prompt": "words " * 90_000, "completion": f"answer {one}"} for one in range(3)]
+        rows = [{"prompt": "words " * 45_000, "completion": f"answer {one}"} for one in range(120)]
         stated = {"path": str(tmp_path / "long.jsonl")}
         (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     document = advise_document(
         {"task": "customer_service", "data": stated, "model": model,
-         "gpu": {"name": gpu, "count": count}}
+         "gpu": {"name": gpu, "count": count}, "signals": ["prompting_tried"]}
     )  # fmt: skip
     engines = re.compile("torchtitan|Megatron Bridge|fsdp_qlora")
     said = [line.rpartition("(")[2] for line in document["warnings"] if engines.search(line)]

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from advisor import Answers
+from advisor.advice.advise import with_choice
 from advisor.advice.case import Case
 from advisor.advice.facts import can_be_stated, stated_values
 from advisor.advice.flips import MAX_SHOWN
@@ -481,3 +482,19 @@ def test_experts_who_disagree_are_named(approved):
     found = advice.certainty
     (short,) = first_screen(advice).labelled["Unsure"]
     approved([found.strength, short.text, found.conflicts, certainty_lines(found)])
+
+
+def test_without_a_training_nothing_is_said_of_how_to_train():
+    """Neither by the steps that decide how, nor of the model or the run; whoever trains all the same
+    is told, then.
+    """
+    stated = {"task": "customer_service", "data_kind": "paired", "data_rows": 30, "depth": "style",
+              "model": "openai/gpt-oss-20b", "gpu": "unknown", "teacher": "texts",
+              "signals": ("prompt_meets_quality_bar",)}  # fmt: skip
+    asked_for = advised(**stated)
+    assert not asked_for.recommendation.composition.chain
+    how = re.compile("written out in 16 bit|a style that all rows have|terms of the larger model")
+    assert not [text for text in asked_for.warnings if how.search(text)]
+    trained = next(one for one in asked_for.alternatives if one.composition.chain)
+    told = with_choice(asked_for, trained, RULES).warnings
+    assert len({found[0] for text in told if (found := how.search(text))}) == 3
