@@ -96,6 +96,7 @@ class Bundle(Struct, frozen=True, kw_only=True):
         return [
             *(KEPT.format(shown_path(one)) for one in self.kept),
             f"Wrote {' and '.join(map(shown_path, self.places))} ({size:,.1f} MB packed).",
+            "Your data are inside as they are: whoever gets it can read them.",
             *self.not_carried,
             *(job.about if job else ()),
             f"{where}:",
