@@ -1,6 +1,7 @@
 """After a data file is named: columns become a question, unsuited rows too, a folder the teams."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,12 @@ def test_cells_and_readings_are_put_in_words(approved):
     cells = [cell_words(cell, 20) for cell in ("short", None, "", [1, 2])]
     questions = [way_question(way) for way in ({"text": "Notes"}, {"transcript": "Chat"})]
     approved([cells, questions, way_words({"question": "a", "chosen": "b", "rejected": "c"})])
+
+
+def test_of_many_data_files_those_that_changed_last_are_offered(tmp_path, monkeypatch):
+    """A folder of many files leaves nobody to type a path."""
+    monkeypatch.chdir(tmp_path)
+    for at in range(20):
+        Path(f"{at:02}.csv").write_text("text\na\n")
+        os.utime(f"{at:02}.csv", (at, at))
+    assert files_here() == [f"{at}.csv" for at in range(12, 20)]

@@ -153,7 +153,7 @@ def typed_path(text: str) -> str:
 
 
 def files_here() -> list[str]:
-    """The data files of the working folder, by name; none if it holds more than a person picks."""
+    """The data files of the working folder, by name; of many those that changed last."""
     with suppress(OSError):
         found = [
             name
@@ -166,7 +166,7 @@ def files_here() -> list[str]:
             )
             or _holds_documents(name)
         ]
-        return found if len(found) <= MOST_OFFERED else []
+        return sorted(sorted(found, key=os.path.getmtime)[-MOST_OFFERED:])
     return []
 
 
