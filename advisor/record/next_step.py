@@ -79,6 +79,7 @@ def trial_steps(plan: Plan) -> int:
 
 
 GENERAL = PACKAGE / "demo" / "general.jsonl"  # rows to begin with, written for this project
+REPLAY_LEN = 128  # tokens that such a question and its answer take together at least
 REPLAY_ROWS, MOST_REPLAY = 500, 0.5  # bundled questions; the largest share that is advised
 MOST_HELD = 0.2  # share of the rows that may be held out: as in the advice
 USUAL_HELD = 64  # rows that tell small differences, where the objective's file names no number
@@ -154,6 +155,9 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
         if divided or made.plain_template or objective(self.stage.objective).splits_documents:
             return None, f"some to begin with: {GENERAL} (set `replay` to such a file)"
         command = self._again("replay", f"{{rows: {REPLAY_ROWS}}}")
+        if stage.seq_len < REPLAY_LEN and self.entry is not None:
+            longer = f"{key_path(self.entry, 'seq_len')}={REPLAY_LEN}"
+            command += f" --set {shlex.quote(longer)}"
         return command, "the base answers them itself before it trains (docs/methods.md#forgetting)"
 
     @property

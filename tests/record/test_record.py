@@ -425,6 +425,11 @@ def test_general_rows_to_begin_with_are_named(trainings):
     [
         ({}, "advise run 'my runs/shop/plan.yaml' --set 'stages.sft.replay={rows: 500}'"),
         (
+            {"seq_len": 64},
+            "advise run 'my runs/shop/plan.yaml' --set 'stages.sft.replay={rows: 500}'"
+            " --set stages.sft.seq_len=128",
+        ),
+        (
             {"replay": {"rows": 90}},
             "advise run 'my runs/shop/plan.yaml' --set stages.sft.replay_share=0.4",
         ),
@@ -438,8 +443,8 @@ def test_what_was_lost_has_a_cure_that_can_be_pasted(trainings, tmp_path, keys, 
     found = judged(evaluation={"general": FORGOT}, trainings=entries(plan)).next
     assert (found.action, found.command) == ("mix_general", command)
     if command:
-        (again,) = shlex.split(command)[4:]
-        assert set_values(plan, [again]).stages[0].options["replay"]
+        again = shlex.split(command)[4::2]
+        assert set_values(plan, again).stages[0].options["replay"]
 
 
 ENDS = {"best_step": 9, "last_step": 9}
