@@ -332,3 +332,19 @@ def test_says_what_is_wrong(text, said):
     """An unreadable composition names the part and the nearest known name."""
     with pytest.raises(InputError, match=said):
         parse_composition(text)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["question=The text", "answer=Reply"],
+        ["question = The text", "answer = Reply"],
+        ["question=The text, answer=Reply"],
+        ["question='The text' answer=Reply"],
+        ['question="The text"; answer="Reply"'],
+    ],
+)
+def test_columns_are_named_as_people_write_them(typed):
+    """Repeated, several at once, with blanks, and with names in quotes."""
+    stated = answers_from_flags({"data_mapping": typed}, load_facts())
+    assert stated.value("data_mapping") == {"question": "The text", "answer": "Reply"}

@@ -87,7 +87,8 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     "mapping",
     multiple=True,
     metavar="ROLE=COLUMN",
-    help="Which column is what: --map question=prompt answer=completion.",
+    help="Which column is what: --map question=prompt answer=completion. Repeat it, or name"
+    " several at once; a name with spaces in quotes: --map 'question=The text, answer=Reply'.",
 )
 @click.option(
     "--eval",

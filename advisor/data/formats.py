@@ -183,6 +183,8 @@ def read_mapping(
         if role is None:
             what, allowed = f"unknown role '{spelling}'", f"roles: {', '.join(roles)}"
             hint = did_you_mean(spelling, spellings)
+            if spelling in columns and normal(str(column)) in spellings:
+                hint = f"the role comes first: '{column}={spelling}'"
         elif column not in columns:
             what, allowed = f"{at} has no column '{column}'", f"columns: {', '.join(columns)}"
             alike = {normal(name): name for name in columns}.get(normal(str(column)))

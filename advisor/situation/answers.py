@@ -203,7 +203,10 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> A
         if fact_id == "signals":
             _take_signal_flags(stated, values)
         elif fact_id in PAIRS:
-            pairs = _pairs(stated, values, flag, PAIRS[fact_id][1])
+            texts = (
+                values if fact_id == "tasks" else [one for text in values for one in _each(text)]
+            )
+            pairs = _pairs(stated, texts, flag, PAIRS[fact_id][1])
             if pairs:
                 stated.faults += check_shape(NamedValue(flag, pairs), fact_shape(facts[fact_id]))
             stated.take(fact_id, pairs, flag)
@@ -284,6 +287,13 @@ def _pairs(stated: _Stated, texts: Iterable[str], flag: str, example: str) -> di
         if count > 1
     ]
     return {name: value for _, name, value in pairs if value}
+
+
+def _each(text: str) -> list[str]:
+    """'question=The text, answer=B' and 'question="The text" answer=B' as two pairs each."""
+    pairs = re.split(r"\s*[,;]\s*(?=\w+\s*=)|\s+(?=\w+\s*=)", text.strip())
+    pairs = pairs if all("=" in one for one in pairs) else [text]  # 'The text=question'
+    return [re.sub(r"""=\s*(["'])(.*)\1$""", r"=\2", one) for one in pairs]
 
 
 def _take_signal_flags(stated: _Stated, texts: Sequence[str]) -> None:
