@@ -15,7 +15,7 @@ from advisor.estimate.types import Estimate
 from advisor.ground.units import format_count, format_gib
 from advisor.methods import methods, remedies, remedy, schemes
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.ruleset.phrases import joined
+from advisor.ruleset.phrases import is_name, joined
 
 MANY = 1_000_000  # rows from which on their number is rounded
 GOOD_ANSWERS = "examples of requests and good answers"
@@ -44,7 +44,7 @@ def sentence(text: str, *, named: bool = False) -> str:
     # A remark in brackets may stand after the full stop.
     ended = text[-1] in ".!?" or (text[-1] == ")" and ". (" in text)
     first = text.split(maxsplit=1)[0]
-    named = named or first[1:] != first[1:].lower()  # vLLM is written as its makers write it
+    named = named or is_name(first)
     return (text[0] if named else text[0].upper()) + text[1:] + ("" if ended else ".")
 
 

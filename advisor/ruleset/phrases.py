@@ -24,8 +24,12 @@ def inside_sentence(text: str) -> str:
     'Requests with answers' -> 'requests with answers'; 'LoRA fits' and 'A' of a plan stay readable.
     """
     first = text.split(" ", 1)[0]
-    plain = first[1:] == first[1:].lower() and first[:1].isalpha()
-    return text[:1].lower() + text[1:] if plain else text
+    return text[:1].lower() + text[1:] if first[:1].isalpha() and not is_name(first) else text
+
+
+def is_name(word: str) -> bool:
+    """Whether a word keeps its letters as they are: vLLM, gpt2 and acme/own are no plain words."""
+    return word[1:] != word[1:].lower() or re.search(r"[/\d]", word) is not None
 
 
 def joined(parts: Iterable[str], last: str = "and") -> str:

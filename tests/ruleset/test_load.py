@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from advisor.advice.linting import lint_rules, refuse_or_warn
 from advisor.ground.errors import InputError
+from advisor.render.words import sentence
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.layers import MAX_OWN_RULES
 from advisor.ruleset.load import load_rules
@@ -375,3 +376,10 @@ def test_a_fact_of_a_users_file_needs_no_phrase(tmp_path):
             f' signal: true, ask: "Do the examples hold customers\' data? (names)"{extra}}}}}\n'
         )
         assert says(load_rules(overlays=(path,)).facts["holds_customer_data"], True) == said
+
+
+@pytest.mark.parametrize("name", ["acme/own", "gpt2", "Mistral-7b", "Qwen/qwen-base"])
+def test_a_model_s_name_keeps_its_letters_wherever_it_stands(name):
+    """At the beginning of a sentence and inside one."""
+    assert sentence(f"{name} is not known") == f"{name} is not known."
+    assert inside_sentence(f"{name} is not known") == f"{name} is not known"
