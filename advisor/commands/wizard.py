@@ -236,7 +236,8 @@ class Menu:
         if text.count("\n") >= self.out.height and self.out.is_terminal:
             click.echo_via_pager(f"{LEAVE}\n{text}")
         else:
-            click.echo(text, nl=False)
+            self.out.file.write(text)  # click's echo would show its colours as text
+            self.out.file.flush()
 
     def train(
         self, outcome: WizardOutcome, settings: dict[str, Any], *, offers: bool | None = None

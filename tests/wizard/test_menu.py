@@ -424,4 +424,5 @@ def test_what_is_longer_than_the_screen_is_shown_page_by_page(monkeypatch, heigh
     out = Console(file=file, width=80, height=height, force_terminal=True)
     Menu(out, load_rules(), CPU).actions().show_all(ready())
     assert bool(pages) is is_paged
+    assert ("\x1b[1m" in file.getvalue()) is not is_paged
     assert all(page.startswith(LEAVE) and "Why not the others" in page for page in pages)
