@@ -71,6 +71,9 @@ def menu_options(
         mattering: Those that were not asked and may change the method.
     """
     advice, stuck = outcome.advice, outcome.advice.nothing_fits
+    outside = advice.situation.outside
+    # Of a model whose weights nobody has there is no other method, and no answer makes one.
+    is_closed = outside is not None and outside.is_model and bool(outside.instead)
     if outcome.is_complete and not outcome.other_machine:
         help_ = outcome.first or "Ctrl-C saves and stops; it resumes"
         yield Option(value="run", label="Run it now", help=help_)
@@ -88,9 +91,9 @@ def menu_options(
         yield Option(value="next_steps", label="What to do next", help="step by step")
     yield Option(value="whole", label="The whole answer", help="every reason and number")
     yield Option(value="why", label="Why this?", help="each rule, its facts and its source")
-    if advice.alternatives:
+    if advice.alternatives and not is_closed:
         yield Option(value="other", label="Another method", help="why not, and take it anyway")
-    if any(map(can_be_tried, advice.flips)):
+    if any(map(can_be_tried, advice.flips)) and not is_closed:
         yield Option(value="what_if", label="What would change it?", help="try another answer")
     if outcome.general is not None:
         mixes = "{" in outcome.general
@@ -101,7 +104,7 @@ def menu_options(
     if outcome.plan is not None:
         yield Option(value="plan", label="Show the plan", help=outcome.plan_path or "")
     yield Option(value="change", label="Change an answer")
-    if skipped:
+    if skipped and not is_closed:
         changes = f"{mattering} may change the method" if mattering else "the method stays"
         some = f"{_questions(skipped)}; {changes}"
         yield Option(value="skipped", label="Answer what was not asked", help=some)

@@ -22,6 +22,7 @@ from advisor.wizard.menu import MORE, folded, menu_options, run_wizard
 from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
 from advisor.wizard.prompts import choice_lines
 from advisor.wizard.saved import Saved, load_answers, save_answers, state_path
+from tests.advice.situations import advised
 from tests.render.example_advice import CPU, nothing_fits, remedy_alone, scenario_5
 from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, answers_of, asked_set, known
 
@@ -426,3 +427,14 @@ def test_what_is_longer_than_the_screen_is_shown_page_by_page(monkeypatch, heigh
     assert bool(pages) is is_paged
     assert ("\x1b[1m" in file.getvalue()) is not is_paged
     assert all(page.startswith(LEAVE) and "Why not the others" in page for page in pages)
+
+
+@pytest.mark.parametrize("model", ["GPT-4o", "Qwen/Qwen3-8B"])
+def test_a_closed_model_has_no_choices_of_open_weights(model):
+    """No other method is taken for it, and no question can change that."""
+    advice = advised(task="customer_service", model=model, gpu="RTX 4090", data_kind="paired",
+                     data_rows=5000)  # fmt: skip
+    offered = {one.value for one in menu_options(WizardOutcome(advice=advice), skipped=8)}
+    open_alone = {"other", "what_if", "skipped"}
+    assert bool(offered & open_alone) is (model != "GPT-4o")
+    assert {"whole", "why", "change", "quit"} <= offered
