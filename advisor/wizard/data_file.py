@@ -35,7 +35,7 @@ VALUE_CHARS = 46  # with the name and the space around it they fit into 80 colum
 HELP_CHARS = 40
 EXAMPLE_CHARS = 29  # of a request and of its answer, so that both fit on a line
 WAYS = 2  # other readings that are offered beside the first
-SHOWN_WARNINGS = 3
+SHOWN_WARNINGS, SHOWN_NOTES = 3, 2
 SAID_ALREADY = ("columns-guessed", "read-as")  # findings that were a question, or a line before
 # What a row may hold -> the roles of its columns.
 HOLDS = {
@@ -441,7 +441,11 @@ def found_lines(found: DataProfile, *, brief: bool = False) -> Iterator[str]:
         yield f"such as: {' -> '.join(one_line(part, room) for part in example)}"
     if brief:
         return
-    yield from (finding.text for finding in found.findings if finding.id == "read-as")
+    # One for each file of a folder; no warning is folded so.
+    notes = [finding.text for finding in found.findings if finding.id == "read-as"]
+    yield from notes[:SHOWN_NOTES]
+    if len(notes) > SHOWN_NOTES:
+        yield f"and {len(notes) - SHOWN_NOTES} more of this kind"
     warnings = [
         f"{finding.severity}: {finding.text}"
         for finding in found.findings

@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.data import profile
 from advisor.data.read.source import files_here
 from advisor.ground.terminal import one_line, width_of
-from advisor.ground.types import Answer, AnswerSet, DataProfile
+from advisor.ground.types import Answer, AnswerSet, DataFinding, DataProfile
 from advisor.wizard.data_file import (
     DataReader,
     ask_data,
     ask_tasks,
     cell_words,
+    found_lines,
     say_found,
     way_question,
     way_words,
 )
 from advisor.wizard.walk import Question, Several
 from tests.render.test_data import support, write_rows
-from tests.wizard.scripted import FACTS, ScriptedUi
+from tests.wizard.scripted import FACTS, PROFILE, ScriptedUi
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
 REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
@@ -259,6 +261,16 @@ def test_cells_and_readings_are_put_in_words(approved):
     cells = [cell_words(cell, 20) for cell in ("short", None, "", [1, 2])]
     questions = [way_question(way) for way in ({"text": "Notes"}, {"transcript": "Chat"})]
     approved([cells, questions, way_words({"question": "a", "chosen": "b", "rejected": "c"})])
+
+
+def test_notes_on_how_files_were_read_fold_and_warnings_do_not():
+    """Of a folder each file has one."""
+    notes = [DataFinding(id="read-as", severity="note", text=f"{at}.csv: tabs") for at in range(14)]
+    warnings = [DataFinding(id=f"w{at}", severity="warning", text=f"w{at}") for at in range(3)]
+    lines = [*found_lines(replace(PROFILE, findings=(*notes, *warnings)))]
+    assert [one for one in lines if "tabs" in one] == ["0.csv: tabs", "1.csv: tabs"]
+    assert "and 12 more of this kind" in lines
+    assert sum(one.startswith("warning: ") for one in lines) == 3
 
 
 def test_of_many_data_files_those_that_changed_last_are_offered(tmp_path, monkeypatch):
