@@ -168,6 +168,15 @@ def test_what_the_plan_does_is_not_advised(model, mixes):
     assert any("one-style-everywhere" in one for one in advice.warnings) != mixes
 
 
+@pytest.mark.parametrize("usd", [0.01, 20.0])
+def test_an_assumed_cost_may_pass_a_limit(usd):
+    """Rows of unknown length are assumed to be usual ones: above a limit that is said beside it."""
+    keys = {"task": "qa", "data_kind": "paired", "data_rows": 500_000, "budget_usd": usd}
+    page = repr(page_of(advised(**keys, model="Qwen/Qwen3-0.6B", gpu="RTX 4090")))
+    assert ("above your limit of $0.01" in page) == (usd < 1)
+    assert "above your limit of $20" not in page
+
+
 @pytest.mark.parametrize("gpu", ["A100 80GB", "H200", "B200"])
 def test_every_weight_is_told_in_the_form_that_needs_least(gpu):
     """The number does not depend on how much room there is; its optimizer is named."""

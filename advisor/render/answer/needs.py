@@ -96,13 +96,14 @@ def time_and_cost(advice: Advice) -> tuple[str, str]:
 def time_line(advice: Advice) -> str:
     """'36 min (27 min to 52 min): 2 passes over 4,936 rows; within your limit of 8 h'."""
     estimate, hours = advice.recommendation.estimate, advice.facts.get("budget_hours")
-    hours = None if estimate.assumed else hours
     times, trained_s = estimate.times, estimate.duration_s
     if trained_s is None:
         return sentence(f"not known{because_unknown(advice)}")
     limit = None if hours is None else float(hours) * 3600
     if times is None:
         verdict = _limit_words(trained_s, trained_s, limit, format_duration)
+        if estimate.assumed:
+            verdict = _if_above(trained_s, limit, format_duration)
         verdict = f"{_read_words(advice)}{verdict}{_assumed_words(estimate)}"
         return f"{format_duration(trained_s)} of training{verdict}"
     low, high, whole, training = map(
@@ -110,7 +111,8 @@ def time_line(advice: Advice) -> str:
     )
     band = "" if low == high else f" ({low} to {high})"
     if estimate.assumed:
-        return f"{whole}{_read_words(advice)}{_assumed_words(estimate)}"
+        above = _if_above(times.total_s, limit, format_duration)
+        return f"{whole}{_read_words(advice)}{_assumed_words(estimate)}{above}"
     part = "" if training == whole else f", of which training {training}"
     verdict = _limit_words(times.total_s, times.high_s, limit, format_duration)
     return f"{whole}{band}{_read_words(advice) or part}{verdict}"
@@ -153,6 +155,11 @@ def _limit_words(
     return f"; {verb} your limit of {shown(limit)}"
 
 
+def _if_above(amount: float, limit: float | None, shown: Callable[[float], str]) -> str:
+    """What an assumed amount says of a limit: that it would pass it, never that it keeps it."""
+    return "" if limit is None or amount <= limit else f"; above your limit of {shown(limit)}"
+
+
 def cost_line(advice: Advice) -> str:
     """'$0.41 ($0.31 to $0.59): RTX 4090 at $0.74/h (runpod, 2026-09-25); your limit is $20'.
 
@@ -174,9 +181,11 @@ def cost_line(advice: Advice) -> str:
         low_usd, high_usd = (usd * end / times.total_s for end in (times.low_s, times.high_s))
         if format_usd(low_usd) != format_usd(usd):
             shown += f" ({format_usd(low_usd)} to {format_usd(high_usd)})"
-    limit = None if estimate.assumed else advice.facts.get("budget_usd")
+    stated = advice.facts.get("budget_usd")
+    limit = float(stated) if stated else None
     note = f": {estimate.cost_note}" if estimate.cost_note else ""
-    verdict = _limit_words(usd, high_usd, float(limit) if limit else None, format_usd)
+    verdict = _limit_words(usd, high_usd, limit, format_usd)
+    verdict = _if_above(usd, limit, format_usd) if estimate.assumed else verdict
     renting = "Electricity alone; renting the same would be " if is_own else ""
     return f"{renting}{shown}{note}{verdict}"
 
