@@ -133,7 +133,9 @@ def test_who_has_no_business_here_is_refused(ui, case):
     ids=["data", "notebook", "command", "script", "data of logs", "error", "long"],
 )
 def test_a_pasted_text_is_known_by_its_look(text, name):
-    """Data that name a cell type are no notebook, and a script that names an error is none; a long text is no reason to wait."""
+    """Data that name a cell type are no notebook, a script that names an error is no error, and a
+    long text is no reason to wait.
+    """
     assert pasted_name(text) == name
 
 
@@ -226,7 +228,8 @@ def test_an_error_text_beside_a_configuration_is_read_with_it(ui, call, tmp_path
 @pytest.mark.parametrize(
     ("name", "body"),
     [("advise", "{"), ("advise", {"task": "x"}), ("advise", []), ("plan", "{"), ("plan", {"task": 3}),
-     ("plan", {"answers": {}, "into": "x"}), ("plan", {"answers": EXAMPLE, "file": 3}), ("check", []), ("check", {"text": 3}), ("check", {}),
+     ("plan", {"answers": {}, "into": "x"}), ("plan", {"answers": EXAMPLE, "file": 3}),
+     ("check", []), ("check", {"text": 3}), ("check", {}),
      ("check", {"path": "no/such/file"}), ("estimate", "{}"), ("run", {}), ("run", {"plan": "no.yaml"}),
      ("stop", {"folder": "/tmp"}), ("runs", {"folder": "\0"}), ("plan", {"answers": EXAMPLE, "to": "x"}),
      ("check", {"path": "\0"}), ("run", {"plan": "\0"}), ("check", {"text": "a: 1", "beside": 3}),

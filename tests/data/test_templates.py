@@ -81,7 +81,7 @@ def situation(data, **more):
 
 
 def warnings_of(data: Path, model: str) -> list[str]:
-    found = situation(data, model=model).warnings
+    found = situation(data, model=model).model_warnings
     return [text for text in found if "template" in text and "switches" not in text]
 
 

