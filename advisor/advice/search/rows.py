@@ -51,8 +51,8 @@ def with_lengths(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[dict[
     found, context = dict(settings), case.context_tokens
     if case.method.splits_documents:
         because = "documents are split without loss; longer pieces cost more than they teach"
-        length = CPU_TEXT_LEN if case.on_cpu else TEXT_LEN
-        usual = _at_most_context(context, Chosen(value=length, because=because))
+        tokens = CPU_TEXT_LEN if case.on_cpu else TEXT_LEN
+        usual = _at_most_context(context, Chosen(value=tokens, because=because))
     else:
         usual = sequence_length(case.profile, context)
     length, left_out = _conceded_length(case, usual)
