@@ -230,7 +230,7 @@ def test_an_error_text_beside_a_configuration_is_read_with_it(ui, call, tmp_path
     [("advise", "{"), ("advise", {"task": "x"}), ("advise", []), ("plan", "{"), ("plan", {"task": 3}),
      ("plan", {"answers": {}, "into": "x"}), ("plan", {"answers": EXAMPLE, "file": 3}),
      ("check", []), ("check", {"text": 3}), ("check", {}),
-     ("check", {"path": "no/such/file"}), ("estimate", "{}"), ("run", {}), ("run", {"plan": "no.yaml"}),
+     ("check", {"path": "./no/such/file"}), ("estimate", "{}"), ("run", {}), ("run", {"plan": "no.yaml"}),
      ("stop", {"folder": "/tmp"}), ("runs", {"folder": "\0"}), ("plan", {"answers": EXAMPLE, "to": "x"}),
      ("check", {"path": "\0"}), ("run", {"plan": "\0"}), ("check", {"text": "a: 1", "beside": 3}),
      ("check", {"text": "a: 1", "beside": {"text": ""}}), ("check", {"text": "a", "name": "\0"})],

@@ -328,6 +328,7 @@ def test_one_setting_takes_so_many_bytes_more(what, spec, without, least, most):
     assert least <= bytes_of(what, spec) - (bytes_of(what, spec, without) or 0) <= most
 
 
+@pytest.mark.train
 def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     """Logits of part of the tokens and as many answers at a time as trainers/ppo/rollout.py."""
     from advisor.estimate.memory.activations import PART_GPU_TOKENS, PART_LOGIT_BYTES

@@ -135,6 +135,7 @@ def test_a_signal_while_a_child_is_left_is_not_lost(shop, monkeypatch):
 IN_STEPS = "stopped after step 3 of 9, with a checkpoint"
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("part", "whom", "numbers", "said"),
     [

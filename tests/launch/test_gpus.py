@@ -153,6 +153,7 @@ def installed(monkeypatch):
     return there
 
 
+@pytest.mark.train
 def test_attention_without_its_package_is_refused(planned, installed, monkeypatch):
     """flash_attention_2 needs a package that has it; `auto`, which a rule may set, needs none."""
     preflight(planned, machine(gpu(0, 20)), more="    attention: auto\n    kernels: auto\n")

