@@ -148,6 +148,7 @@ def faults_in(out):
     return document["error"]
 
 
+@pytest.mark.extra("other_tools")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [(line, one if isinstance(one, tuple) else (one, "")) for line, one in CASES.items()],

@@ -438,6 +438,7 @@ def test_a_summary_is(approved, tmp_path, monkeypatch, what):
     approved(found)
 
 
+@pytest.mark.extra("gguf", "merged", "vllm")
 @pytest.mark.parametrize(
     ("stage", "options", "said"),
     [
