@@ -49,17 +49,10 @@ _COUNTS = (
 _COUNT_BEHIND = re.compile(
     r"^(.+?)(?:\s*[×*]|(?:\s|\(|(?<=\d))x)\s?(\d{1,6})\)?\s*(?:\([a-z ]+\))?$", re.IGNORECASE
 )
-_COUNT_WORD = re.compile(r"^\s*(single|one|two|dual|three|four|quad|eight)\s+(.+)$", re.IGNORECASE)
 _COUNT_WORDS = {
-    "single": 1,
-    "one": 1,
-    "two": 2,
-    "dual": 2,
-    "three": 3,
-    "four": 4,
-    "quad": 4,
-    "eight": 8,
-}
+    "single": 1, "one": 1, "two": 2, "dual": 2, "three": 3, "four": 4, "quad": 4, "eight": 8,
+}  # fmt: skip
+_COUNT_WORD = re.compile(rf"^\s*({'|'.join(_COUNT_WORDS)})\s+(.+)$", re.IGNORECASE)
 _GLUED = (
     re.compile(r"^(rtx|gtx|rx)(a?\d+)([a-z]*)$"),  # rtx4090, rtx4060ti, rtxa6000
     re.compile(r"^()(\d{3,4})((?:ti|super|xtx|xt|gre|d|laptop|mobile)+)$"),  # 4070tisuper

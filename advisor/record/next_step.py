@@ -14,7 +14,7 @@ from msgspec import Struct
 from advisor.ground.counting import counted
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.resources import PACKAGE
-from advisor.ground.types import FSDP
+from advisor.ground.types import FSDP, REPLAY_LEN
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
@@ -79,7 +79,6 @@ def trial_steps(plan: Plan) -> int:
 
 
 GENERAL = PACKAGE / "demo" / "general.jsonl"  # rows to begin with, written for this project
-REPLAY_LEN = 128  # tokens that such a question and its answer take together at least
 REPLAY_ROWS, MOST_REPLAY = 500, 0.5  # bundled questions; the largest share that is advised
 MOST_HELD = 0.2  # share of the rows that may be held out: as in the advice
 USUAL_HELD = 64  # rows that tell small differences, where the objective's file names no number

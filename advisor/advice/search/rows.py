@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from advisor.advice.facts import WITHOUT_ANSWERS
 from advisor.advice.search.settings import BATCH, DEFAULTS, USUAL_BATCH, StageCase
 from advisor.advice.types import Chosen
-from advisor.ground.types import DataProfile
+from advisor.ground.types import REPLAY_LEN, DataProfile
 from advisor.methods import methods
 
 DEFAULT_SEQ_LEN = 1024
@@ -32,7 +32,6 @@ MULTIPLE = 64
 SHORTEST = 256  # tokens: less holds few conversations, and no pieces of documents worth reading
 # Of the rows, by step: what a stage may leave out (plan key `truncation`).
 LEFT_OUT = (0.01, 0.05)
-REPLAY_LEN = 128  # half of it for a question, with the system text that a template may write
 WHOLE_ROWS = 2.0  # times the mean: if lengths are not known, most rows are shorter
 
 MOST_HELD = 0.2  # of the rows: the rest is needed for training
