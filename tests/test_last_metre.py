@@ -445,7 +445,7 @@ def test_a_printed_plan_is_a_file_that_is_not_there(tmp_path, monkeypatch, call)
     Path("ax.yaml").write_text(AXOLOTL)
     Path("plan.yaml").touch()
     line = next(one for one in call("check", "ax.yaml")[1].splitlines() if "Turn it" in one)
-    assert line.endswith(" advise check ax.yaml --plan plan2.yaml")
+    assert line.endswith(" advise check ax.yaml --plan plan-2.yaml")
 
 
 def test_texts_that_no_stage_reads_are_said_to_be_so_first(call, tmp_path):

@@ -121,7 +121,7 @@ def test_a_switch_is_only_written_to_be_turned():
 TYPED = r"(?:(?:^|[\s`])(?:advise (?:run|check|chat|export)|mkdir -p|cd|scp|sh|bash|rm|tar xzf|iconv .*)"
 TYPED += r"|\s--?(?:plan|fix|output|choose|data|set|model|gpu|tasks|f)) "
 OURS = re.compile(
-    r"[A-Z]+|free_plan\(\)|flags|key_path\(|precision_at|engine\.id|f'first-|file$"
+    r"[A-Z]+|free_path\(\)|flags|key_path\(|precision_at|engine\.id|f'first-|file$"
     r"|states\['data_path'\]|args\[0\]"
 )
 

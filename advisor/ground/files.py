@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Callable
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import BinaryIO
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 
 ELSEWHERE = "choose another place with --output DIR"  # the way out for what a run writes
+KEPT = "{} is there already and stays as it is."  # said where another name is taken
 PLAN_FILE = "plan.yaml"  # the launch file, where no other name is given
 FOLDER_NAME = (  # of plans, stages and tasks
     "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a"
@@ -164,10 +166,12 @@ def _readable(path: Path) -> bool:
     return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
 
 
-def free_plan() -> str:
-    """A name for a plan that nothing here has: plan.yaml, or plan2.yaml where it is taken."""
-    names = (f"plan{number}.yaml" for number in ("", *range(2, 1000)))
-    return next(name for name in names if not os.path.lexists(name))
+def free_path(
+    path: Path = Path(PLAN_FILE), taken: Callable[[Path], bool] = os.path.lexists
+) -> Path:
+    """The path, or one beside it that nothing has: plan-2.yaml for plan.yaml."""
+    beside = (path.with_stem(f"{path.stem}-{number}") for number in range(2, 1000))
+    return path if not taken(path) else next(one for one in beside if not taken(one))
 
 
 def shown_path(path: Path) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from advisor.ground.errors import InputError, did_you_mean
+from advisor.ground.errors import AdviseError, InputError, did_you_mean
 from advisor.ground.files import PLAN_FILE, shown_path, text_of
 from advisor.ground.terminal import print_message
 from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import parse_yaml
+from advisor.launch.hub import ModelNeed, ask_hub
 from advisor.model_files.made import made_here
 from advisor.plan.comments import (
     borrowed_rate_warnings,
@@ -149,13 +150,19 @@ def prepare_plan(source: Path | str | Plan, options: Options) -> PlanRun:
 
 def _with_model_here(plan: Plan, base: Path) -> tuple[Plan, tuple[str, ...]]:
     """The plan with the folder of a model that was made here in place of its hub id, and what is
-    said of it: without a connection nothing else could be trained.
+    said of it: where the hub does not give the model, nothing else could be trained.
     """
     folder = made_here(plan.model) if plan.revision is None else None
     if folder is None or path_from(base, plan.model).exists():
         return plan, ()
-    said = f"model {plan.model}: the copy that `advise demo` made is used, {shown_path(folder)}"
-    return replace(plan, model=str(folder)), (f"{said}; its weights were rounded to 4 bit",)
+    try:
+        ask_hub(ModelNeed(model=plan.model, what=f"model {plan.model}"))
+    except AdviseError as error:
+        said = f"model {plan.model}: the copy that `advise demo` made is used, {shown_path(folder)}"
+        reason = error.faults[0].what
+        warning = f"{said}; its weights were rounded to 4 bit ({reason})"
+        return replace(plan, model=str(folder)), (warning,)
+    return plan, ()
 
 
 def _digest(plan: Plan) -> str:

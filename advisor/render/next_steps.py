@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from advisor.advice.types import Advice
-from advisor.ground.files import free_plan
+from advisor.ground.files import free_path
 from advisor.ground.types import Source
 from advisor.methods import remedy
 from advisor.methods.remedies import OTHER_TOOL, Remedy, Way
@@ -159,7 +159,7 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
             by_hand = f" --choose {shlex.quote(str(other))} --force"
             text = f"Write the plan that keeps the limit, by {other}:"
         changes |= {"gpu": first.card.name, "gpus": first.count if first.count > 1 else None}
-        line = f"{command_line(answers, changes, command='advise')}{by_hand} --plan {free_plan()}"
+        line = f"{command_line(answers, changes, command='advise')}{by_hand} --plan {free_path()}"
         return (*steps, TrainingStep(text=text, commands=(line,)))
     if situation.hardware.origin == "stated":
         changes["gpu"] = None

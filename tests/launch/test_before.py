@@ -26,6 +26,7 @@ from advisor.ground.yaml_files import parse_yaml
 from advisor.launch import hub as hub_module
 from advisor.launch.data import check_data
 from advisor.launch.hub import ModelNeed, ask_hub
+from advisor.launch.prepare import Options, prepare_plan
 from advisor.methods import objectives
 from advisor.model_files.config import config_faults
 from advisor.model_files.folder import INDEX, WEIGHTS, model_faults
@@ -193,18 +194,16 @@ def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
     assert sent == [False, True]
 
 
-@pytest.mark.usefixtures("no_cache")
+@pytest.mark.usefixtures("hub")
 def test_the_demos_model_is_found_by_its_id(shop, monkeypatch):
     """Where there is no connection; a plan may name it as the hub does, and data are counted by it.
-    The hub's own comes first once it is in its cache."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    The hub's own comes first, where it can be had or is in its cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(shop))
     folder = shop / "finetune-advisor" / "models" / "tiny"
-    (shop / "model").rename(shop / "moved")
-    plan = PLAN.replace("model: model", "model: org/tiny")
-    assert "is not in the hub cache" in refused(MachineNotReady, text=plan, output="out")
-    shutil.copytree(shop / "moved", folder)
+    shutil.copytree(shop / "model", folder)
     (folder / MADE).write_text('{"model": "org/tiny"}')
+    assert prepare_plan("plan.yaml", Options()).copy.model == "org/tiny"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     said = said_by_run(output="out")
     assert f"org/tiny: the copy that `advise demo` made is used, {shown_path(folder)}" in said
     assert read_plan("out/plan.yaml").model == str(folder)

@@ -23,14 +23,15 @@ from advisor.extras.jobs.needs import JobNeeds, plan_needs
 from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
 from advisor.ground.files import (
+    KEPT,
     PLAN_FILE,
     TEMPORARY,
     cannot_write,
+    free_path,
     open_regular,
     shown_path,
     text_of,
 )
-from advisor.ground.free_names import KEPT, free_path
 from advisor.ground.progress import waiting
 from advisor.ground.resources import PACKAGE, resource_root
 from advisor.ground.version import __version__

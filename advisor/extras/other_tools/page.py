@@ -21,8 +21,7 @@ from advisor.extras.other_tools.out_of_memory import read_memory_error
 from advisor.extras.other_tools.read import read_any
 from advisor.extras.other_tools.report import MODEL, ConfigurationReport
 from advisor.ground.errors import InputError
-from advisor.ground.files import free_plan, shown_path, write_atomically
-from advisor.ground.free_names import KEPT, free_path
+from advisor.ground.files import KEPT, free_path, shown_path, write_atomically
 from advisor.ground.memory_errors import MemoryRanOut
 from advisor.ground.terminal import shown
 from advisor.ground.types import Hardware
@@ -243,7 +242,7 @@ def _lines(report: ConfigurationReport, on_gpu: str) -> Iterator[Line]:
     file = shlex.quote(report.file.name)
     if report.carried is not None:
         without = ", without some of its keys" if document["not_carried"] else ""
-        command = f"advise check {file}{on_gpu} --plan {free_plan()}"
+        command = f"advise check {file}{on_gpu} --plan {free_path()}"
         yield f"Turn it into a plan{without}:  {command}", "whole"
     if document["diff"]:
         path = report.file.path

@@ -25,7 +25,7 @@ from advisor.extras.other_tools.page import OF_DATA, Line, finding_lines, print_
 from advisor.extras.other_tools.run_signs import Curve, Signs, sig
 from advisor.extras.other_tools.run_state import RunLog, kind_of_run, read_log
 from advisor.ground.errors import AdviseError, Fault, InputError
-from advisor.ground.files import free_plan, shown_path
+from advisor.ground.files import free_path, shown_path
 from advisor.ground.units import format_duration, format_gib
 from advisor.methods import updates
 from advisor.record.files import record_of
@@ -209,7 +209,7 @@ def _next(log: RunLog, base: str | None) -> str:
             if looks_like_configuration(file):
                 return f"advise check {shlex.quote(shown_path(file))}"
     model = f" --model {shlex.quote(base)}" if base else ""
-    return f"advise{model} --plan {free_plan()}"
+    return f"advise{model} --plan {free_path()}"
 
 
 # --------------------------------------------------------------------------- ours

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
-from advisor.ground.files import free_plan
+from advisor.ground.files import free_path
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import format_gib
 from advisor.launch.call import Call
@@ -41,7 +41,7 @@ def check(call: Call) -> Checked:
 def _lines(call: Call) -> tuple[str, str]:
     """The lines that run and that pack the plan: of its file, or of the answers that made it."""
     if flags := call.options.flags:
-        plan = free_plan()
+        plan = free_path()
         return f"advise run {flags}", (
             f"advise {flags} --plan {plan}\n    advise export {plan} --to bundle"
         )
