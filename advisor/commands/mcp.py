@@ -68,7 +68,7 @@ def decode(text: bytes | Raw, shape: type[Shape], code: int = INVALID_PARAMS) ->
     """A value of JSON. Raises Refused, with this code if it is JSON of another shape."""
     try:
         return msgspec.json.decode(text, type=shape)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         is_json = isinstance(error, msgspec.ValidationError)
         raise Refused(code if is_json else PARSE_ERROR, str(error)) from error
 
