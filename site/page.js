@@ -115,6 +115,7 @@ const figure = ({ screen }, name) =>
   (screen[name]?.[0] ?? "–").match(/^(.*?)(?:[:;,] |(?= \()|$)(.*)$/s).slice(1);
 const FIGURES = ["Memory", "Time", "Cost"];
 const textOf = ({ text }) => text;
+const counted = (rows) => `${rows.toLocaleString("en")} ${rows === 1 ? "row" : "rows"}`;
 const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}`;
 /** A text without flags, and without a line to type, for who has no terminal. */
 const TYPED = new RegExp(setup.typed, "g");
@@ -237,7 +238,7 @@ const showUsed = () => {
     ask();
   };
   const { name, values } = used;
-  const rows = values.rows === null ? "" : ` with ${values.rows.toLocaleString("en")} rows`;
+  const rows = values.rows === null ? "" : ` with ${counted(values.rows)}`;
   const said = `The answer is for ${name ?? "the pasted data"}${rows}. `;
   fill($("used"), said, button("Take it away", away));
 };
@@ -612,31 +613,30 @@ const partsOf = (found, body, together) => {
     value === null ? `- ${key}` : `+ ${key}: ${JSON.stringify(value)}`,
   );
   const changed = found.diff?.length ? found.diff : byHand;
-  const marked = (text) => (marks[text[0]] ? make(marks[text[0]], {}, text) : text);
-  const changes = changed.map((text) => [marked(text), "\n"]);
-  const findings = (found.findings ?? []).map(({ severity, text, where }) => [
+  const changes = changed.map((text) => [make(marks[text[0]] ?? "span", {}, text), "\n"]);
+  const others = (found.findings ?? []).filter(({ text }) => text !== found.why);
+  const findings = others.map(({ severity, text, where }) => [
     make("b", {}, `${severity}: `),
     plain(where ? `${text} (${where})` : text),
   ]);
-  const unknown = (found.unknown ?? []).map((one) => `${one.key}: ${one.why}`);
   const tone = verdicts[found.verdict]?.[1] ?? "";
   return [
     names &&
       row(`Read together, as the error of that run: ${names}.`, button("Only the last", alone)),
-    section("", found.error?.map(faultText)),
+    !isData && section("", found.error?.map(faultText)), // those of rows are findings, too
     section("", ranOut?.words.slice(together ? 0 : 1)),
     found.summary && make("p", { class: `notice ${tone}` }, found.summary),
     found.what?.length > 0 && lines(found.what.join("\n")),
     section("", found.takes),
-    isData && make("p", {}, `${found.rows.toLocaleString("en")} rows: ${found.why}`),
-    objectives.length > 0 && make("p", {}, `They can train: ${objectives.join(", ")}`),
+    isData && make("p", {}, `${counted(found.rows)}: ${found.why}`),
+    isData && make("p", {}, `They can train: ${objectives.join(", ") || "nothing yet, see below"}`),
     section("", findings, 6),
     changes.length > 0 && [make("h3", {}, "What to change"), copied(lines(changes))],
     learned && [make("p", {}, learned.words), section("", learned.findings.map(textOf))],
-    section("Not known", unknown),
+    section("Not known", (found.unknown ?? []).map((one) => `${one.key}: ${one.why}`)),
     hint((found.notes ?? []).map(sentence).join(". ")),
     row(
-      isData && button("Answer for these data", () => use(...dataOf(found, body))),
+      isData && !found.error && button("Answer for these data", () => use(...dataOf(found, body))),
       model && button(`Answer for ${model}`, () => change({ model, model_params_b: null })),
     ),
   ];
@@ -674,9 +674,9 @@ const isAtWork = ({ status }) => status === "running" || status === "starting";
 const runOf = (run) => {
   const { folder, progress, verdict } = run;
   const link = { href: `report?${new URLSearchParams({ token, folder })}`, target: "_blank" };
+  const isOver = !isAtWork(run) && run.status !== "done";
   const bar = { max: progress?.total, value: progress?.step ?? 0, "aria-label": folder };
   const { plain = verdict, next } = verdict ?? {};
-  const isOver = !isAtWork(run) && run.status !== "done";
   return make(
     "li",
     { class: "run" },

@@ -176,8 +176,7 @@ def test_a_row_that_takes_longer_than_a_part_holds_up_no_other(measure, monkeypa
     took = {("lora", "ours"): 280, ("dpo", "ours"): 400}
     children = Slow(monkeypatch, lambda one: took.get(one, 60))
     only = [f"--only={name}" for name in ("adapter", "lora", "dpo")]
-    codes = [measure(children, *only) for _ in range(5)]
-    assert codes == [75, 75, 75, 75, 1]
+    assert [measure(children, *only) for _ in range(5)] == [75, 75, 75, 75, 1]
     adapter, lora, dpo = (("adapter", "ours"), ("lora", "ours"), ("dpo", "ours"))
     plain = [("lora", "trl"), ("dpo", "trl")]
     assert children.commands == [adapter, lora, lora, plain[0], dpo, plain[1]]

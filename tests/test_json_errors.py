@@ -81,7 +81,7 @@ CASES = {  # arguments -> where the first fault is, and what the message says of
     f"--json {ASKED} --data cut.jsonl": "cut.jsonl:2:18",
     f"--json {ASKED} --data odd.jsonl": ("odd.jsonl", "column"),
     f"--json {ASKED} --model ./empty": ("./empty", "config.json"),
-    "check --json nowhere.jsonl": "nowhere.jsonl",
+    "check --json nowhere.jsonl": ("nowhere.jsonl", "\n  data files here: "),
     "check --json empty.jsonl": "empty.jsonl",
     "check --json odd.jsonl": "odd.jsonl",
     "check --json cut.ipynb": "cut.ipynb:1:12",
@@ -98,6 +98,8 @@ CASES = {  # arguments -> where the first fault is, and what the message says of
         "data.path",
         "data.path is missing, and a plan needs it",
     ),
+    f"--json {ASKED} --data pairs.jsonl --choose cpt+lora --force --plan p.yaml": "a data file with plain"
+    " documents for the stage cpt",
     f"--json {ASKED} --signal prompting_tried --data pairs.jsonl --plan .": "--plan .",
     f"--json {ASKED} --signal prompting_tried --data pairs.jsonl --plan pairs.jsonl": "--plan pairs.jsonl",
     "run --json": "",

@@ -264,8 +264,7 @@ def test_the_way_on_from_an_answer(ui, call, tmp_path, monkeypatch):
     assert (code, way["missing"]) == (0, [])
     code, written = ui.ask("plan", {"answers": answers, "path": str(tmp_path / "a.yaml")})
     assert (code, written["plan"]["model"]) == (0, "Qwen/Qwen3-8B")
-    typed = shlex.split(way["command"])[1:]
-    assert call(*typed, "--plan", "b.yaml")[0] == 0
+    assert call(*shlex.split(way["command"])[1:], "--plan", "b.yaml")[0] == 0
     written, same = (
         Path(name).read_text().partition("origin:")[0] for name in ("a.yaml", "b.yaml")
     )
@@ -369,8 +368,7 @@ def page(chromium, ui):
 
 def linked(ui, text):
     """The address of a link that carries this text."""
-    code = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-    return f"{ui.address}#a={code}"
+    return f"{ui.address}#a={base64.urlsafe_b64encode(text.encode()).decode().rstrip('=')}"
 
 
 def tab_to(page, selector, most=80):
@@ -525,6 +523,11 @@ def test_a_pasted_configuration_is_answered_with_its_diff(page):
     page.click("#check")
     page.click("#found button:has-text('Answer for these data')")
     page.wait_for_selector("#headline:has-text('200')")
+    page.fill("#box", '{"prompt": "a", "completion": "b"}\n{"prompt": \n')
+    page.click("#check")
+    page.wait_for_selector("#found p:has-text('train: nothing yet')")
+    said = page.inner_text("#found")
+    assert (said.count("invalid JSON"), "1 row: " in said, "for these" in said) == (1, True, False)
 
 
 def file(name, count):

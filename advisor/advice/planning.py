@@ -20,8 +20,9 @@ from advisor.methods import objective, update
 from advisor.methods.composition import Composition
 from advisor.plan.comments import stage_notes
 from advisor.plan.model import Comments, Launch, Origin, Place, Plan, PlanData, Stage, Task
+from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Ruleset
-from advisor.ruleset.phrases import inside_sentence
+from advisor.ruleset.phrases import inside_sentence, joined, value_words
 from advisor.situation.answers import answers_document
 from advisor.situation.types import Situation
 
@@ -86,7 +87,8 @@ def _missing_for_stage(situation: Situation, name: str, before: Sequence[str]) -
     if not trains_on or not kinds or not kinds.isdisjoint(suited):
         return
     if not needs_examples(situation, name):
-        yield f"data of kind {' or '.join(trains_on)} for the stage {name}"
+        wanted = joined((value_words(load_facts()["data_kind"], one) for one in trains_on), "or")
+        yield f"a data file with {wanted} for the stage {name}"
     elif situation.examples is None:
         yield "data.examples"
 

@@ -180,8 +180,7 @@ def _train(call: Call, machines: Machines | None) -> FinishedRun | DryRun:
         keeper = RecordKeeper(
             run.folder, new_record(call, record, inputs), say=say, on_end=call.options.on_end
         )
-        is_new = folder.made
-        return StageRunner(call=call, starter=starter, keeper=keeper, is_new=is_new).train()
+        return StageRunner(call=call, starter=starter, keeper=keeper, is_new=folder.made).train()
 
 
 def _shared_facts(call: Call, inputs: Inputs) -> Message:

@@ -125,7 +125,7 @@ def folded(options: Sequence[Option]) -> tuple[list[Option], list[Option]]:
     further = [option for option in options if option.value not in NEAR]
     if len(further) < 2:
         return list(options), []
-    more = Option(value=MORE, label="More choices", help="why, other methods, the plan, a page")
+    more = Option(value=MORE, label="More choices", help="why, other methods, the plan")
     return [*near[:-1], more, near[-1]], further
 
 
@@ -295,8 +295,7 @@ class _Closing:
 
     def _named(self, name: str) -> str:
         asked = (fact for fact in self.facts.values() if name in (fact.id, fact.answer))
-        question = next((short_question(fact) for fact in asked if fact.ask), "")
-        return question or name
+        return next((short_question(fact) for fact in asked if fact.ask), "") or name
 
     def _with_chosen(self, outcome: WizardOutcome) -> WizardOutcome:
         """The outcome with the method that was chosen before, while it is still a candidate."""

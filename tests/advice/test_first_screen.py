@@ -226,8 +226,7 @@ def test_rows_are_what_they_are(chain, stated, said):
     """Documents, thumbs and problems are not shown as examples, and a judge is not a problem."""
     text = first_sentence(Composition(chain=tuple(chain.split(">")), update="lora"), **stated)
     assert said in text
-    rows = stated.get("data_rows")
-    assert not re.search(rf"with your {rows} examples", text)
+    assert not re.search(rf"with your {stated.get('data_rows')} examples", text)
 
 
 # What the answer to a gate can be, with a situation that leads there.

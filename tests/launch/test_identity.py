@@ -58,8 +58,7 @@ def test_a_finished_run_is_what_it_was(call, done):
     assert (code, document["verified"], "error" in document) == (0, SAME, False)
     code, page = check(call)
     assert (code, "Verified: everything is as it was" in page) == (0, True)
-    moved = Path.cwd().rename(Path.cwd().with_name("moved"))
-    os.chdir(moved)
+    os.chdir(Path.cwd().rename(Path.cwd().with_name("moved")))
     assert check(call, "--json")[1]["verified"] == SAME
     card = (Path("out") / "stages" / "sft" / "README.md").read_text()
     assert "what has changed.\n\n| setting | value |" in card

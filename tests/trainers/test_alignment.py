@@ -504,8 +504,7 @@ def test_when_checkpoints_are_written_may_change_on_the_way(make, monkeypatch, t
     keys = {"max_steps": 8, "dropout": 0.1, "job_judge": False}
     whole = make(**keys, save_steps=8)
     trained(whole)
-    broken = make(**keys, save_steps=3, job_run=tmp_path / "broken")
-    break_at(5, broken, monkeypatch)
+    break_at(5, make(**keys, save_steps=3, job_run=tmp_path / "broken"), monkeypatch)
     later = make(**keys, save_steps=1, save_minutes=None, job_run=tmp_path / "broken")
     capsys.readouterr()
     trained(later)

@@ -427,8 +427,7 @@ def test_the_base_answers_as_many_prompts_as_the_share_asks_for(make, asked):
     rest of the prompts is not asked, held-out rows stay as they are, and both are said.
     """
     alone, mixed = rows_of(make()), rows_of(make(replay=ROWS, replay_share=1 / 3))
-    general = mixed.tokens - alone.tokens
-    assert general / mixed.tokens == pytest.approx(1 / 3, abs=0.04)
+    assert (mixed.tokens - alone.tokens) / mixed.tokens == pytest.approx(1 / 3, abs=0.04)
     assert (list(alone.holdout), asked) == (list(mixed.holdout), list(range(len(asked))))
     assert len(asked) < 3
     told = " ".join(mixed.notes)
@@ -459,8 +458,7 @@ def test_two_processes_come_to_the_rows_of_one(make, asked, monkeypatch):
     job = make(replay=ROWS, replay_share=0.5)
     one = rows_of(job)
     monkeypatch.setattr(replay, "process_count", lambda: 2)
-    two = rows_of(replace(job, run=job.run.parent / "two"))
-    assert one.digest == two.digest
+    assert one.digest == rows_of(replace(job, run=job.run.parent / "two")).digest
 
 
 def test_a_dry_run_writes_no_answer(make, asked):
@@ -492,8 +490,7 @@ def test_nothing_is_mixed_in_where_every_answer_was_cut(make, monkeypatch, tmp_p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     cut = lambda self, block, number: [Written([5], ended=False)] * len(block)  # noqa: E731
     monkeypatch.setattr(Answering, "__call__", cut)
-    data = rows_of(make(replay={"rows": 10}))
-    assert data.notes[-1] == "no general text is mixed in"
+    assert rows_of(make(replay={"rows": 10})).notes[-1] == "no general text is mixed in"
 
 
 @pytest.mark.parametrize("update", ["lora", "full"])

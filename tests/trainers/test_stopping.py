@@ -455,8 +455,7 @@ def test_a_question_on_the_way_changes_nothing(make, tmp_path, kept, monkeypatch
     asked = make(job_run=tmp_path / "asked", **keys)
     trained(asked)
     said = capsys.readouterr().err
-    steps = re.findall(r"^  step (\d) +\S", said, re.M)
-    assert steps == ["1", "2", "3", "4", "5"]
+    assert re.findall(r"^  step (\d) +\S", said, re.M) == ["1", "2", "3", "4", "5"]
     assert re.search(r"^  asked +\S.*\n  before +\S.*\n  now +\S", said, re.M)
     monkeypatch.setattr("trainers.stage.run.watched_of", lambda *_: None)
     alone = make(job_run=tmp_path / "alone", **keys)

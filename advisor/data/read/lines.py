@@ -257,8 +257,7 @@ def encoding_of_start(head: bytes) -> str:
     """The encoding that a byte order mark tells; UTF-8 without one."""
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
-    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return "utf-16" if is_wide else "utf-8"
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
 
 
 @lru_cache(maxsize=64)

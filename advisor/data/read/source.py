@@ -267,7 +267,8 @@ def _nearest_in_folder(where: Path) -> tuple[str, str]:
     for best in (*(folded[name] for name in close), *same_stem):
         return "", f"did you mean '{parent / best}'?"
     data = [name for name in names if ending(Path(name)) in CONTAINERS]
-    return (f"data files in {parent}: {', '.join(data[:8])}" if data else "", "check the path")
+    place = "here" if parent == Path() else f"in {parent}"
+    return (f"data files {place}: {', '.join(data[:8])}" if data else "", "check the path")
 
 
 def _look_at(where: Path, shown: str, status: os.stat_result | None = None) -> DataFile:

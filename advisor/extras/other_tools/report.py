@@ -68,6 +68,7 @@ from advisor.record.smaller import (
     smallest_that_fits,
     yaml_value,
 )
+from advisor.ruleset.phrases import joined
 from advisor.situation.catalogue import is_instruct
 from advisor.situation.models import model_shape, usable_shape
 from advisor.situation.of_plan import evaluation_rows, plan_run
@@ -78,7 +79,7 @@ WHOLE_PROCESS = "nvidia-smi"  # all memory of the process: what has to fit
 # Liger's loss never makes whole logits.
 LIGER = Change(
     {"kernels": "liger"},
-    "takes the loss from parts of the logits, and layers from fused kernels",
+    "takes the loss from parts of the logits and layers from fused kernels",
     "the same result; liger-kernel has to be installed and know the model",
 )
 FELT = 0.98  # of the need: a change that leaves more is none
@@ -608,8 +609,7 @@ class ConfigurationReport:
             )
         device, gpus = "this machine", hardware.gpus
         if gpus:
-            name = gpus[0].spec.name if gpus[0].spec is not None else gpus[0].name
-            name = name if gpus[0].spec is not None else name.removeprefix("a ")
+            name = gpus[0].spec.name if gpus[0].spec is not None else "GPU"
             device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
         has, but = f"{device} has {_short(limit)}", ""
         if fit.fits == "unknown" and self.between:
@@ -660,7 +660,7 @@ class ConfigurationReport:
         assert fit.changed is not None
         said = ", ".join(self._said(self.change))
         if len(self.change) > SHOWN_CHANGES:
-            does = fit.change.why.replace("; ", ", ")
+            does = joined(fit.change.why.split("; "))
             said = f"one that {does} ({len(self.change)} keys, below)"
         after = fit.changed
         most = "" if after["fits"] == "fits" else f", at most {_short(after['need_high_gib'])}"

@@ -93,8 +93,7 @@ def _nearest_rivals(advice: Advice) -> list[Candidate]:
         if ">".join(other.chain) in ASKED_BESIDE.get(">".join(ours.chain), ()):
             return 0, -1
         if _same_training(advice, other):
-            is_asked = other.scheme in ASKED_FIRST
-            return (0, order.index(str(other.scheme))) if is_asked else (2, 0)
+            return (0, order.index(str(other.scheme))) if other.scheme in ASKED_FIRST else (2, 0)
         return (1 if str(other) == guide else 4 if candidate.verdict == "forbidden" else 3), 0
 
     # If nothing is trained, why not to train is why that remedy: rivals are the other remedies.

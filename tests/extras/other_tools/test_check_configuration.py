@@ -85,6 +85,9 @@ def test_the_page_says_first_whether_it_fits_and_what_would(run, monkeypatch, ap
     assert max(map(len, output.splitlines())) <= 80
     pages = [run(TRL, "--gpu", gpu) for gpu in ("H100", "RTX 3060", "unknown")]
     assert [code for code, _ in pages] == [0, 3, 0]
+    many = "base_model: Qwen/Qwen3-8B\nadapter: lora\nsequence_len: 8192\nmicro_batch_size: 4\n"
+    said = " ".join(run(many, "--gpu", "RTX 4090")[1].split())
+    assert "from fused kernels and recomputes activations instead of keeping them (" in said
     approved([re.sub(r"[\d.,]+", "1", page).splitlines() for _, page in pages])  # no estimate
 
 
@@ -117,8 +120,7 @@ def test_changes_are_taken_together_before_none_is_said_to_fit(document):
 def test_the_release_that_is_asked_for_decides_how_trl_makes_its_loss(document):
     """In the file or in requirements.txt: from 1.7 on no whole logits, whatever Liger is set to;
     label smoothing needs them after all."""
-    told = document(TRL + "use_liger_kernel: true\n")[1]
-    assert "trl/liger-deprecated" in ids(told)
+    assert "trl/liger-deprecated" in ids(document(TRL + "use_liger_kernel: true\n")[1])
     terms = {}
     for name, text in (
         ("1.16", ""),

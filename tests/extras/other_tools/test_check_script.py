@@ -708,6 +708,7 @@ def test_beside_a_script_the_memory_of_the_gpu_is_that_of_the_text(call):
         document = json.loads(out)
         assert (code, document["verdict"], document["memory"]["limit_gib"]) == (3, "too_big", 23.5)
         assert document["out_of_memory"]["moment"] == "backward"
+        assert "the GPU has 23.5. " in document["summary"]
     _, page, _ = call("check", "train.py", "error.txt", "--gpu", "H100")
     assert page.startswith("Ran out of memory in the backward pass: ")
     assert "the estimate says that it fits, and the error text that it did not" in " ".join(
