@@ -133,7 +133,7 @@ def test_a_batch_that_does_not_fit_names_the_one_that_does(approved, call, estim
 
 def test_what_is_assumed_and_what_is_not_known_are_said(approved, call, estimate):
     """Settings that decide the memory are named; an unknown GPU has no verdict."""
-    flags = "--model Qwen/Qwen3-8B --seq-len 2048 --gpu 'no such GPU'"
+    flags = "--model Qwen/Qwen3-8B --seq-len 2048 --gpu 'RTX 9999'"
     found = estimate(flags)
     approved([found["fits"], found["warnings"], printed(call, flags)])
 

@@ -220,7 +220,8 @@ def answer_spec(
         gpu, machine = match.spec, machine_of(match.spec)
         warnings = [*warnings, *match.warnings]
         if gpu is None:
-            warnings.append(f"gpu '{named}' is not in the catalogue: no speed")
+            near = f" (did you mean {' or '.join(match.near)}?)" if match.near else ""
+            warnings.append(f"gpu '{named}' is not in the catalogue{near}: no speed")
         elif machine is None:
             warnings.append(f"gpu '{named}': its speed is not known")
     return document_of(
