@@ -233,6 +233,7 @@ def pretend_gpu(
     """Let this process believe in one GPU. Library code that asks torch is told the same."""
     import_libraries()
     from trl.kernels import chunked_divergence, chunked_logprob
+    from trl.trainer import utils as trl_utils
 
     calls = Calls(Operations())
     state = torch.zeros(16, dtype=torch.uint8)
@@ -287,6 +288,9 @@ def pretend_gpu(
         *((torch.cuda.random, name, answers[name]) for name in ("manual_seed", "manual_seed_all")),
         (torch, "Generator", HostGenerator),
         (torch.version, "cuda", "12.8"),
+        # A build for CUDA would ask the driver in C++; one for CPUs pins no memory.
+        (torch.accelerator, "is_available", mock.Mock(return_value=False)),
+        (torch.accelerator, "current_accelerator", mock.Mock(return_value=None)),
         # The library found is the one for CPUs, which computes what the GPU's would.
         (loading, "bitsandbytes_faults", mock.Mock(return_value=[])),
         (torch.amp.autocast_mode.autocast, "__init__", autocast_init),
@@ -299,6 +303,7 @@ def pretend_gpu(
         # divergence with 16-bit products that are first made float32, as a CPU multiplies.
         (chunked_logprob, "_TRITON_AVAILABLE", False),
         (chunked_divergence, "_MM_OUT_DTYPE", False),
+        (trl_utils, "is_triton_available", mock.Mock(return_value=False)),
     ]
     with ExitStack() as stack:
         for place in places:

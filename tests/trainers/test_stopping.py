@@ -7,7 +7,7 @@ import re
 import signal
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -431,7 +431,7 @@ def test_a_base_is_measured_once_for_the_same_rows_and_settings(
     assert [again[key] for key in of_base] == [first[key] for key in of_base]
     assert [one["base"] for one in again["samples"]] == [one["base"] for one in first["samples"]]
     about = again["kept_base"]
-    assert (about["device"], about["versions"]["torch"]) == ("cpu", torch.__version__)
+    assert (about["device"], about["versions"]["torch"]) == ("cpu", metadata.version("torch"))
     said = capsys.readouterr().err
     assert f"measured on {about['at']} (cpu, torch" in said
     assert "not measured again (ADVISE_RUNS=off measures it)" in said
