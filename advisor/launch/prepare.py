@@ -159,9 +159,8 @@ def _with_model_here(plan: Plan, base: Path) -> tuple[Plan, tuple[str, ...]]:
         ask_hub(ModelNeed(model=plan.model, what=f"model {plan.model}"))
     except AdviseError as error:
         said = f"model {plan.model}: the copy that `advise demo` made is used, {shown_path(folder)}"
-        reason = error.faults[0].what
-        warning = f"{said}; its weights were rounded to 4 bit ({reason})"
-        return replace(plan, model=str(folder)), (warning,)
+        why = f"its weights were rounded to 4 bit ({error.faults[0].what})"
+        return replace(plan, model=str(folder)), (f"{said}; {why}",)
     return plan, ()
 
 
