@@ -251,7 +251,7 @@ if os.environ.get("RANK"):
 
     from trainers.step import settings
     from trainers.stage import load
-    from trainers.say import processes as joining
+    from trainers.job import machine as joining
 
     joining.JOIN_S = settings.JOIN_S = 6
     if os.environ["RANK"] == "1" and os.environ["HANGS"] == "joining":
