@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ class ConfigurationReport:
         """The model's dimensions: of a folder beside the file, or of a name."""
         beside, last = self.file.path.parent / name, Path(name).name
         try:
-            shape, notes = model_shape(str(beside) if beside.is_dir() else name)
+            shape, notes = model_shape(str(beside) if isdir(beside) else name)
         except AdviseError as error:
             shape = usable_shape(last) if self.file.checked == "script" else None
             if shape is None:
