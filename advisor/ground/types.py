@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple, get_args
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-# How several GPUs share the work: a whole model on each, or one model split over them.
 # Tokens that a general question and the base's own answer take at least: half for the question,
 # with the system text that a template may write.
 REPLAY_LEN = 128
+# How several GPUs share the work: a whole model on each, or one model split over them.
 DDP, FSDP = "ddp", "fsdp"
 # The services that get a run's numbers: those that accelerate logs to.
 Tracker = Literal[

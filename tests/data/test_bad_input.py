@@ -420,8 +420,9 @@ def test_a_file_of_an_office_program_is_read_in_its_encoding(tmp_path, name, con
         # Where one line has bytes that mean nothing, no encoding is taken.
         b"\r\n".join([*CP1252[:20], b"\x81" + CP1252[20], *CP1252[21:]]),
         b"\r\n".join([b"abc \x80\x9f def \xd7\xf7 \xac \xde\xd0q\xa4" + CP1252[20]] * 5),
+        b"a,b\n\xff\xfe\x81,2\n",  # a byte order mark that is no start
     ],
-    ids=range(8),
+    ids=range(9),
 )  # fmt: skip
 def test_a_table_whose_encoding_is_not_sure_is_refused(tmp_path, content, approved):
     """One fault names the first line of another encoding, and the command that converts the file."""

@@ -99,9 +99,9 @@ def page(found: Mapping[Cell, Result]) -> str:
     alone = {shown(cell) for cell in found if cell.strategy == ONE and not cell.after}
     about = made_with("torch", "transformers", "accelerate", "trl", "peft")
     parts = [
-        f"{about}. Equal: up to {LIMIT:.0e}, {LIMIT_MIXED:.0e} under `mixed` and of int8, losses of `full` under"
-        f" `mixed` and fsdp up to {CAST:.0e}. One process trains all of it, in both precisions, except"
-        f" {' '.join(sorted(alone - {TRAINED}))}.\n"
+        f"{about}. Equal: up to {LIMIT:.0e}, {LIMIT_MIXED:.0e} under `mixed`, losses of `full` there under"
+        f" fsdp up to {CAST:.0e}. One process trains all of it, in both precisions, except"
+        f" {' '.join(sorted(alone - {TRAINED}))}. Beyond that: {'; '.join(wrong(found.values())) or 'none'}.\n"
     ]
     for strategy in (DDP, FSDP):
         rows = [

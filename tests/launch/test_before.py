@@ -204,6 +204,9 @@ def test_the_demos_model_is_found_by_its_id(shop, monkeypatch):
     (folder / MADE).write_text('{"model": "org/tiny"}')
     assert prepare_plan("plan.yaml", Options()).copy.model == "org/tiny"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder.rename(shop / "away")
+    assert "is not in the hub cache" in refused(MachineNotReady, output="out")
+    (shop / "away").rename(folder)
     said = said_by_run(output="out")
     assert f"org/tiny: the copy that `advise demo` made is used, {shown_path(folder)}" in said
     assert read_plan("out/plan.yaml").model == str(folder)

@@ -280,7 +280,9 @@ def legacy_encoding(file: DataFile) -> str | None:
 
     found = from_bytes(bytes(sample))
     best = found.best()
-    if best is None or any("\x80" <= char <= "\x9f" for char in str(best)):
+    if best is None or best.encoding.startswith("utf_"):  # a byte order mark inside a file is none
+        return None
+    if any("\x80" <= char <= "\x9f" for char in str(best)):
         return None
     for other in found:
         near = other.chaos < best.chaos + CLEAR_CHAOS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,7 @@ class ConfigurationReport:
         """The model's dimensions: of a folder beside the file, or of a name."""
         beside, last = self.file.path.parent / name, Path(name).name
         try:
-            shape, notes = model_shape(str(beside) if isdir(beside) else name)
+            shape, notes = model_shape(str(beside) if beside.is_dir() else name)
         except AdviseError as error:
             shape = usable_shape(last) if self.file.checked == "script" else None
             if shape is None:
@@ -610,8 +609,11 @@ class ConfigurationReport:
             )
         device, gpus = "this machine", hardware.gpus
         if gpus:
-            name = gpus[0].spec.name if gpus[0].spec is not None else "GPU"
-            device = f"the {name}" if len(gpus) == 1 else f"each of {len(gpus)} x {name}"
+            named = (gpus[0].spec or gpus[0]).name
+            if named.startswith("a ") or not named[:1].isalpha():  # its memory alone was stated
+                device = "the GPU" if len(gpus) == 1 else f"each of {len(gpus)} GPUs"
+            else:
+                device = f"the {named}" if len(gpus) == 1 else f"each of {len(gpus)} x {named}"
         has, but = f"{device} has {_short(limit)}", ""
         if fit.fits == "unknown" and self.between:
             (least, low), (largest, high) = self.between

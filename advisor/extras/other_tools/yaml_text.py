@@ -81,7 +81,9 @@ class PlainData:
                     found = self._plain(one, (*path, "<<"))
                     merged |= found if isinstance(found, dict) else {}
                 continue
-            text = str(key.value) if isinstance(key, ScalarNode) else "a key that is no text"
+            text = "a key that is no text"
+            if isinstance(key, ScalarNode):
+                text = self._whole(key)
             if text in own:
                 line, column = key.start_mark.line + 1, key.start_mark.column + 1
                 what = f'not valid YAML: found duplicate key "{text}"'
@@ -90,8 +92,16 @@ class PlainData:
             own[text] = self._plain(value, (*path, text))
         return {**merged, **own}
 
+    def _whole(self, node: Node) -> str:
+        """The text, with what JSON writes as two halves of a character made one."""
+        try:
+            return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            at = f"{self.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+            raise InputError("half of a character, such as \\ud800", where=at) from None
+
     def _scalar(self, node: Node) -> Any:
-        text = str(node.value)
+        text = self._whole(node)
         if node.tag == STRING:
             is_float = isinstance(node, ScalarNode) and not node.style and FLOAT.fullmatch(text)
             value = float(text) if is_float else text
