@@ -94,7 +94,8 @@ def rows(tmp_path):
 @pytest.fixture
 def no_models(tmp_path, monkeypatch):
     """No file of a model of the hub is at hand."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    for cache in ("HF_HUB_CACHE", "XDG_CACHE_HOME"):  # the hub's, and what the demo made
+        monkeypatch.setenv(cache, str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("template", [SILENT, CALLING, None], ids=["silent", "calling", "none"])

@@ -353,7 +353,8 @@ def test_what_is_not_there_is_found_before_anything_is_written(
 ):
     """Model, data, trainer and device are checked first; no folder is made."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
+    for cache in ("HF_HOME", "XDG_CACHE_HOME"):  # the hub's, and what the demo made
+        monkeypatch.setenv(cache, str(shop / "hub"))
     (shop / "empty").mkdir()
     (shop / "empty.jsonl").write_text("")
     (shop / "table.xlsx").write_bytes(b"PK\x03\x04xl/workbook.xml")

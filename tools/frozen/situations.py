@@ -62,6 +62,7 @@ NOT_WITH = {  # of two that contradict each other the first stays
     "budget": ("budget_usd", "budget_hours"),
     "model": ("model_params_b",),
 }
+NO_CACHES = dict.fromkeys(("HF_HOME", "XDG_CACHE_HOME"), os.devnull)  # no model is here
 MACHINE = {
     "/proc/meminfo": "MemTotal: 33554432 kB\nMemAvailable: 33554432 kB\n",
     "/proc/cpuinfo": "model name : a processor\nflags : avx512_bf16\n",
@@ -132,9 +133,7 @@ def same_machine() -> Iterator[None]:
         patch.object(Path, "read_text", read_text),
         patch.object(os, "sched_getaffinity", lambda _: set(range(8)), create=True),
         patch.object(os, "statvfs", lambda _: DISK, create=True),
-        patch.dict(
-            os.environ, {"ADVISE_RUNS": "off", "HF_HUB_OFFLINE": "1", "HF_HOME": os.devnull}
-        ),
+        patch.dict(os.environ, {"ADVISE_RUNS": "off", "HF_HUB_OFFLINE": "1", **NO_CACHES}),
     ):
         os.environ.pop("ADVISE_RULES", None)
         yield
