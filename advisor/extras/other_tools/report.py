@@ -636,8 +636,8 @@ class ConfigurationReport:
             return f"Fits: it needs about {need}, {has}{tightly}{but}"
         if fit.should_fit:
             safe = f". To be safe: {self._change(fit)}" if change else ""
-            most = f"{_short(document['need_high_gib'])}"
-            return f"Should fit: it needs about {need} (at most {most}), {has}{but}{safe}"
+            most = f"{_short(document['need_high_gib'])} at most, which would not fit"
+            return f"Should fit: it needs about {need}, {has}; {most}{but}{safe}"
         does = "May not fit" if fit.fits == "may_fit" else "Does not fit"
         if fit.changed is not None and change:
             surely = "fits" if fit.changed["fits"] == "fits" else "should fit"
