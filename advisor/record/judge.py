@@ -23,7 +23,7 @@ from advisor.plan.entries import Entry, entries
 from advisor.plan.read import read_plan
 from advisor.record.next_step import NextStepFinder, round_up, usual_rows
 from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
-from advisor.record.stage import Evaluation, Metric, SampleAnswer
+from advisor.record.stage import Evaluation, Metric, SampleAnswer, metric_words
 from advisor.record.verdict import (
     BETTER,
     KEPT,
@@ -197,7 +197,7 @@ def plain_result(
     name, metric = deciding_metric(stage)
     if metric is not None and metric.after is not None:
         then = "" if metric.before is None else f", before {metric.before:.3g}"
-        return PlainResult(text=f"The {name.replace('_', ' ')} is now {metric.after:.3g}{then}.")
+        return PlainResult(text=f"The {metric_words(name)} is now {metric.after:.3g}{then}.")
     if (task := task_finding(stage, name, metric)).status != NOT_MEASURED:
         return PlainResult(text=f"Compared with the base it is {task.status}.")
     return PlainResult(text="It is trained; nothing was compared, so whether it learned is open.")
@@ -287,9 +287,9 @@ def task_finding(
 
 
 def _numbers(name: str, metric: Metric) -> str:
-    """'rouge l 0.12 -> 0.48'."""
+    """'ROUGE-L 0.12 -> 0.48'."""
     before = "" if metric.before is None else f"{metric.before:.3g} -> "
-    return f"{name.replace('_', ' ')} {before}{metric.after:.3g}"
+    return f"{metric_words(name)} {before}{metric.after:.3g}"
 
 
 def _too_few(metric: Metric, usual: int) -> str:

@@ -128,6 +128,21 @@ class DataCounts(JsonObject, frozen=True, kw_only=True):
     notes: Annotated[tuple[str, ...], "what else is worth knowing"] = ()
 
 
+METRICS = {  # as the field writes those that are no plain words
+    "json_validity": "JSON validity",
+    "kl": "KL",
+    "macro_f1": "macro-F1",
+    "nll_loss": "NLL loss",
+    "rouge_l": "ROUGE-L",
+    "token_f1": "token F1",
+}
+
+
+def metric_words(name: str) -> str:
+    """A metric of run.json or metrics.jsonl as people write it: 'ROUGE-L', 'exact match'."""
+    return METRICS.get(name, name.replace("_", " "))
+
+
 Interval = Annotated[tuple[float | None, ...] | None, "95 % interval of the difference: low, high"]
 
 

@@ -45,7 +45,7 @@ from advisor.record.run import (
     StageRecord,
     last_of_each_task,
 )
-from advisor.record.stage import Evaluation
+from advisor.record.stage import Evaluation, metric_words
 from advisor.record.verdict import Verdict
 from advisor.render.blocks import Paragraph, Section
 from advisor.render.report_stage import stage_values
@@ -405,6 +405,7 @@ def html_templates() -> Environment:
         "count": lambda value: f"{value:,}",
         "share": lambda value: "" if value is None else f"{value:.1%}",
         "interval": _interval,
+        "metric": metric_words,
         "words": lambda text: " ".join((text or "").split()),
     }
     return environment

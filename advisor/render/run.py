@@ -32,7 +32,15 @@ from advisor.record.run import (
     RunRecord,
     StageRecord,
 )
-from advisor.record.stage import Evaluation, Expected, LearnedRecord, Measured, SampleAnswer, Times
+from advisor.record.stage import (
+    Evaluation,
+    Expected,
+    LearnedRecord,
+    Measured,
+    SampleAnswer,
+    Times,
+    metric_words,
+)
 from advisor.record.verdict import Verdict
 from advisor.render.result_commands import export_command, forms_of, spare_of, use_of
 
@@ -374,7 +382,7 @@ class PickedSample(Struct, frozen=True):
     """One sample answer, and which it is."""
 
     rank: str  # best | worst | middle | first
-    why: str  # 'gained most: rouge l 0.12 -> 0.61'
+    why: str  # 'gained most: ROUGE-L 0.12 -> 0.61'
     sample: SampleAnswer
 
 
@@ -409,15 +417,15 @@ def _why(rank: str, before: float, after: float, metric: str) -> str:
 
 def _metric(found: Evaluation) -> str:
     is_rewarded = any(one.reward_after is not None for one in found.samples)
-    return "reward" if is_rewarded else str(found.sample_metric).replace("_", " ")
+    return "reward" if is_rewarded else metric_words(str(found.sample_metric))
 
 
 def rule_of_picking(picked: Sequence[PickedSample], found: Evaluation) -> str:
-    """How the samples were picked, in a sentence."""
-    of = f"of {len(found.samples)} sample answers"
+    """How the samples were picked, as a sentence."""
+    answers = f"{len(found.samples)} sample answers"
     if any(one.rank == FIRST for one in picked):
-        return f"the first {len(picked)} {of}"
-    return f"{of} those that gained most and least by {_metric(found)}, and the middle one"
+        return f"The first {len(picked)} of {answers}."
+    return f"Of {answers} those that gained most and least by {_metric(found)}, and the middle one."
 
 
 def _scores(sample: SampleAnswer) -> tuple[float | None, float | None]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 
 from advisor.ground.annotated import parse_json
-from advisor.record.stage import Metric
+from advisor.record.stage import Metric, metric_words
 
 FEWEST = 3  # rows below which an interval says nothing
 FEWEST_ALIKE = 5  # the same where all rows changed by the same, as right and wrong do
@@ -208,6 +208,6 @@ def _sentence(name: str, part: Metric) -> str:
     bounds = part.bounds
     interval = f" (difference {bounds[0]:+.2f} to {bounds[1]:+.2f})" if bounds else ""
     return (
-        f"{name.replace('_', ' ')} {part.before:.3g} before, {part.after:.3g} after{interval} on"
+        f"{metric_words(name)} {part.before:.3g} before, {part.after:.3g} after{interval} on"
         f" {part.rows} held-out rows"
     )

@@ -26,6 +26,7 @@ from advisor.ground.version import __version__
 from advisor.plan.entries import path_from
 from advisor.plan.model import Origin
 from advisor.plan.write import plan_data
+from advisor.record.stage import metric_words
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.job import Job, label
 from trainers.job.libraries import first_line
@@ -216,7 +217,7 @@ class RunCallback(TrainerCallback):
         }
         own = [key for key in self.logged if logs.get(key) is not None][:SHOWN]
         self.shown_numbers = "".join(
-            f", {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}" for key in own
+            f", {metric_words(key.split('/')[-1])} {logs[key]:.3f}" for key in own
         )
         lost = None if math.isfinite(loss) else f"the loss became {loss}"
         # With loss scaling (fp16) a step with infinite gradients is skipped and the scale lowered.
