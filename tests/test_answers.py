@@ -53,9 +53,9 @@ def test_a_file_fills_every_fact_of_the_contract():
     "signals", ["[needs_citations]", "{needs_citations: true, rag_tried: false}"]
 )
 def test_an_answers_file_is_lossless(signals):
-    """What is read can be written and read again."""
+    """What is read can be written and read again, as JSON with escapes, too."""
     answers, _ = from_text(
-        "task: qa\nbudget: low\ngpu: RTX 4090\nreward_model: rm\ndata: {rows: 100, examples:"
+        "task: qa\nbudget: low\ngpu: RTX 4090\nreward_model: r😀m\ndata: {rows: 100, examples:"
         f" pairs.jsonl}}\nsignals: {signals}\n"
     )
     assert from_text(json.dumps(answers_document(answers)))[0] == answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -24,11 +25,15 @@ _INT = re.compile(r"[-+]?[0-9]+$")
 _HEX = re.compile(r"0x[0-9a-fA-F]{1,16}$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _NOT_FINITE = (".nan", ".NaN", ".inf", "-.inf", ".Inf", "-.Inf")
+# What JSON writes for a character beyond the first 65,536, and YAML does not know.
+_HALVES = re.compile(r"(?<!\\)((?:\\\\)*)(\\ud[89ab][\da-f]{2}\\ud[c-f][\da-f]{2})", re.I)
 _BOOLISH = {"yes", "no", "on", "off", "y", "n"}
 
 
 def read_events(text: str, name: str) -> tuple[Any, tuple[Marks, Marks]]:
     """The data of a text of YAML; (places of keys, of values). Raises InputError, located."""
+    if text.lstrip()[:1] in ("{", "["):
+        text = _HALVES.sub(lambda found: found[1] + json.loads(f'"{found[2]}"'), text)
     try:
         events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         reader = _EventReader(name, events)
