@@ -36,6 +36,7 @@ from advisor.wizard.walk import (
     Several,
     for_now,
     given_words,
+    known_words,
     reply_words,
     walk,
 )
@@ -50,6 +51,7 @@ def asker(interview: Interview) -> Callable[[Question], Reply]:
 
     def ask(question: Question) -> Reply:
         ui, checks, fact = interview.ui, interview.checks, question.fact
+        ui.begin(fact.id, again=question.again)
         reader = DataReader(ui=ui, profile=checks.profile, task=question.answers.value("task"))
         special: dict[str, Callable[[], Reply]] = {
             "gpu": lambda: ask_gpu(question, ui, interview.hardware),
@@ -288,17 +290,14 @@ def _offer_saved(interview: Interview, progress: Saved) -> Saved:
     if not ui.choose(f"{summary(saved, facts)}.", options):
         return progress
     # What was said on the command line this time stands; it is newer than what was saved.
-    known = {**saved.answers.known, **progress.answers.known}
+    answers = AnswerSet(known={**saved.answers.known, **progress.answers.known})
     for fact in (facts[name] for name in saved.asked if name in facts):
-        answer = known.get(fact.id)
-        if answer is not None and answer.origin == "asked":
-            parts = {name: known[name].value for name in GPU_FACTS if name in known}
-            reply = Several(values=parts) if fact.id == "gpu" else answer.value
-            ui.answered(fact.ask, reply_words(fact, reply))
-    return Saved(answers=AnswerSet(known=known), asked=saved.asked)
+        if fact.id not in progress.answers.known:
+            ui.begin(fact.id, again=False)
+            ui.answered(fact.ask, known_words(answers, fact))
+    return Saved(answers=answers, asked=saved.asked)
 
 
-GPU_FACTS = ("gpu", "gpu_memory_gib", "gpus")
 MEMORY_HINT = "the task manager, About This Mac or nvidia-smi shows it"
 
 
@@ -330,17 +329,19 @@ def gpu_words(hardware: Hardware) -> str:
 
 def ask_gpu(question: Question, ui: Ui, hardware: Hardware) -> Reply:
     """This machine, another GPU by name, none, or not known: name, memory and count."""
-    machine = gpu_words(hardware) if hardware.gpus else "no GPU: it trains on the processor"
     slow = "it trains on the processor: slow, for small models"
     options = [
-        Option(value="this", label="Use this machine", help=machine),
+        Option(value="this", label="Use this machine", help=gpu_words(hardware)),
         Option(value="other", label="Another card", help="in another computer, or rented"),
         Option(value="none", label="No GPU", help=slow),
     ]
     if hardware.kind == "unknown":
         del options[0]
-    elif not hardware.gpus:
-        del options[2]
+    elif not hardware.gpus:  # to choose this machine is to say so: no card is rented in its place
+        options = [
+            Option(value="none", label="Use this machine", help=f"no GPU: {slow}"),
+            options[1],
+        ]
     current = {None: None, "none": "none", "unknown": DONT_KNOW}.get(question.current, "other")
     while True:
         chosen = ui.choose(question.message, [*options, *ways_out(question)], current=current)

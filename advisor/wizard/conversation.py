@@ -16,6 +16,7 @@ from advisor.wizard.saved import Saved
 from advisor.wizard.walk import (
     BACK,
     DONT_KNOW,
+    SEVERAL,
     Question,
     Relevant,
     Reply,
@@ -23,14 +24,13 @@ from advisor.wizard.walk import (
     answer_of,
     applies,
     for_now,
-    limit_words,
+    known_words,
     questions,
     short_question,
     skipped_questions,
     walk,
     with_reply,
     without_stale,
-    words_of,
 )
 
 SKIPPED = {  # whether a question matters -> what is said of it
@@ -133,12 +133,9 @@ class Conversation:
         return reply is not BACK
 
     def _answer_words(self, fact: Fact) -> str:
-        value = answer_of(self.answers, fact)
-        if value is not None:
-            return words_of(fact, value)
-        limits = {name: answer.value for name, answer in self.answers.known.items()}
-        if fact.id == "budget" and (said := limit_words(limits)):
-            return said
+        names = {fact.id, *SEVERAL.get(fact.id, ())}
+        if names & self.answers.known.keys() or fact.id in self.answers.signals:
+            return known_words(self.answers, fact)
         if fact.id not in self.progress.asked:
             return "not asked"
         return "this machine" if fact.id == "gpu" else "I don't know"

@@ -69,24 +69,34 @@ class Ui(ABC):
         if not lead:
             for line in text.split("\n"):  # a command on a line of its own is left whole
                 said = Text(line, style=TONES[tone], overflow="fold")
-                self.console.print(said, soft_wrap=line.startswith(COMMAND_INDENT))
+                self.print(said, soft_wrap=line.startswith(COMMAND_INDENT))
             return
         said = Text(text, style=TONES[tone], overflow="fold")
         width = max(SMALLEST_WIDTH, self.console.width - len(lead))
         for place, part in enumerate(said.wrap(self.console, width)):
             part.rstrip()
             start = lead if place == 0 else " " * len(lead)
-            self.console.print(start, part, sep="", markup=False, highlight=False, soft_wrap=True)
+            self.print(start, part, sep="", markup=False, highlight=False, soft_wrap=True)
 
     def say_line(self, text: str) -> None:
         """Print a line to be copied: it is left whole, however narrow the terminal."""
-        self.console.print(Text(text, style="bold"), soft_wrap=True)
+        self.print(Text(text, style="bold"), soft_wrap=True)
 
     def answered(self, question: str, answer: str) -> None:
         """Leave one line for an answered question."""
         # Remarks in brackets were for answering; the line that stays is short.
         line = Text.assemble(question.split(" (")[0], "  ", (answer, "bold"), overflow="fold")
-        self.console.print(Padding(line, (0, 0, 0, 2)))
+        self.print(Padding(line, (0, 0, 0, 2)))
+
+    def print(self, *what: Any, **how: Any) -> None:
+        """Print it on the console."""
+        self.console.print(*what, **how)
+
+    @abstractmethod
+    def begin(self, question: str, *, again: bool) -> None:
+        """A question is put. If it was gone back to, what was printed since it was put the last
+        time is taken off the screen, where that can be.
+        """
 
 
 def terminal_ui(console: Console) -> Ui:
@@ -105,6 +115,31 @@ def _place_of(current: Any, options: Sequence[Option]) -> int | None:
 
 class QuestionaryUi(Ui):
     """Lists to move in with the arrow keys."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.lines, self.begun = 0, dict[str, int]()  # printed; and how many before a question
+
+    def print(self, *what: Any, **how: Any) -> None:
+        with self.console.capture() as printed:
+            super().print(*what, **how)
+        text = printed.get()
+        width = self.console.width  # a command is not wrapped by us, but by the terminal
+        cells = (Text.from_ansi(line).cell_len for line in text.splitlines())
+        self.lines += sum(max(1, -(-count // width)) for count in cells)
+        self.console.file.write(text)
+        self.console.file.flush()
+
+    def begin(self, question: str, *, again: bool) -> None:
+        if again and question in self.begun:
+            from prompt_toolkit.application import get_app_session
+
+            screen = get_app_session().output
+            screen.cursor_up(self.lines - self.begun[question])
+            screen.erase_down()
+            screen.flush()
+            self.lines = self.begun[question]
+        self.begun[question] = self.lines
 
     @property
     def rows(self) -> int:
@@ -189,6 +224,9 @@ class PlainUi(Ui):
         if hint:
             self.say(f"  {hint}", tone="quiet")
         return self._line("> ") or (default if keep else "")
+
+    def begin(self, question: str, *, again: bool) -> None:
+        pass  # what was read is not unread
 
     def _line(self, prompt: str) -> str:
         self.console.print(prompt, end="", markup=False, highlight=False)

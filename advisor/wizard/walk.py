@@ -45,6 +45,7 @@ class Question(Struct, frozen=True, kw_only=True):
     number: int  # from 1
     current: Any = None  # what was answered before, for a question asked again
     can_go_back: bool = False
+    again: bool = False  # by "Back" from the question after it
     answers: AnswerSet = field(default_factory=AnswerSet)  # all that is known by now
     asks: str = ""  # in other words than the fact does
 
@@ -83,6 +84,7 @@ def walk(
     """
     history = [fact_id for fact_id in asked if fact_id in facts]
     before = len(history) if leave else 0
+    again = False
     while (fact := _next_question(facts, answers, history, relevant)) is not None:
         reply = ask(
             Question(
@@ -90,11 +92,13 @@ def walk(
                 number=len(history) + 1,
                 current=answer_of(answers, fact),
                 can_go_back=leave or bool(history),
+                again=again,
                 answers=answers,
                 asks=fact.ask if leave else "",
             )
         )
-        if reply is BACK:
+        again = reply is BACK
+        if again:
             if leave and len(history) == before:
                 break
             history = history[:-1]
@@ -229,6 +233,16 @@ def without_stale(facts: Mapping[str, Fact], answers: AnswerSet) -> AnswerSet:
 
 # --------------------------------------------------------------------------- in words
 
+SEVERAL = {"gpu": ("gpu_memory_gib", "gpus"), "budget": ("budget_usd", "budget_hours")}
+
+
+def known_words(answers: AnswerSet, fact: Fact) -> str:
+    """What was answered before, as it was shown then."""
+    if fact.id in SEVERAL:
+        names = (fact.id, *SEVERAL[fact.id])
+        return reply_words(fact, Several(values={name: answers.value(name) for name in names}))
+    return reply_words(fact, answer_of(answers, fact))
+
 
 def short_question(fact: Fact) -> str:
     """The question without its remark in brackets, which is for answering it."""
@@ -242,7 +256,8 @@ def reply_words(fact: Fact, reply: Reply) -> str:
         parts = (reply.values.get(name) for name in ("gpus", "gpu"))
         name = " × ".join(str(part) for part in parts if part is not None)
         memory = reply.values.get("gpu_memory_gib")
-        named = {"none": "no GPU", "unknown": unknown, "": "this machine"}.get(name, name)
+        own = "this machine, without a GPU"
+        named = {"none": own, "unknown": unknown, "": "this machine"}.get(name, name)
         return named + (f", {memory:g} GiB" if memory is not None else "")
     if isinstance(reply, Several) and (limits := limit_words(reply.values)):
         return limits

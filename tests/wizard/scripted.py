@@ -57,6 +57,9 @@ class ScriptedUi:
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         self.said.append(lead + text)
 
+    def begin(self, question: str, *, again: bool) -> None:
+        pass
+
     def say_line(self, text: str) -> None:
         self.said.append(text)
 

@@ -392,12 +392,15 @@ def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
     assert re.fullmatch(rf"{pattern} \(2 questions\)\.", ui.asked[0])
 
 
-def test_a_saved_card_is_shown_with_its_memory():
-    """What is gone on with is shown as it was answered."""
-    save(gpu="RTX 3080 Laptop", gpu_memory_gib=16.0, gpus=2)
+def test_saved_answers_are_shown_as_they_were_given():
+    """A card with its memory, a limit, and also what nobody knew."""
+    answers = asked_set(gpu="RTX 3080 Laptop", gpu_memory_gib=16.0, gpus=2, budget_usd=30)
+    save_answers(Saved(answers=answers, asked=("budget", "depth", "gpu")))
     ui = ScriptedUi("Continue with them", "Write code")
     answers_of(ui, "none")
-    assert any(text.endswith("-> 2 × RTX 3080 Laptop, 16 GiB") for text in ui.said)
+    shown = [text.partition(" -> ")[2] for text in ui.said if " -> " in text]
+    unknown = "I don't know (the task alone decides)"
+    assert shown == ["$30", unknown, "2 × RTX 3080 Laptop, 16 GiB", "Write code"]
 
 
 def test_a_state_place_that_is_a_file_is_said(tmp_path, monkeypatch):

@@ -60,6 +60,22 @@ def test_keys_give_answers(keys, fact, expected):
     assert known(through_pipe(keys, fact)) == expected
 
 
+def test_back_takes_an_answer_off_the_screen(monkeypatch):
+    """With all that was printed since its question was put, in lines as the terminal wraps them."""
+    gone: list[int] = []
+    monkeypatch.setattr(DummyOutput, "cursor_up", lambda screen, amount: gone.append(amount))
+    with create_app_session(output=DummyOutput()):
+        ui = QuestionaryUi(Console(file=io.StringIO(), width=40))
+        ui.begin("a", again=False)
+        ui.say("5x is not a number.", tone="warning")
+        ui.answered("Where?", "in a very long path " * 3)  # two lines
+        ui.begin("b", again=False)
+        ui.say_line("    a command " + "x" * 40)  # two
+        ui.begin("a", again=True)
+        ui.begin("a", again=True)
+    assert gone == [5, 0]
+
+
 def test_enter_takes_a_folder_although_its_files_are_listed(tmp_path):
     """The list of files takes no Enter away, also once it had the time to open."""
     (tmp_path / "a.jsonl").touch()

@@ -104,12 +104,13 @@ def test_back_asks_the_question_before_with_its_answer():
     ask = Mock(side_effect=["multi_department", BACK, "qa", BACK, "code", *[DONT_KNOW] * 99])
     answers = walk(FACTS, ask, AnswerSet())
     put = [call.args[0] for call in ask.call_args_list]
-    assert [(one.fact.id, one.current, one.can_go_back) for one in put[:5]] == [
-        ("task", None, False),
-        ("tasks", None, True),
-        ("task", "multi_department", False),
-        ("data_path", None, True),
-        ("task", "qa", False),
+    assert [(one.fact.id, one.current, one.can_go_back, one.again) for one in put[:6]] == [
+        ("task", None, False, False),
+        ("tasks", None, True, False),
+        ("task", "multi_department", False, True),
+        ("data_path", None, True, False),
+        ("task", "qa", False, True),
+        ("data_path", None, True, False),
     ]
     assert known(answers) == {"task": "code"}
 
