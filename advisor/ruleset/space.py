@@ -60,7 +60,6 @@ class Space:
             _impossible(ruleset), {condition.fact for when in whens for condition in when}
         )
         self.rule_bits = (1 << len(whens)) - 1
-        self.assumed_bits = ((1 << len(impossible)) - 1) << len(whens)
         whens += impossible
         self.every = (1 << len(whens)) - 1
         self.effort = 0  # sets looked at so far
