@@ -71,7 +71,7 @@ def demo_answers(model: str, data: Path = DATA) -> AnswerSet:
 
 
 def demo_model(hardware: Hardware) -> str:
-    """The folder of the demo model: made of a wheel earlier, from the hub, or of a wheel.
+    """The folder of the demo model: made of a wheel, or from the hub.
 
     Raises MachineNotReady if training is not installed or the model cannot be downloaded; the
     child process says why on standard error.

