@@ -317,7 +317,7 @@ def test_models_on_this_machine_come_first_and_say_so(tmp_path):
 def test_what_is_to_know_of_a_neighbour_is_said():
     """A gated model says so, a vision model is never offered, a closed one says where to go."""
     about = {model.id: model.about for model in look_up_name("llama 8b").near}
-    assert "access on request" in about["meta-llama/Llama-3.1-8B-Instruct"]
+    assert "licence llama3.1, access on request" in about["meta-llama/Llama-3.1-8B-Instruct"]
     assert not any("-VL-" in model.id for model in look_up_name("qwen3 8b").near)
     closed = look_up_name("gpt-4")
     assert (closed.id, "the answer says where to go with it" in closed.note) == ("gpt-4", True)

@@ -296,7 +296,7 @@ class NamedModel(Struct, frozen=True, kw_only=True):
     """One model to choose from."""
 
     id: str
-    about: str  # "8.19B parameters, apache-2.0, on this machine"
+    about: str  # "8.19B parameters, licence apache-2.0, on this machine"
 
 
 class NameLookup(Struct, frozen=True, kw_only=True):
@@ -488,7 +488,7 @@ def about(hub_id: str) -> str:
         words = [
             f"{format_count(shape.params)} parameters",
             "does not follow instructions yet" if is_base else None,
-            shape.license or licences.get(shape.id),
+            f"licence {named}" if (named := shape.license or licences.get(shape.id)) else None,
             "access on request" if shape.gated else None,
             f"stored in {shape.stored}" if shape.stored else None,
             *words,

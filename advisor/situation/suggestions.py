@@ -170,7 +170,8 @@ def suggest_encoder(profiles: Sequence[DataProfile]) -> ModelSuggestion:
     english = in_english(profiles)
     many = [row for row in rows if "multilingual" in row.get("languages", ())]
     first = many[0] if english is False and many else rows[0]
-    why = f"{format_count(first['params_b'] * 1e9)} parameters, {first['license']}: {first['why']}"
+    size = format_count(first["params_b"] * 1e9)
+    why = f"{size} parameters, licence {first['license']}: {first['why']}"
     if english is False:
         why += " (your texts are not all English)"
     elif english is None and many and first not in many:
@@ -214,7 +215,7 @@ def suggest_model(
     named = [row for row in fitting if row["tasks"] != "any"]
     chosen = max(named or fitting or suited[:1], key=lambda row: row["params_b"])
     size = format_count(chosen["params_b"] * 1e9)
-    why = f"{size} parameters, {chosen['license']}: {chosen['why']}"
+    why = f"{size} parameters, licence {chosen['license']}: {chosen['why']}"
     if not fitting:
         why += f" (the smallest of the table, and still larger than the {limit:.3g}B that fit)"
     elif max_params_b is None:

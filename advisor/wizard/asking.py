@@ -329,19 +329,17 @@ def gpu_words(hardware: Hardware) -> str:
 
 def ask_gpu(question: Question, ui: Ui, hardware: Hardware) -> Reply:
     """This machine, another GPU by name, none, or not known: name, memory and count."""
-    slow = "it trains on the processor: slow, for small models"
+    slow = "slow, for small models"
     options = [
         Option(value="this", label="Use this machine", help=gpu_words(hardware)),
         Option(value="other", label="Another card", help="in another computer, or rented"),
-        Option(value="none", label="No GPU", help=slow),
+        Option(value="none", label="No GPU", help=f"it trains on the processor: {slow}"),
     ]
     if hardware.kind == "unknown":
         del options[0]
     elif not hardware.gpus:  # to choose this machine is to say so: no card is rented in its place
-        options = [
-            Option(value="none", label="Use this machine", help=f"no GPU: {slow}"),
-            options[1],
-        ]
+        here = f"on its processor, without a GPU: {slow}"
+        options = [Option(value="none", label="Use this machine", help=here), options[1]]
     current = {None: None, "none": "none", "unknown": DONT_KNOW}.get(question.current, "other")
     while True:
         chosen = ui.choose(question.message, [*options, *ways_out(question)], current=current)
