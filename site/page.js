@@ -5,6 +5,7 @@ const on = (id, event, work) => $(id).addEventListener(event, work);
 const setup = JSON.parse($("setup").textContent);
 const isServed = setup.home === "served";
 const WAIT_MS = 250; // after the last key
+const SAID_MS = 3000; // what a button has done
 const EVERY_MS = 1000; // runs are looked at
 const MOST_KEPT = 300; // documents
 const MOST_TEXT = 200_000_000; // characters that are pasted or dropped
@@ -58,8 +59,18 @@ const make = (tag, attributes = {}, ...children) => {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return fill(element, ...children);
 };
+/** A text in pieces: what stands between backticks as code; an option of a command stays whole. */
+const pieces = (text) =>
+  text
+    .split(/`([^`\n]+)`|((?<![\w-])--[a-z][\w-]*)/)
+    .map((part, at) => part && (at % 3 ? code(part) : part));
+const code = (text) => make("code", text.length > WHOLE ? {} : { class: "whole" }, text);
+const WHOLE = 28; // characters that fit a line of the narrowest screen
+const READ = /^(p|li|small)$/;
 const fill = (element, ...children) => {
-  element.replaceChildren(...children.flat(Infinity).filter(Boolean));
+  const parts = children.flat(Infinity).filter(Boolean);
+  const isText = (one) => typeof one === "string" && READ.test(element.localName);
+  element.replaceChildren(...parts.flatMap((one) => (isText(one) ? pieces(one).filter(Boolean) : one)));
   return element;
 };
 const hint = (text) => text && make("p", { class: "hint" }, text);
@@ -76,11 +87,15 @@ const section = (title, items = [], count = Infinity) => [
   items.length > count && folded(`${items.length - count} more`, list(items.slice(count))),
 ];
 const lines = (...parts) => make("pre", { tabindex: 0 }, ...parts);
+/** A command that breaks between its words, and within no option or name. */
+const typed = (text) => text.split(/((?<!\S)(?:-\S+|'[^'\n]*'))/).map((part, at) => (at % 2 ? code(part) : part));
+const command = (text) => make("pre", { tabindex: 0, class: "command" }, typed(text));
 /** A box of lines with a button that copies them. */
 const copied = (box) => {
   const copy = button("Copy", async () => {
     const done = navigator.clipboard.writeText(box.textContent);
     copy.textContent = await done.then(() => "Copied").catch(() => "Select and copy it");
+    setTimeout(() => (copy.textContent = "Copy"), SAID_MS); // the box may hold another text by then
   });
   return [box, row(copy)];
 };
@@ -116,16 +131,18 @@ const figure = ({ screen }, name) =>
 const FIGURES = ["Memory", "Time", "Cost"];
 const textOf = ({ text }) => text;
 const counted = (rows) => `${rows.toLocaleString("en")} ${rows === 1 ? "row" : "rows"}`;
-const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}`;
+/** The first letter becomes a capital, unless the word is a name. */
+const sentence = (text) => text.replace(/^[a-z](?=[a-z]*[ ,:;'])/, (one) => one.toUpperCase());
 /** A text without flags, and without a line to type, for who has no terminal. */
 const TYPED = new RegExp(setup.typed, "g");
 const plain = (text) => text.replace(/(^|[;,.])[^;,.\n]*:\n {4}.*/gs, "").replace(TYPED, "");
 const faultText = ({ what, allowed, hint: next }) =>
-  [what, allowed && `Allowed: ${allowed}`, next]
+  [what, allowed && `Allowed: ${allowed}`, sentence(next ?? "")]
     .map((text) => plain(text ?? ""))
     .filter(Boolean)
     .join(". ")
-    .replace(/`/g, "");
+    .replace(/([.!?]`?)\. /g, "$1 ");
+const unmarked = (text) => text.replace(/`/g, "");
 const lost = (error) =>
   isServed && error instanceof TypeError
     ? "`advise ui` does not answer any more; start it again and open the address that it prints"
@@ -332,12 +349,12 @@ const showFaults = (faults) => {
   const free = "Choose what the model should do. Every other answer may be left open.";
   for (const id of ["verdict", "figures", "reasons", "compare"]) fill($(id));
   fill($("headline"), texts.length ? "There is no answer yet." : free);
-  fill($("peek"), texts[0] ?? "No answer yet");
+  fill($("peek"), unmarked(texts[0] ?? "No answer yet"));
   $("faults").hidden = !texts.length;
   fill($("faults"), section("", texts));
   for (const fault of faults) {
     const field = fieldAt(fault);
-    if (field) firstOf(field).setCustomValidity(faultText(fault));
+    if (field) firstOf(field).setCustomValidity(unmarked(faultText(fault)));
   }
   $("answer").removeAttribute("aria-busy");
 };
@@ -472,6 +489,11 @@ const showStrips = async (mine) => {
   }
 };
 
+// Chromium leaves a card that is half outside of its strip where it is.
+document.addEventListener("focusin", ({ target }) => {
+  if (target.matches(".card:focus-visible")) target.scrollIntoView({ block: "nearest" });
+});
+
 // ------------------------------------------------------------------ two answers side by side
 
 let compared = null;
@@ -500,7 +522,7 @@ const showCompared = () => {
 // ------------------------------------------------------------------ the way on
 
 const showWay = (way) => {
-  const stepOf = ({ text, commands }) => [make("p", {}, text), commands.map((one) => lines(one))];
+  const stepOf = ({ text, commands }) => [make("p", {}, text), commands.map((one) => copied(command(one)))];
   const isTyped = way.steps.some((one) => one.commands.some((line) => line.startsWith("advise")));
   const once = "Once, on your computer, in a checkout of the advisor:";
   const install = { text: once, commands: [setup.install] };
@@ -521,18 +543,20 @@ const showWay = (way) => {
   const none = way.no_plan || (lacks ? needs : "nothing fits, so there is no plan");
   $("plan-hint").textContent = way.plan ? needs : sentence(none);
   $("bundle").parentElement.hidden = !way.plan;
-  $("download").hidden = !way.plan;
   $("download").href = `data:text/yaml;charset=utf-8,${encodeURIComponent(way.plan ?? "")}`;
   $("write").disabled = !way.plan || way.missing.length > 0;
   history.replaceState(null, "", linkTo(way.answers));
-  const texts = { plan: way.plan, command: way.command, bundle: way.bundle, link: location.href };
-  for (const [id, text] of Object.entries(texts)) $(id).textContent = text ?? "";
+  fill($("plan"), way.plan);
+  fill($("command"), typed(way.command));
+  fill($("bundle"), typed(way.bundle ?? ""));
+  fill($("link"), location.href);
   $("forms").hidden = !way.forms.length;
   fill($("form-files"));
   wanted = null;
   fill($("form-names"), ...way.forms.map((name) => button(name, () => showForm(name))));
 };
 for (const id of ["plan", "command", "bundle", "link"]) $(id).after(copied($(id))[1]);
+$("plan").nextElementSibling.append($("download"));
 
 let wanted = null; // the form that was asked for last, of this answer
 const showForm = async (to) => {
@@ -546,7 +570,7 @@ const showForm = async (to) => {
     section("", found.error?.map(faultText)),
     files.map(([name, text]) => [make("h3", {}, name), copied(lines(text))]),
     found.files && hint(`Save what stands above in a folder ${to}-files.`),
-    found.files && lines(found.messages.slice(1).join("\n")),
+    found.files && command(found.messages.slice(1).join("\n")),
   );
 };
 
@@ -633,7 +657,7 @@ const partsOf = (found, body, together) => {
     !isData && section("", found.error?.map(faultText)), // those of rows are findings, too
     section("", ranOut?.words.slice(together ? 0 : 1)),
     found.summary && make("p", { class: `notice ${tone}` }, found.summary),
-    found.what?.length > 0 && lines(found.what.join("\n")),
+    found.what?.length > 0 && [make("p", {}, found.what[0]), list(found.what.slice(1))],
     section("", found.takes),
     isData && make("p", {}, `${counted(found.rows)}: ${found.why}`),
     isData && make("p", {}, `They can train: ${objectives.join(", ") || "nothing yet, see below"}`),

@@ -471,7 +471,8 @@ def test_where_nothing_fits_the_page_says_what_it_would_need(ui, page):
     assert page.inner_text("#verdict") == "Does not fit"
     assert "GiB" in page.get_attribute(".bar.no", "aria-label")
     assert page.inner_text("#plan-hint") == "Nothing fits, so there is no plan"
-    assert (page.is_hidden("#bundle"), page.is_hidden("#cards")) == (True, False)
+    hidden = [page.is_hidden(one) for one in ("#bundle", "#plan", "#plan + .row", "#cards")]
+    assert hidden == [True, True, True, False]
 
 
 WRONG = ["{", "[]", "3", "null", "", "%%%", "\0", '{"task": "x"}', '{"tusk": "qa"}', '{"task": ["qa"]}',
@@ -576,11 +577,50 @@ def test_nothing_shines_through_the_head_of_the_answer(page):
 
 @in_browser
 def test_the_page_speaks_of_no_flags(page):
-    """What only a command line has is left out of warnings and of what a file is refused for."""
+    """What only a command line has is left out of warnings and of what a file is refused for; nor
+    are signs of Markdown shown, or four dots where a part of a fault ends in three.
+    """
     page.set_input_files("#file", [file("bad.jsonl", 0)])
     page.wait_for_selector("#found:has-text('no known columns')")
     shown = page.inner_text("#found") + page.inner_text("#reasons")
-    assert not re.search(r"--[a-z]|\badvise ", shown), shown
+    page.fill("#box", "python train.py --learning_rate 2e-4 --use_peft")
+    page.click("#check")
+    page.wait_for_selector("#found:has-text('starts a tool')")
+    shown += page.inner_text("#found")
+    assert not re.search(r"--[a-z]|\badvise |`|\.{4}", shown), shown
+
+
+SEEN = """() => {
+  const one = document.activeElement, box = one.getBoundingClientRect();
+  const seen = (at) => one.contains(document.elementFromPoint(box.left + box.width / 2, at));
+  return [one.outerHTML, one === document.body || (seen(box.top + 4) && seen(box.bottom - 4)),
+    getComputedStyle(one).outlineStyle];
+}"""
+
+
+@in_browser
+@pytest.mark.parametrize("size", [(390, 844), (1280, 800)])
+def test_what_has_the_focus_is_seen(page, size):
+    """By Tab and back: with its ring, in full, not behind the head of the answer or the bar below."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    for key in ("Tab", "Shift+Tab"):
+        for _ in range(60):
+            page.keyboard.press(key)
+            page.wait_for_timeout(20)
+            html, is_seen, ring = page.evaluate(SEEN)
+            assert is_seen, (key, html)
+            assert ring == "solid" or html.startswith("<body"), html
+
+
+@in_browser
+def test_a_command_is_copied_from_its_box(page):
+    """Each of the way on has a button, which says for a while what it has done."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("#steps pre:has-text('advise run') + .row button")
+    page.wait_for_selector("#steps button:has-text('Copied')")
+    said = page.text_content("#steps pre:has-text('advise run')")
+    assert page.evaluate("navigator.clipboard.readText()") == said
+    page.wait_for_selector("#steps button:has-text('Copied')", state="detached")
 
 
 @pytest.mark.smoke
@@ -624,6 +664,10 @@ def axe():
     return script.read_text("utf-8")
 
 
+WITHIN = "(one) => one.scrollHeight <= one.clientHeight"
+PARTS = "(one) => one.getClientRects().length"  # on so many lines
+
+
 @in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("state", ["answer", "faults", "all open"])
@@ -648,8 +692,11 @@ def test_axe_finds_nothing(ui, chromium, scheme, state):
     found = page.evaluate("axe.run().then((result) => result.violations)")
     told = [(one["id"], [node["target"] for node in one["nodes"]]) for one in found]
     width = page.evaluate("document.documentElement.scrollWidth")
+    cards = page.evaluate(f"[...document.querySelectorAll('.card')].every({WITHIN})")
+    options = page.evaluate(f"[...document.querySelectorAll('.command code')].map({PARTS})")
     context.close()
-    assert (told, width) == ([], 390)
+    assert (told, width, cards) == ([], 390, True)
+    assert state != "all open" or set(options) == {1}
 
 
 @in_browser
