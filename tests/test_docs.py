@@ -33,12 +33,14 @@ def test_there_are_exactly_two_set_up_lines():
 
 
 def test_the_first_page_is_short_and_leads_to_all_others():
-    """Seventy lines on a common screen, eight things one may have, one link to the documents."""
+    """Seventy lines on a common screen, eight things one may have, one link to the few documents."""
     lines = TEXT.splitlines()
     assert len(lines) <= 70
     assert [line for line in lines if len(line) > 120] == []
     assert len(re.findall(r"^\| an? ", TEXT, flags=re.M)) == 8
     assert TEXT.count("](docs/index.md)") == 1
+    pages = [page.read_text("utf-8").count("\n") for page in (ROOT / "docs").glob("*.md")]
+    assert (len(pages) <= 15, sum(pages) <= 2700) == (True, True)
 
 
 def test_the_start_of_the_documents_lists_all_commands():

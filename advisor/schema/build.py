@@ -33,7 +33,7 @@ from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.remedies import remedy, remedy_file
 from advisor.probe import gpu_files, gpu_rows
 from advisor.probe.prices import price_file_shape
-from advisor.record.run import RunRecord
+from advisor.record.run import DryRunRecord, RunRecord
 from advisor.record.verdict import VERDICT_FILE, limits
 from advisor.ruleset.lint import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
@@ -130,6 +130,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "specs": head("Run specs for `advise estimate --specs`", specs_schema()),
         "plan": plan_schema(),
         "run": json_file_schema(RunRecord, "Record of a run of advise (run.json)"),
+        "dry_run": json_file_schema(DryRunRecord, "Record of a dry run of advise (dry_run.json)"),
         BY_HAND: advice_schema(),
         "error": error_schema(),
         **{one.name: file_schema(one.shape) for one in _catalogues()},

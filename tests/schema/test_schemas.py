@@ -114,8 +114,8 @@ def keywords(schema):
 
 def test_schemas_keep_to_what_older_editors_know(made):
     """Only draft-07 keywords are used, and each schema is one."""
-    older = {name: schema for name, schema in made.items() if name not in ("plan", "run")}
-    assert len(older) >= 13  # those of plan and run are of a later draft, with tests of their own
+    older = {name: schema for name, schema in made.items() if "run" not in name and name != "plan"}
+    assert len(older) >= 13  # those of plan and runs are of a later draft, with tests of their own
     for name, schema in older.items():
         jsonschema.Draft7Validator.check_schema(schema)
         assert set(keywords(schema)) <= DRAFT_07, name
