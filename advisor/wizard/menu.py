@@ -10,11 +10,13 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from advisor.advice.types import Flip, WayOut
+from advisor.advice.types import Candidate, Flip, WayOut
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.types import AnswerSet
+from advisor.methods import methods, remedy
 from advisor.record.next_step import TRIAL_ROWS
 from advisor.ruleset.facts import Fact
+from advisor.ruleset.phrases import method_words
 from advisor.wizard.asking import ask_round, save_and_stop
 from advisor.wizard.conversation import Conversation, can_be_tried
 from advisor.wizard.outcome import Actions, Interview, WizardOutcome
@@ -109,6 +111,17 @@ def menu_options(
         some = f"{_questions(skipped)}; {changes}"
         yield Option(value="skipped", label="Answer what was not asked", help=some)
     yield Option(value="quit", label="Quit")
+
+
+def _in_words(candidate: Candidate) -> str:
+    """'ranked lower: learning from examples, with QLoRA'."""
+    composition, known = candidate.composition, methods().objectives
+    parts = [remedy(name).phrase for name in composition.remedies]
+    if composition.chain:
+        steps = ", then ".join(known[name].short for name in composition.chain)
+        tasks = " for each task" if composition.per_task else ""
+        parts.append(f"{steps}, with {method_words(str(composition.scheme))}{tasks}")
+    return f"{candidate.verdict_words}: {'; '.join(parts)}"
 
 
 def _capital(text: str) -> str:
@@ -328,7 +341,7 @@ class _Closing:
 
     def _other(self, outcome: WizardOutcome) -> WizardOutcome | None:
         options = [
-            Option(value=candidate, label=str(candidate.composition), help=candidate.verdict_words)
+            Option(value=candidate, label=str(candidate.composition), help=_in_words(candidate))
             for candidate in outcome.advice.alternatives
         ]
         take = [
