@@ -45,7 +45,13 @@ from advisor.render.answer.page import first_screen, page_of, steps_section
 from advisor.render.answer.why import obstacles, why
 from advisor.render.blocks import Section
 from advisor.render.next_steps import next_steps
-from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer
+from advisor.render.terminal import (
+    print_advice,
+    print_candidate,
+    print_page,
+    print_whole_answer,
+    rich_text,
+)
 from advisor.render.words import without_flags
 from advisor.ruleset.model import Ruleset
 from advisor.situation.build import examples_of, model_folder, situation_of
@@ -184,7 +190,7 @@ class Menu:
             bundle=self.bundle,
             choose=self.choose,
             set_general=self.set_general,
-            plan_text=self.plan_text,
+            plan=self.show_plan,
             explain=lambda outcome, candidate: print_candidate(
                 candidate, self.out, methods=outcome.advice.methods
             ),
@@ -294,10 +300,10 @@ class Menu:
         again = general_setting(plan, outcome.advice.situation.model)
         return replace(outcome, plan=(plan, comments), plan_path=path, general=again)
 
-    def plan_text(self, outcome: WizardOutcome) -> str:
-        """The launch file as it stands there."""
-        path = outcome.plan_path
-        return bytes_of(Path(path)).decode() if path else "there is no plan yet"
+    def show_plan(self, outcome: WizardOutcome) -> None:
+        """Print the launch file as it stands there."""
+        text = rich_text(bytes_of(Path(str(outcome.plan_path))).decode(), self.out)
+        self.paged(lambda: self.out.print(text, soft_wrap=True))
 
 
 def headline(advice: Advice) -> str:

@@ -163,7 +163,7 @@ class _Closing:
             "whole": self.actions.show_all,
             "next_steps": self.actions.next_steps,
             "why": self.actions.why,
-            "plan": lambda outcome: self.ui.say(self.actions.plan_text(outcome)),
+            "plan": self.actions.plan,
             "bundle": self._bundle,
             "trial": self._trial,
         }

@@ -79,7 +79,7 @@ class Actions(Struct, frozen=True, kw_only=True):
     trial: Callable[[WizardOutcome], int]  # train on a few rows; the exit code
     bundle: Callable[[WizardOutcome], list[str]]  # pack it for another machine; what to say of it
     choose: Callable[[WizardOutcome, Candidate], WizardOutcome]  # with another method
-    plan_text: Callable[[WizardOutcome], str]
+    plan: Callable[[WizardOutcome], None]  # print the launch file
     explain: Callable[[WizardOutcome, Candidate], None]  # print everything about one candidate
     # With general rows in the plan, or without.
     set_general: Callable[[WizardOutcome], WizardOutcome] = lambda outcome: outcome

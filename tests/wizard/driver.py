@@ -43,7 +43,7 @@ def main() -> int:
         trial=run,
         bundle=lambda outcome: ["BUNDLE"],
         choose=lambda outcome, candidate: outcome,
-        plan_text=lambda outcome: outcome.plan,
+        plan=lambda outcome: print(outcome.plan),
         explain=lambda outcome, candidate: print_candidate(
             candidate, console, methods=outcome.advice.methods
         ),

@@ -26,7 +26,7 @@ from tests.advice.situations import advised
 from tests.render.example_advice import CPU, nothing_fits, remedy_alone, scenario_5
 from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, answers_of, asked_set, known
 
-ACTIONS = ("show_all", "next_steps", "why", "run", "trial", "bundle")
+ACTIONS = ("show_all", "next_steps", "why", "run", "trial", "bundle", "plan")
 TO_CARRY = "Make a bundle to carry to that machine"
 CHANGE, MISSING, QUIT = "Change an answer", "Answer what is missing", "Quit"
 COST = "How much may it cost?"
@@ -49,7 +49,6 @@ def menu(
         "choose": lambda outcome, candidate: replace(
             outcome, advice=replace(outcome.advice, recommendation=candidate)
         ),
-        "plan_text": lambda outcome: "PLAN TEXT",
         "explain": lambda outcome, candidate: called.append(str(candidate.composition)),
         **actions,
     }
@@ -133,7 +132,7 @@ MENUS = {  # what is advised, what is pressed, and what else there is
         AWAY, [TO_CARRY, TO_CARRY, QUIT], {"bundle": raising(InputError("data.jsonl is not there"))},
     ),
     "no plan": (
-        ready(), ["Show the plan", QUIT], {"plan_text": raising(FileNotFoundError(2, "No such file"))},
+        ready(), ["Show the plan", QUIT], {"plan": raising(FileNotFoundError(2, "No such file"))},
     ),
     # The code of a run is the wizard's when that is left.
     "not ready": (ready(), ["Run it now", QUIT], {"run": raising(NOT_READY)}),
@@ -421,7 +420,9 @@ def test_a_low_screen_has_the_answer_above_its_menu(rows, begins):
 
 
 @pytest.mark.parametrize(("height", "is_paged"), [(24, True), (2000, False)])
-def test_what_is_longer_than_the_screen_is_shown_page_by_page(monkeypatch, height, is_paged):
+def test_what_is_longer_than_the_screen_is_shown_page_by_page(
+    tmp_path, monkeypatch, height, is_paged
+):
     """The whole answer does not scroll by, and the first line says how to come back."""
     pages, file = list[str](), io.StringIO()
     monkeypatch.setattr("click.echo_via_pager", pages.append)
@@ -430,6 +431,10 @@ def test_what_is_longer_than_the_screen_is_shown_page_by_page(monkeypatch, heigh
     assert bool(pages) is is_paged
     assert ("\x1b[1m" in file.getvalue()) is not is_paged
     assert all(page.startswith(LEAVE) and "Why not the others" in page for page in pages)
+    (tmp_path / "plan.yaml").write_text("key: [value]  # because\n" * 30)
+    plan = replace(ready(), plan_path=str(tmp_path / "plan.yaml"))
+    Menu(out, load_rules(), CPU).actions().plan(plan)
+    assert "key: [value]  # because\n" * 30 in (pages[-1] if is_paged else file.getvalue())
 
 
 @pytest.mark.parametrize("model", ["GPT-4o", "Qwen/Qwen3-8B"])
