@@ -5,7 +5,6 @@ const on = (id, event, work) => $(id).addEventListener(event, work);
 const setup = JSON.parse($("setup").textContent);
 const isServed = setup.home === "served";
 const WAIT_MS = 250; // after the last key
-const SAID_MS = 3000; // what a button has done
 const EVERY_MS = 1000; // runs are looked at
 const MOST_KEPT = 300; // documents
 const MOST_TEXT = 200_000_000; // characters that are pasted or dropped
@@ -60,17 +59,16 @@ const make = (tag, attributes = {}, ...children) => {
   return fill(element, ...children);
 };
 /** A text in pieces: what stands between backticks as code; an option of a command stays whole. */
-const pieces = (text) =>
-  text
-    .split(/`([^`\n]+)`|((?<![\w-])--[a-z][\w-]*)/)
-    .map((part, at) => part && (at % 3 ? code(part) : part));
+const pieces = (text) => {
+  const parts = text.split(/`([^`\n]+)`|((?<![\w-])--[a-z][\w-]*)/);
+  return parts.map((part, at) => part && (at % 3 ? code(part) : part)).filter(Boolean);
+};
 const code = (text) => make("code", text.length > WHOLE ? {} : { class: "whole" }, text);
 const WHOLE = 28; // characters that fit a line of the narrowest screen
-const READ = /^(p|li|small)$/;
 const fill = (element, ...children) => {
   const parts = children.flat(Infinity).filter(Boolean);
-  const isText = (one) => typeof one === "string" && READ.test(element.localName);
-  element.replaceChildren(...parts.flatMap((one) => (isText(one) ? pieces(one).filter(Boolean) : one)));
+  const isRead = (one) => typeof one === "string" && /^(p|li|small)$/.test(element.localName);
+  element.replaceChildren(...parts.flatMap((one) => (isRead(one) ? pieces(one) : one)));
   return element;
 };
 const hint = (text) => text && make("p", { class: "hint" }, text);
@@ -86,16 +84,24 @@ const section = (title, items = [], count = Infinity) => [
   items.length > 0 && list(items.slice(0, count)),
   items.length > count && folded(`${items.length - count} more`, list(items.slice(count))),
 ];
-const lines = (...parts) => make("pre", { tabindex: 0 }, ...parts);
+const lines = (...parts) => make("pre", { tabindex: 0, class: "file" }, ...parts);
 /** A command that breaks between its words, and within no option or name. */
-const typed = (text) => text.split(/((?<!\S)(?:-\S+|'[^'\n]*'))/).map((part, at) => (at % 2 ? code(part) : part));
-const command = (text) => make("pre", { tabindex: 0, class: "command" }, typed(text));
+const typed = (text) => {
+  const parts = text.split(/((?<!\S)(?:-\S+|'[^'\n]*'))/);
+  return parts.map((part, at) => (at % 2 ? code(part) : part));
+};
+const command = (text) => make("pre", { tabindex: 0 }, typed(text));
 /** A box of lines with a button that copies them. */
 const copied = (box) => {
   const copy = button("Copy", async () => {
-    const done = navigator.clipboard.writeText(box.textContent);
-    copy.textContent = await done.then(() => "Copied").catch(() => "Select and copy it");
-    setTimeout(() => (copy.textContent = "Copy"), SAID_MS); // the box may hold another text by then
+    try {
+      await navigator.clipboard.writeText(box.textContent);
+      copy.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(box); // a page that came by plain HTTP has no clipboard
+      copy.textContent = "Selected: now copy it";
+    }
+    setTimeout(() => (copy.textContent = "Copy"), 3 * EVERY_MS); // the text may change
   });
   return [box, row(copy)];
 };
@@ -470,6 +476,8 @@ const showStrips = async (mine) => {
   const cardOf = (title, there) => {
     const where = there ? { href: linkTo(there) } : { "aria-current": "true" };
     const card = make("a", { class: "card", ...where });
+    // Chromium leaves a card that is half outside of its strip where it is.
+    card.onfocus = () => card.matches(":focus-visible") && card.scrollIntoView({ block: "nearest" });
     const show = (parts) => fill(card, make("b", {}, title), parts);
     show(there ? chip(["…", ""]) : summary(advice));
     if (there) open.push([there, show]);
@@ -488,11 +496,6 @@ const showStrips = async (mine) => {
     show(found?.recommendation ? summary(found) : chip(["No answer", ""]));
   }
 };
-
-// Chromium leaves a card that is half outside of its strip where it is.
-document.addEventListener("focusin", ({ target }) => {
-  if (target.matches(".card:focus-visible")) target.scrollIntoView({ block: "nearest" });
-});
 
 // ------------------------------------------------------------------ two answers side by side
 
@@ -522,7 +525,8 @@ const showCompared = () => {
 // ------------------------------------------------------------------ the way on
 
 const showWay = (way) => {
-  const stepOf = ({ text, commands }) => [make("p", {}, text), commands.map((one) => copied(command(one)))];
+  const boxOf = (line) => copied(command(line));
+  const stepOf = ({ text, commands }) => [make("p", {}, text), commands.map(boxOf)];
   const isTyped = way.steps.some((one) => one.commands.some((line) => line.startsWith("advise")));
   const once = "Once, on your computer, in a checkout of the advisor:";
   const install = { text: once, commands: [setup.install] };
@@ -546,10 +550,9 @@ const showWay = (way) => {
   $("download").href = `data:text/yaml;charset=utf-8,${encodeURIComponent(way.plan ?? "")}`;
   $("write").disabled = !way.plan || way.missing.length > 0;
   history.replaceState(null, "", linkTo(way.answers));
-  fill($("plan"), way.plan);
-  fill($("command"), typed(way.command));
-  fill($("bundle"), typed(way.bundle ?? ""));
-  fill($("link"), location.href);
+  const [line, bundle] = [way.command, way.bundle ?? ""].map(typed);
+  const texts = { plan: way.plan, command: line, bundle, link: location.href };
+  for (const [id, text] of Object.entries(texts)) fill($(id), text);
   $("forms").hidden = !way.forms.length;
   fill($("form-files"));
   wanted = null;

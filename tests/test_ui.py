@@ -614,13 +614,19 @@ def test_what_has_the_focus_is_seen(page, size):
 
 @in_browser
 def test_a_command_is_copied_from_its_box(page):
-    """Each of the way on has a button, which says for a while what it has done."""
+    """Each of the way on has a button, which says for a while what it has done; where a page may
+    not write to the clipboard, the command is selected.
+    """
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.click("#steps pre:has-text('advise run') + .row button")
     page.wait_for_selector("#steps button:has-text('Copied')")
     said = page.text_content("#steps pre:has-text('advise run')")
     assert page.evaluate("navigator.clipboard.readText()") == said
     page.wait_for_selector("#steps button:has-text('Copied')", state="detached")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.click("#steps pre:has-text('advise check') + .row button")
+    page.wait_for_selector("#steps button:has-text('Selected')")
+    assert page.evaluate("getSelection().toString()").startswith("advise check")
 
 
 @pytest.mark.smoke
@@ -693,7 +699,7 @@ def test_axe_finds_nothing(ui, chromium, scheme, state):
     told = [(one["id"], [node["target"] for node in one["nodes"]]) for one in found]
     width = page.evaluate("document.documentElement.scrollWidth")
     cards = page.evaluate(f"[...document.querySelectorAll('.card')].every({WITHIN})")
-    options = page.evaluate(f"[...document.querySelectorAll('.command code')].map({PARTS})")
+    options = page.evaluate(f"[...document.querySelectorAll('pre code')].map({PARTS})")
     context.close()
     assert (told, width, cards) == ([], 390, True)
     assert state != "all open" or set(options) == {1}
