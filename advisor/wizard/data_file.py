@@ -225,11 +225,14 @@ def ask_tasks(question: Question, reader: DataReader) -> Reply:
     """The file of each team, by the folder that holds them; BACK or DONT_KNOW."""
 
     def read_folder(text: str) -> dict[str, str]:
-        if teams := team_files(typed_path(text)):
+        if teams := team_files(path := typed_path(text)):
             return teams
+        what = f"{text} is no folder with one file for each team."
+        if not os.path.exists(path):
+            what = f"There is no {text} here."
         raise ValueError(
-            f"{text} is no folder with one file for each team. Put them into one, each named after"
-            " its team."
+            f"{what} Put the rows of each team into a file named after it, and all files into one"
+            " folder."
         )
 
     folder = next((os.path.dirname(file) for file in (question.current or {}).values()), None)

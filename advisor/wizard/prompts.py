@@ -23,7 +23,11 @@ TONES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
 POINTER_COLUMNS = 3  # what questionary puts before each choice
 SMALLEST_WIDTH = 20
 BACK_SIGN = "<"
-EMPTY = {"data_path": "I don't know, or none yet"}  # what an empty line means, else "I don't know"
+# What an empty line means, else "I don't know".
+EMPTY = {
+    "data_path": "I don't know, or none yet",
+    "tasks": "I don't know, or one file holds the rows of all",
+}
 
 
 class Option(Struct, frozen=True, kw_only=True):

@@ -119,10 +119,13 @@ def put(where: Path, files: dict[str, str]) -> Path:
 
 
 def test_files_and_folders_are_teams_named_after_them(tmp_path):
-    """A file or a folder of files is one team; the name becomes one that a plan may have."""
+    """A file or a folder of files is one team, its name one that a plan may have; also a file that
+    is still empty, which is said when it is read.
+    """
     names = ("Legal.jsonl", "Human Resources.csv.gz", "sales/a.txt", "README.md")
-    assert team_files(put(tmp_path, dict.fromkeys(names, ROW))) == {
+    assert team_files(put(tmp_path, {**dict.fromkeys(names, ROW), "it.csv": ""})) == {
         "human-resources": str(tmp_path / "Human Resources.csv.gz"),
+        "it": str(tmp_path / "it.csv"),
         "legal": str(tmp_path / "Legal.jsonl"),
         "sales": str(tmp_path / "sales"),
     }

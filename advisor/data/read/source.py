@@ -525,11 +525,10 @@ def team_files(folder: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _holds_examples(entry: Path) -> bool:
-    """Whether it is a table with something in it, or a folder with a data file."""
+    """Whether it is a table, be it an empty one of which that is said, or a folder with one."""
     try:
         if entry.is_dir():
             return any(ending(file) in CONTAINERS for file in entry.iterdir() if file.is_file())
-        is_table = CONTAINERS.get(ending(entry)) not in (None, "text")
-        return is_table and entry.is_file() and entry.stat().st_size > 0
+        return CONTAINERS.get(ending(entry)) not in (None, "text") and entry.is_file()
     except OSError:
         return False
