@@ -243,6 +243,7 @@ def test_examples_beside_pairs_are_read_or_refused(tmp_path, approved, document,
              [other["composition"] for other in one["alternatives"]]]
             for one in found
         ),
+        document(f"--json {asked} --examples pairs.jsonl")[1]["warnings"],
         call(*shlex.split(f"{both} {chosen}"))[1].splitlines(),
         call(*shlex.split(f"{asked.replace('pairs', 'chats')} --examples pairs.jsonl")),
     ])  # fmt: skip

@@ -256,9 +256,11 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         warnings.append(free)
     if _unread_examples(situation, ">".join(candidate.composition.chain)):
         assert situation.examples is not None
-        both = f"sft>{'>'.join(candidate.composition.chain)}"
+        both, path = f"sft>{'>'.join(candidate.composition.chain)}", situation.examples.path
+        is_same = situation.data is not None and situation.data.path == path
+        unread = f"learns the better answers of {path} alone" if is_same else f"reads {path}"
         warnings.append(
-            f"no stage of this answer reads {situation.examples.path}: --choose '{both}' --force"
+            f"no stage of this answer {unread}: --choose '{both}' --force"
             " learns from these examples first"
         )
     data, chain = situation.data, candidate.composition.chain
