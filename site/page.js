@@ -86,10 +86,8 @@ const section = (title, items = [], count = Infinity) => [
 ];
 const lines = (...parts) => make("pre", { tabindex: 0, class: "file" }, ...parts);
 /** A command that breaks between its words, and within no option or name. */
-const typed = (text) => {
-  const parts = text.split(/((?<!\S)(?:-\S+|'[^'\n]*'))/);
-  return parts.map((part, at) => (at % 2 ? code(part) : part));
-};
+const typed = (text) =>
+  text.split(/((?<!\S)(?:-\S+|'[^'\n]*'))/).map((part, at) => (at % 2 ? code(part) : part));
 const command = (text) => make("pre", { tabindex: 0 }, typed(text));
 /** A box of lines with a button that copies them. */
 const copied = (box) => {
@@ -142,8 +140,13 @@ const sentence = (text) => text.replace(/^[a-z](?=[a-z]*[ ,:;'])/, (one) => one.
 /** A text without flags, and without a line to type, for who has no terminal. */
 const TYPED = new RegExp(setup.typed, "g");
 const plain = (text) => text.replace(/(^|[;,.])[^;,.\n]*:\n {4}.*/gs, "").replace(TYPED, "");
-const faultText = ({ what, allowed, hint: next }) =>
-  [what, allowed && `Allowed: ${allowed}`, sentence(next ?? "")]
+/** What is wrong, after the file that it is in; a field or a flag does not help. */
+const placed = ({ what, where = "" }) => {
+  const isSaid = /^(-|$)/.test(where) || what.startsWith(where) || fieldOf(where);
+  return isSaid ? what.replace(/^--[a-z-]+ /, "") : `${where}: ${what}`;
+};
+const faultText = (fault) =>
+  [placed(fault), fault.allowed && `Allowed: ${fault.allowed}`, sentence(fault.hint ?? "")]
     .map((text) => plain(text ?? ""))
     .filter(Boolean)
     .join(". ")
@@ -476,8 +479,8 @@ const showStrips = async (mine) => {
   const cardOf = (title, there) => {
     const where = there ? { href: linkTo(there) } : { "aria-current": "true" };
     const card = make("a", { class: "card", ...where });
-    // Chromium leaves a card that is half outside of its strip where it is.
-    card.onfocus = () => card.matches(":focus-visible") && card.scrollIntoView({ block: "nearest" });
+    card.onfocus = () => // Chromium leaves one that is half outside of its strip where it is
+      card.matches(":focus-visible") && card.scrollIntoView({ block: "nearest" });
     const show = (parts) => fill(card, make("b", {}, title), parts);
     show(there ? chip(["…", ""]) : summary(advice));
     if (there) open.push([there, show]);
@@ -653,13 +656,12 @@ const partsOf = (found, body, together) => {
     make("b", {}, `${severity}: `),
     plain(where ? `${text} (${where})` : text),
   ]);
-  const tone = verdicts[found.verdict]?.[1] ?? "";
   return [
     names &&
       row(`Read together, as the error of that run: ${names}.`, button("Only the last", alone)),
     !isData && section("", found.error?.map(faultText)), // those of rows are findings, too
     section("", ranOut?.words.slice(together ? 0 : 1)),
-    found.summary && make("p", { class: `notice ${tone}` }, found.summary),
+    found.summary && make("p", { class: `notice ${verdicts[found.verdict]?.[1]}` }, found.summary),
     found.what?.length > 0 && [make("p", {}, found.what[0]), list(found.what.slice(1))],
     section("", found.takes),
     isData && make("p", {}, `${counted(found.rows)}: ${found.why}`),
@@ -715,11 +717,12 @@ const runOf = (run) => {
     "li",
     { class: "run" },
     make("b", {}, `${folder}: ${run.status}`),
-    hint([run.composition, run.model].filter(Boolean).join(" · ")),
+    hint([run.composition, run.model?.replace(/^[.~/].*\//, "")].filter(Boolean).join(" · ")),
     progress?.total && make("progress", bar),
     hint(progress?.text),
     Object.entries(run.losses ?? {}).map(curveOf),
-    section("", [plain?.text, next?.text, next?.command].filter(Boolean)),
+    section("", [plain?.text, next && sentence(next.text)].filter(Boolean)),
+    next?.command && copied(command(next.command)),
     section("", run.error.map(faultText)),
     row(
       isAtWork(run) && button("Stop", () => act("stop", { folder })),
@@ -734,11 +737,11 @@ const curveOf = ([name, points]) => {
   const values = points.map((one) => one[1]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const viewBox = [first[0], -high, end[0] - first[0] || 1, high - low || 1].join(" ");
-  const places = points.map(([step, loss]) => `${step},${-loss}`).join(" ");
   const [from, to] = [first, end].map(([step, loss]) => `${loss.toFixed(3)} at step ${step}`);
   const words = `Loss of ${name}: ${from}, ${to}`;
-  const box = { viewBox, preserveAspectRatio: "none", role: "img", "aria-label": words };
-  return [make("svg", box, make("polyline", { points: places })), hint(words)];
+  const box = { viewBox, height: 96, preserveAspectRatio: "none", role: "img" };
+  const line = make("polyline", { points: points.map(([x, y]) => [x, -y]).join(" ") });
+  return [make("svg", { ...box, "aria-label": words }, line), hint(words)];
 };
 /** Show the runs; a button that has the focus keeps it. */
 const showRuns = (runs) => {
@@ -773,9 +776,10 @@ const act = async (name, body) => {
 };
 if (isServed) {
   const path = () => $("run-path").value.trim();
-  on("run", "click", () => act("run", { plan: path() }));
+  const isNamed = () => $("run-path").reportValidity();
+  on("run", "click", () => isNamed() && act("run", { plan: path() }));
   const plan = () => ({ answers: shown.answers, file: shown.file, path: path() });
-  on("write", "click", () => act("plan", plan()));
+  on("write", "click", () => isNamed() && act("plan", plan()));
   watch().catch(sayLost);
 }
 

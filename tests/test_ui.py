@@ -273,7 +273,7 @@ def test_the_way_on_from_an_answer(ui, call, tmp_path, monkeypatch):
     code, again = ui.ask("plan", {"answers": other, "path": str(tmp_path / "a.yaml")})
     assert code == 2
     assert "exists" in again["error"][0]["what"]
-    for path in ("no/such/folder/a.yaml", "a\0.yaml"):
+    for path in ("no/such/folder/a.yaml", "a\0.yaml", ""):
         code, refused = ui.ask("plan", {"answers": answers, "path": path})
         assert code == 2
         assert refused["error"][0]["what"]
@@ -590,6 +590,27 @@ def test_the_page_speaks_of_no_flags(page):
     assert not re.search(r"--[a-z]|\badvise |`|\.{4}", shown), shown
 
 
+@in_browser
+def test_a_fault_of_a_file_names_it(page, tmp_path):
+    """A plan that is not there, data, a file that would be overwritten; without its flag."""
+    page.click("#run")
+    page.wait_for_selector("#run-said:has-text('plan.yaml: no such file')")
+    page.fill("#check-path", "none.jsonl")
+    page.click("#check")
+    page.wait_for_selector("#found:has-text('none.jsonl: no such file')")
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, MODEL_ROWS)))
+    (tmp_path / "a.yaml").write_text("mine")
+    page.fill("#check-path", str(tmp_path / "train.jsonl"))
+    page.click("#check")
+    page.fill("#run-path", str(tmp_path / "a.yaml"))
+    page.click("#write:not([disabled])")
+    page.wait_for_selector("#run-said li:has-text('a.yaml exists')")
+    assert "--plan" not in page.inner_text("#run-said")
+    page.fill("#run-path", "")
+    page.click("#write")
+    page.wait_for_selector("#run-path:invalid:focus")
+
+
 SEEN = """() => {
   const one = document.activeElement, box = one.getBoundingClientRect();
   const seen = (at) => one.contains(document.elementFromPoint(box.left + box.width / 2, at));
@@ -643,6 +664,7 @@ def test_a_run_goes_through_by_clicks(chromium, tiny_model, tmp_path):
     page.wait_for_selector("#runs progress", timeout=240_000)
     page.click("#runs button:has-text('Stop')")
     page.wait_for_selector("#runs b:has-text('stopped')", timeout=120_000)
+    assert page.locator("#runs svg").bounding_box()["height"] > 50
     page.close()
     page = context.new_page()
     page.goto(ui.address)

@@ -183,7 +183,7 @@ def _plan(main: Main, body: str) -> Found:
         raise InputError("`file` is no name of a file", allowed="a text")
     if to := given.get("to"):
         return _export(main, given["answers"], str(to))
-    if path := given.get("path"):
+    if (path := given.get("path")) is not None:
         words = (
             "--json",
             "--answers",

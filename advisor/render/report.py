@@ -348,6 +348,7 @@ def _serve_beside_base(record: RunRecord, stage: StageRecord) -> str:
 
 TEMPLATES = Path(__file__).with_name("templates")
 CODE = re.compile(r"`([^`]+)`")
+OPTION = re.compile(r"(?<!\S)-[^\s&]{1,28}(?!\S)")  # that fits a line of a phone
 
 
 def html_text(value: object) -> str:
@@ -396,9 +397,15 @@ def html_templates() -> Environment:
         """Escaped text with what stands between backticks as code."""
         return Markup(CODE.sub(r"<code>\1</code>", str(escape(html_text(text)))))  # noqa: S704
 
+    def whole(command: str) -> Markup:
+        """Escaped text of a command whose options do not break, as browsers do behind `--`."""
+        text = str(escape(html_text(command)))
+        return Markup(OPTION.sub(r'<span class="whole">\g<0></span>', text))  # noqa: S704
+
     environment = _environment(html_text, autoescape=True)
     environment.filters |= {
         "marked": marked,
+        "whole": whole,
         "with_lines": lambda text: escape(shown(without_home(as_called(text)))),
         "kind": lambda block: type(block).__name__,
         "number": lambda value: "" if value is None else f"{value:.4g}",
