@@ -76,7 +76,7 @@ from trainers.step import settings
 
 # Beside the loss, while it runs.
 SAID = {
-    "rm": "accuracy", "dpo": "margins", "kto": "kl", "orpo": "margins", "grpo": "reward",
+    "rm": "accuracy", "dpo": "margins", "kto": "KL", "orpo": "margins", "grpo": "reward",
     "rloo": "reward",
 }  # fmt: skip
 
