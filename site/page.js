@@ -67,7 +67,7 @@ const code = (text) => make("code", text.length > WHOLE ? {} : { class: "whole" 
 const WHOLE = 28; // characters that fit a line of the narrowest screen
 const fill = (element, ...children) => {
   const parts = children.flat(Infinity).filter(Boolean);
-  const isRead = (one) => typeof one === "string" && /^(p|li|small)$/.test(element.localName);
+  const isRead = (one) => typeof one === "string" && /^(a|li|p|small)$/.test(element.localName);
   element.replaceChildren(...parts.flatMap((one) => (isRead(one) ? pieces(one) : one)));
   return element;
 };
@@ -151,7 +151,6 @@ const faultText = (fault) =>
     .filter(Boolean)
     .join(". ")
     .replace(/([.!?]`?)\. /g, "$1 ");
-const unmarked = (text) => text.replace(/`/g, "");
 const lost = (error) =>
   isServed && error instanceof TypeError
     ? "`advise ui` does not answer any more; start it again and open the address that it prints"
@@ -358,12 +357,12 @@ const showFaults = (faults) => {
   const free = "Choose what the model should do. Every other answer may be left open.";
   for (const id of ["verdict", "figures", "reasons", "compare"]) fill($(id));
   fill($("headline"), texts.length ? "There is no answer yet." : free);
-  fill($("peek"), unmarked(texts[0] ?? "No answer yet"));
+  fill($("peek"), texts[0] ?? "No answer yet");
   $("faults").hidden = !texts.length;
   fill($("faults"), section("", texts));
   for (const fault of faults) {
     const field = fieldAt(fault);
-    if (field) firstOf(field).setCustomValidity(unmarked(faultText(fault)));
+    if (field) firstOf(field).setCustomValidity(faultText(fault).replace(/`/g, ""));
   }
   $("answer").removeAttribute("aria-busy");
 };

@@ -78,7 +78,7 @@ def stage_values(
         "charts": list(charts),
         "rollouts": PageTable(columns=ROLLOUT_COLUMNS, rows=tuple(sample_rows(rollouts))),
         "memory": _memory_chart(expected, measured),
-        "costs": PageTable(columns=("", "expected", "measured"), rows=tuple(_costs(stage))),
+        "costs": PageTable(columns=("what", "expected", "measured"), rows=tuple(_costs(stage))),
         "data": [f"{count:,} {name}" for name, count in counts.items() if count is not None],
         "notes": data.notes,
         "resolved": resolved,
