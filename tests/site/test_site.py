@@ -91,7 +91,7 @@ def test_what_stands_in_the_way_is_said(tmp_path):
 
 
 NOT_ON_THE_PAGE = {  # what is imported for something that no request of the page reaches
-    "a terminal": {"rich", "questionary"},
+    "a terminal": {"rich", "questionary", "prompt_toolkit"},
     "training, and a model's folder": {"torch", "transformers", "peft", "tokenizers", "jinja2", "markupsafe"},
     "the network": {"huggingface_hub"},
     "this machine": {"psutil", "pynvml"},
