@@ -168,13 +168,20 @@ def test_what_the_plan_does_is_not_advised(model, mixes):
     assert any("one-style-everywhere" in one for one in advice.warnings) != mixes
 
 
-@pytest.mark.parametrize("usd", [0.01, 20.0])
-def test_an_assumed_cost_may_pass_a_limit(usd):
-    """Rows of unknown length are assumed to be usual ones: above a limit that is said beside it."""
+@pytest.mark.parametrize(("usd", "keeps"), [(0.01, False), (1.0, True), (20.0, False)])
+def test_an_assumed_cost_may_pass_a_limit(usd, keeps):
+    """Rows of unknown length are assumed to be usual ones: above a limit that is said beside it,
+    with the number of rows that would keep it, where enough are left.
+    """
     keys = {"task": "qa", "data_kind": "paired", "data_rows": 500_000, "budget_usd": usd}
-    page = repr(page_of(advised(**keys, model="Qwen/Qwen3-0.6B", gpu="RTX 4090")))
-    assert ("above your limit of $0.01" in page) == (usd < 1)
-    assert "above your limit of $20" not in page
+    keys |= {"model": "Qwen/Qwen3-0.6B", "gpu": "RTX 4090"}
+    page = repr(page_of(advised(**keys)))
+    assert ("above your limit of $" in page) == (usd < 20)
+    fewer = re.search(r"about ([\d,]+) rows, read as often, would keep it", page)
+    assert bool(fewer) is keeps
+    if fewer:
+        keys["data_rows"] = int(fewer[1].replace(",", ""))
+        assert "above your limit" not in repr(page_of(advised(**keys)))
 
 
 @pytest.mark.parametrize("gpu", ["A100 80GB", "H200", "B200"])

@@ -22,10 +22,12 @@ from advisor.render.blocks import Item, Section, listed, tabled
 from advisor.render.words import (
     because_unknown,
     device_name,
+    example_rows,
     less_than_planned,
     sentence,
     size_is_unknown,
     stays_at_home,
+    whole_seconds,
     whole_usd,
 )
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 WORTH_SAYING = 0.15  # of what is computed: padding that is saved
 LARGE_TERM = 0.05  # of what is needed: a term that has a name of its own
+FEWEST_ROWS = 50  # that are told as a way to keep a limit: fewer teach nothing
 WORTH_CACHE = 0.02  # of what is needed: blocks that are kept beside it
 
 
@@ -103,7 +106,7 @@ def time_line(advice: Advice) -> str:
     if times is None:
         verdict = _limit_words(trained_s, trained_s, limit, format_duration)
         if estimate.assumed:
-            verdict = _if_above(trained_s, limit, format_duration)
+            verdict = _if_above(advice, trained_s, limit, format_duration)
         verdict = f"{_read_words(advice)}{verdict}{_assumed_words(estimate)}"
         return f"{format_duration(trained_s)} of training{verdict}"
     low, high, whole, training = map(
@@ -111,7 +114,7 @@ def time_line(advice: Advice) -> str:
     )
     band = "" if low == high else f" ({low} to {high})"
     if estimate.assumed:
-        above = _if_above(times.total_s, limit, format_duration)
+        above = _if_above(advice, times.total_s, limit, format_duration)
         return f"{whole}{_read_words(advice)}{_assumed_words(estimate)}{above}"
     part = "" if training == whole else f", of which training {training}"
     verdict = _limit_words(times.total_s, times.high_s, limit, format_duration)
@@ -155,9 +158,19 @@ def _limit_words(
     return f"; {verb} your limit of {shown(limit)}"
 
 
-def _if_above(amount: float, limit: float | None, shown: Callable[[float], str]) -> str:
-    """What an assumed amount says of a limit: that it would pass it, never that it keeps it."""
-    return "" if limit is None or amount <= limit else f"; above your limit of {shown(limit)}"
+def _if_above(
+    advice: Advice, amount: float, limit: float | None, shown: Callable[[float], str]
+) -> str:
+    """What an assumed amount says of a limit: that it would pass it, and with how many rows it
+    would not, never that it keeps it.
+    """
+    if limit is None or amount <= limit:
+        return ""
+    estimate, rows = advice.recommendation.estimate, example_rows(advice)
+    trained = (estimate.duration_s or 0.0) / (whole_seconds(estimate) or 1.0)  # its share
+    most = float(f"{(rows or 0) * (1 - (1 - limit / amount) / trained):.2g}") if trained else 0.0
+    fewer = f" (about {most:,.0f} rows, read as often, would keep it)"
+    return f"; above your limit of {shown(limit)}{fewer if most >= FEWEST_ROWS else ''}"
 
 
 def cost_line(advice: Advice) -> str:
@@ -185,7 +198,7 @@ def cost_line(advice: Advice) -> str:
     limit = float(stated) if stated else None
     note = f": {estimate.cost_note}" if estimate.cost_note else ""
     verdict = _limit_words(usd, high_usd, limit, format_usd)
-    verdict = _if_above(usd, limit, format_usd) if estimate.assumed else verdict
+    verdict = _if_above(advice, usd, limit, format_usd) if estimate.assumed else verdict
     renting = "Electricity alone; renting the same would be " if is_own else ""
     return f"{renting}{shown}{note}{verdict}"
 
