@@ -14,6 +14,7 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 from rich.console import Console
+from rich.text import Text
 
 from advisor.advice.advise import advise as advise_on
 from advisor.advice.advise import could_learn_before
@@ -45,13 +46,7 @@ from advisor.render.answer.page import first_screen, page_of, steps_section
 from advisor.render.answer.why import obstacles, why
 from advisor.render.blocks import Section
 from advisor.render.next_steps import next_steps
-from advisor.render.terminal import (
-    print_advice,
-    print_candidate,
-    print_page,
-    print_whole_answer,
-    rich_text,
-)
+from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer
 from advisor.render.words import without_flags
 from advisor.ruleset.model import Ruleset
 from advisor.situation.build import examples_of, model_folder, situation_of
@@ -302,7 +297,7 @@ class Menu:
 
     def show_plan(self, outcome: WizardOutcome) -> None:
         """Print the launch file as it stands there."""
-        text = rich_text(bytes_of(Path(str(outcome.plan_path))).decode(), self.out)
+        text = Text(bytes_of(Path(str(outcome.plan_path))).decode())
         self.paged(lambda: self.out.print(text, soft_wrap=True))
 
 

@@ -98,9 +98,7 @@ class Ui(ABC):
 
     @abstractmethod
     def begin(self, question: str, *, again: bool) -> None:
-        """A question is put. If it was gone back to, what was printed since it was put the last
-        time is taken off the screen, where that can be.
-        """
+        """A question is put; one gone back to takes what was said since off the screen."""
 
 
 def terminal_ui(console: Console) -> Ui:
@@ -138,11 +136,10 @@ class QuestionaryUi(Ui):
         if again and question in self.begun:
             from prompt_toolkit.application import get_app_session
 
-            screen = get_app_session().output
-            screen.cursor_up(self.lines - self.begun[question])
+            screen, self.lines, now = get_app_session().output, self.begun[question], self.lines
+            screen.cursor_up(now - self.lines)
             screen.erase_down()
             screen.flush()
-            self.lines = self.begun[question]
         self.begun[question] = self.lines
 
     @property

@@ -161,9 +161,7 @@ def _limit_words(
 def _if_above(
     advice: Advice, amount: float, limit: float | None, shown: Callable[[float], str]
 ) -> str:
-    """What an assumed amount says of a limit: that it would pass it, and with how many rows it
-    would not, never that it keeps it.
-    """
+    """That an assumed amount passes a limit, and with how many rows it would not."""
     if limit is None or amount <= limit:
         return ""
     estimate, rows = advice.recommendation.estimate, example_rows(advice)
