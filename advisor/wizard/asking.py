@@ -267,7 +267,8 @@ def _greet(interview: Interview, answers: AnswerSet) -> None:
 def save_and_stop(interview: Interview, progress: Saved) -> str:
     """Save what has been answered and say so: the text of the Stopped error."""
     if not progress.asked:
-        return "stopped; nothing had been answered yet"
+        kept = load_answers(interview.facts, interview.state_file)[0]
+        return f"stopped; {'the saved answers stay' if kept else 'nothing had been answered yet'}"
     path, problem = save_answers(progress, interview.state_file)
     if problem:
         return f"stopped; the answers could not be saved: {problem}"

@@ -341,10 +341,14 @@ def test_only_what_was_asked_is_saved():
 
 
 def test_nothing_answered_saves_nothing():
-    """Ctrl-C at the first question leaves no file."""
+    """Ctrl-C at the first question leaves no file, or the one that was there."""
     with pytest.raises(Stopped, match="nothing had been answered yet"):
         answers_of(ScriptedUi(None))
     assert not state_path().exists()
+    save(task="code")
+    with pytest.raises(Stopped, match="the saved answers stay"):  # at the offer of them
+        answers_of(ScriptedUi(None))
+    assert load_answers(FACTS)[0] is not None
 
 
 @pytest.mark.parametrize(
