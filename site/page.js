@@ -67,7 +67,7 @@ const code = (text) => make("code", text.length > WHOLE ? {} : { class: "whole" 
 const WHOLE = 28; // characters that fit a line of the narrowest screen
 const fill = (element, ...children) => {
   const parts = children.flat(Infinity).filter(Boolean);
-  const isRead = (one) => typeof one === "string" && /^(a|li|p|small)$/.test(element.localName);
+  const isRead = (one) => typeof one === "string" && /^(li|p|small)$/.test(element.localName);
   element.replaceChildren(...parts.flatMap((one) => (isRead(one) ? pieces(one) : one)));
   return element;
 };
@@ -137,12 +137,15 @@ const textOf = ({ text }) => text;
 const counted = (rows) => `${rows.toLocaleString("en")} ${rows === 1 ? "row" : "rows"}`;
 /** The first letter becomes a capital, unless the word is a name. */
 const sentence = (text) => text.replace(/^[a-z](?=[a-z]*[ ,:;'])/, (one) => one.toUpperCase());
-/** A text without flags, and without a line to type, for who has no terminal. */
+/** A text without flags or a line to type, and with questions for keys, for who has no terminal. */
 const TYPED = new RegExp(setup.typed, "g");
-const plain = (text) => text.replace(/(^|[;,.])[^;,.\n]*:\n {4}.*/gs, "").replace(TYPED, "");
+const LINE = /(^|[;,.])[^;,.\n]*:\n {4}.*/gs;
+const plain = (text) => text.replace(LINE, "").replace(TYPED, "").replace(/\w+\.\w+/g, questionOf);
+const questionOf = (key) =>
+  fieldOf(key)?.querySelector("label, legend").textContent.replace(/.+/, "“$&”") ?? key;
 /** What is wrong, after the file that it is in; a field or a flag does not help. */
 const placed = ({ what, where = "" }) => {
-  const isSaid = /^(-|$)/.test(where) || what.startsWith(where) || fieldOf(where);
+  const isSaid = /^([-<]|$)/.test(where) || what.startsWith(where) || fieldOf(where);
   return isSaid ? what.replace(/^--[a-z-]+ /, "") : `${where}: ${what}`;
 };
 const faultText = (fault) =>
@@ -357,7 +360,7 @@ const showFaults = (faults) => {
   const free = "Choose what the model should do. Every other answer may be left open.";
   for (const id of ["verdict", "figures", "reasons", "compare"]) fill($(id));
   fill($("headline"), texts.length ? "There is no answer yet." : free);
-  fill($("peek"), texts[0] ?? "No answer yet");
+  fill($("peek"), (texts[0] ?? "No answer yet").replace(/`/g, ""));
   $("faults").hidden = !texts.length;
   fill($("faults"), section("", texts));
   for (const fault of faults) {
@@ -427,7 +430,7 @@ const showReasons = (advice, way) => {
     $("reasons"),
     section(way.screen.Against ? "Against" : "Why", because, 2),
     others.map(([label, texts]) => section(label, texts)),
-    section("Warnings", way.warnings.map(sentence), 2),
+    section("Warnings", way.warnings.map(plain).map(sentence), 2),
     section("What would fit", ways),
     section("Why not another method", rivals, 3),
     section("What would change it", flips),

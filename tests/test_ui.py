@@ -492,6 +492,7 @@ def test_a_wrong_link_gets_the_command_s_own_message(ui, page):
         code, document = ui.ask("advise", text)
         assert code == 2
         assert document["error"][0]["what"].replace("`", "") in page.inner_text("#faults")
+        assert "<stdin>" not in page.inner_text("#faults")
         if '"rows": -1' in text:
             page.wait_for_selector("#data_rows:invalid:focus")
 
@@ -577,12 +578,16 @@ def test_nothing_shines_through_the_head_of_the_answer(page):
 
 @in_browser
 def test_the_page_speaks_of_no_flags(page):
-    """What only a command line has is left out of warnings and of what a file is refused for; nor
-    are signs of Markdown shown, or four dots where a part of a fault ends in three.
+    """What only a command line has is left out of warnings and of what a file is refused for; keys
+    are questions, and no signs of Markdown are shown, or four dots where a part ends in three.
     """
     page.set_input_files("#file", [file("bad.jsonl", 0)])
     page.wait_for_selector("#found:has-text('no known columns')")
     shown = page.inner_text("#found") + page.inner_text("#reasons")
+    page.fill("#gpu", "RTX 9999")
+    page.wait_for_selector("#reasons:has-text('unknown GPU')")
+    shown += page.inner_text("#reasons")
+    assert "say its memory with “How much memory the GPU has”" in shown
     page.fill("#box", "python train.py --learning_rate 2e-4 --use_peft")
     page.click("#check")
     page.wait_for_selector("#found:has-text('starts a tool')")
