@@ -574,6 +574,8 @@ def test_nothing_shines_through_the_head_of_the_answer(page):
     page.evaluate("document.querySelector('#reasons').scrollIntoView()")
     seen = "[...Array(30).keys()].every((at) => document.elementFromPoint(900, 10 * at).closest('.glance'))"
     assert page.evaluate(seen)
+    page.set_viewport_size({"width": 390, "height": 844})  # the bar below waits, too
+    assert page.evaluate("getComputedStyle(document.querySelector('#peek > *')).opacity") == "0.55"
 
 
 @in_browser
