@@ -154,7 +154,7 @@ def test_a_report_names_no_home_folder(shop, monkeypatch, tmp_path):
         page = report_page(shop.record, folder=shop.folder, plan_text=plan, metrics=())
         assert ("alice" in page, "~/models/base" in page) == (False, True)
         assert escape("data: '~/rows.jsonl'") in page
-        assert escape("~/'venv/bin/python3' -c") in page
+        assert escape("~/'venv/bin/python3' ") in page
         assert escape(f"advise chat {shlex.quote(os.path.relpath(shop.folder))}") in page
         assert re.search("<title>(.*)</title>", page)[1] == "base on rows.jsonl: better"
     assert "alice" not in model_card(shop.record, shop.record.stages[0], shop.folder)
