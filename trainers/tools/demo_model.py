@@ -68,12 +68,12 @@ def from_hub(*, local_files_only: bool = False) -> Path | None:
 
     if not local_files_only:
         say(f"looking for {HUB_ID} on the model hub instead (270 MB, once)")
-    kept = {"etag_timeout": HUB_TIMEOUT_S, "local_files_only": local_files_only}
+    options = {"etag_timeout": HUB_TIMEOUT_S, "local_files_only": local_files_only}
     try:
-        return if_complete(snapshot_download(HUB_ID, allow_patterns=HUB_FILES, **kept))
+        return if_complete(snapshot_download(HUB_ID, allow_patterns=HUB_FILES, **options))
     except Exception as error:  # whatever the hub client raises: its text is long, without a remedy
         if not local_files_only:
-            say(f"the model hub cannot be reached ({type(error).__name__})")
+            say(f"the model hub does not give it ({type(error).__name__})")
         return None
 
 
