@@ -239,10 +239,9 @@ SEVERAL = {name: GROUPS[name] for name in ("gpu", "budget")}  # answered by one 
 
 def known_words(answers: AnswerSet, fact: Fact) -> str:
     """What was answered before, as it was shown then."""
-    if fact.id in SEVERAL:
-        names = (fact.id, *SEVERAL[fact.id])
-        return reply_words(fact, Several(values={name: answers.value(name) for name in names}))
-    return reply_words(fact, answer_of(answers, fact))
+    names = (fact.id, *SEVERAL.get(fact.id, ()))
+    several = Several(values={name: answers.value(name) for name in names})
+    return reply_words(fact, several if fact.id in SEVERAL else answer_of(answers, fact))
 
 
 def short_question(fact: Fact) -> str:
